@@ -1,0 +1,287 @@
+"""Runs the template's REST API as API Gateway does: deployments and stages, throttling, integrations, answers.
+
+`ApiGateway.register` gives CloudFormation the resource types RestApi, Deployment and Stage; `ApiGateway.serve` answers
+requests to `/_aws/execute-api/{api id}/{stage}/{path}`. An API is its OpenAPI body, a deployment an immutable snapshot
+of that body, and a stage serves one deployment. What is not implemented is refused by name, on creation.
+
+A payload is UTF-8 text, as API Gateway reads every type that is not listed as binary (which is not implemented): bytes
+that are not UTF-8 arrive as U+FFFD. API keys and other authorization belong into `ApiGateway._answer`, between the
+choice of the operation and throttling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import re
+import secrets
+import string
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from local.emulator import AccessDenied, Emulator, Resources
+from local.openapi import Definition, GatewayError, Operation, Request, Response, allow, compile_definition, is_true
+
+Json = dict[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Integration = Callable[[str, Json, str], Awaitable[tuple[int, Json]]]
+
+LOG = logging.getLogger(__name__)
+PAYLOAD_LIMIT = 10 * 1024 * 1024
+INTEGRATION_TIMEOUT_SECONDS = 29.0
+# What an account may do in a region where a stage sets no limits.
+ACCOUNT_RATE, ACCOUNT_BURST = 10_000, 5_000
+UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+
+
+class ClientDisconnected(Exception):
+    """The client left before its body was complete: nothing is sent on, and nobody is there to be answered."""
+
+
+class TokenBucket:
+    """Throttling of a stage: `rate` requests a second, at most `burst` at once. Times are in seconds."""
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self.rate, self.burst, self.tokens, self.filled = rate, burst, burst, now
+
+    def take(self, now: float) -> bool:
+        """Take a token; False when there is none."""
+        tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate)
+        self.filled, self.tokens = now, tokens - 1 if tokens >= 1 else tokens
+        return tokens >= 1
+
+
+@dataclass(frozen=True)
+class LiveStage:
+    """A stage as it is served."""
+
+    definition: Definition
+    bucket: TokenBucket
+    variables: dict[str, str]
+
+
+class ApiGateway:
+    """The REST APIs of an emulator. An integration is called as (action, request, role ARN) -> (status, body).
+
+    State stands in `directory`. A request's errors of ours (a template that fails, an undeclared status) end in a 500
+    that says nothing, as on AWS; the reason goes to this module's logger.
+    """
+
+    def __init__(
+        self,
+        emulator: Emulator,
+        directory: Path,
+        integrations: dict[str, Integration],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.emulator, self.integrations, self.clock = emulator, integrations, clock
+        self.apis = Resources(directory / "apis.json")
+        self.deployments = Resources(directory / "deployments.json")
+        self.stages = Resources(directory / "stages.json")
+        self.live: dict[str, LiveStage] = {}
+
+    def register(self) -> None:
+        """Give CloudFormation the resource types. The physical id of a stage is its name: its properties find it."""
+        self.emulator.add_resource(
+            "AWS::ApiGateway::RestApi",
+            create=lambda logical_id, properties, stack: self._put_api(_new_id(10), properties),
+            update=lambda api_id, old, properties, stack: self._put_api(api_id, properties),
+            delete=lambda api_id, properties: self._forget(self.apis, api_id),
+        )
+        self.emulator.add_resource(
+            "AWS::ApiGateway::Deployment",
+            create=lambda logical_id, properties, stack: self._put_deployment(_new_id(6), properties),
+            update=lambda deployment_id, old, properties, stack: self._put_deployment(deployment_id, properties),
+            delete=self._delete_deployment,
+            replacing=("RestApiId",),
+        )
+        self.emulator.add_resource(
+            "AWS::ApiGateway::Stage",
+            create=lambda logical_id, properties, stack: self._put_stage(properties, is_new=True),
+            update=lambda name, old, properties, stack: self._put_stage(properties, is_new=False),
+            delete=lambda name, properties: self._forget(self.stages, _stage_key(properties)),
+            replacing=("RestApiId", "StageName"),
+        )
+
+    def _put_api(self, api_id: str, properties: Json) -> tuple[str, Json]:
+        where = "AWS::ApiGateway::RestApi"
+        allow(where, properties, "Name", "Description", "Body", "EndpointConfiguration", "Tags")
+        allow(f"{where} EndpointConfiguration", properties.get("EndpointConfiguration", {}), "Types")
+        # A copy through JSON turns every key into a string, as which statuses are looked up.
+        body = json.loads(json.dumps(properties.get("Body", {})))
+        compile_definition(body, self.integrations)
+        root = self.apis.get(api_id, {}).get("RootResourceId") or _new_id(10)
+        self.apis[api_id] = {"Body": body, "RootResourceId": root}
+        self.apis.save()
+        return api_id, {"RootResourceId": root}
+
+    def _put_deployment(self, deployment_id: str, properties: Json) -> tuple[str, Json]:
+        allow("AWS::ApiGateway::Deployment", properties, "RestApiId", "Description")
+        api_id = properties["RestApiId"]
+        if api_id not in self.apis:
+            raise ValueError(f"Invalid API identifier specified {self.emulator.account}:{api_id}")
+        # An update keeps the snapshot: only a new deployment takes a new one.
+        if deployment_id not in self.deployments:
+            self.deployments[deployment_id] = {"RestApiId": api_id, "Body": self.apis[api_id]["Body"]}
+            self.deployments.save()
+        return deployment_id, {"DeploymentId": deployment_id}
+
+    def _delete_deployment(self, deployment_id: str, properties: Json) -> None:
+        if any(stage["DeploymentId"] == deployment_id for stage in self.stages.values()):
+            raise ValueError("Active stages pointing to this deployment must be moved or deleted")
+        self._forget(self.deployments, deployment_id)
+
+    def _put_stage(self, properties: Json, is_new: bool) -> tuple[str, Json]:
+        where, names = "AWS::ApiGateway::Stage", ("RestApiId", "DeploymentId", "StageName", "Description", "Tags")
+        allow(where, properties, *names, "MethodSettings", "TracingEnabled", "Variables")
+        settings: Json = next(iter(properties.get("MethodSettings", [])), {})
+        throttling, logging = ("ThrottlingRateLimit", "ThrottlingBurstLimit"), ("LoggingLevel", "DataTraceEnabled")
+        allow(
+            f"{where} MethodSettings", settings, "ResourcePath", "HttpMethod", "MetricsEnabled", *throttling, *logging
+        )
+        if properties.get("MethodSettings", []) not in ([], [{**settings, "ResourcePath": "/*", "HttpMethod": "*"}]):
+            raise ValueError(f"{where}: MethodSettings must be one entry, with ResourcePath /* and HttpMethod *")
+        if settings.get("LoggingLevel", "OFF") != "OFF" or is_true(settings, "DataTraceEnabled"):
+            raise ValueError("CloudWatch Logs role ARN must be set in account settings to enable logging")
+        deployment = self.deployments.get(properties["DeploymentId"], {})
+        if deployment.get("RestApiId") != properties["RestApiId"]:
+            raise ValueError(f"Invalid Deployment identifier specified: {properties['DeploymentId']}")
+        key = _stage_key(properties)
+        if is_new and key in self.stages:
+            raise ValueError("Stage already exists")
+        self.stages[key] = properties
+        self.stages.save()
+        self.live.pop(key, None)
+        return properties["StageName"], {}
+
+    def _forget(self, resources: Resources, key: str) -> None:
+        resources.pop(key, None)
+        resources.save()
+        self.live.pop(key, None)
+
+    def _live_stage(self, key: str) -> LiveStage | None:
+        """A stage with its definition, compiled when the first request comes."""
+        if key not in self.live and key in self.stages:
+            stage = self.stages[key]
+            settings: Json = next(iter(stage.get("MethodSettings", [])), {})
+            rate = float(settings.get("ThrottlingRateLimit", ACCOUNT_RATE))
+            burst = float(settings.get("ThrottlingBurstLimit", ACCOUNT_BURST))
+            self.live[key] = LiveStage(
+                compile_definition(self.deployments[stage["DeploymentId"]]["Body"], self.integrations),
+                TokenBucket(rate, burst, self.clock()),
+                {name: str(value) for name, value in stage.get("Variables", {}).items()},
+            )
+        return self.live.get(key)
+
+    async def serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Any) -> None:
+        """Answer one HTTP request, as an ASGI application."""
+        # ["", "_aws", "execute-api", api id, stage, the rest]
+        api_id, stage_name, rest = (*scope["path"].split("/", 5)[3:], "", "", "")[:3]
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        context = self._context(scope, headers, api_id, stage_name, f"/{rest}")
+        stage = self._live_stage(f"{api_id}/{stage_name}")
+        try:
+            if stage is None:
+                response = Response(403, {"content-type": "application/json"}, '{"message":"Forbidden"}')
+            else:
+                query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+                response = await self._answer(stage, Request(context, headers, query, stage.variables), receive)
+        except ClientDisconnected:
+            return
+        body = b"" if response.status == 204 or scope["method"] == "HEAD" else response.body.encode()
+        sent = {"x-amzn-requestid": context["requestId"], "x-amz-apigw-id": context["extendedRequestId"]}
+        sent |= response.headers
+        if response.status != 204:
+            sent["content-length"] = str(len(body))
+        encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in sent.items()]
+        await send({"type": "http.response.start", "status": response.status, "headers": encoded})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, stage: LiveStage, request: Request, receive: Receive) -> Response:
+        context = request.context
+        try:
+            operation = stage.definition.operations.get((context["httpMethod"], context["resourcePath"]))
+            if operation is None:
+                raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
+            if not stage.bucket.take(self.clock()):
+                raise GatewayError("THROTTLED")
+            body = (await read_body(receive)).decode("utf-8", "replace")
+            operation.validate(body, request)
+            status, answer = await self._integrate(operation, json.loads(operation.render(body, request)))
+            return operation.response_for(status).respond(answer, request)
+        except GatewayError as error:
+            return stage.definition.respond(error, context)
+        except ClientDisconnected:
+            raise
+        except Exception as error:
+            LOG.error("%s %s: %s: %s", context["httpMethod"], context["path"], type(error).__name__, error)
+            return stage.definition.respond(GatewayError("API_CONFIGURATION_ERROR"), context)
+
+    async def _integrate(self, operation: Operation, content: Json) -> tuple[int, str]:
+        """The status and the body with which the integration answers; a mock answers what it is told."""
+        if not operation.service:
+            return int(content["statusCode"]), ""
+        if not isinstance(content, dict):
+            raise TypeError("the request template rendered no JSON object")
+        try:
+            async with asyncio.timeout(INTEGRATION_TIMEOUT_SECONDS):
+                call = self.integrations[operation.service]
+                status, answer = await call(operation.action, content, operation.credentials)
+        except TimeoutError as error:
+            raise GatewayError("INTEGRATION_TIMEOUT") from error
+        except AccessDenied:
+            # The role itself cannot be assumed: the API is configured wrong.
+            raise
+        except Exception as error:
+            LOG.exception("%s of %s failed", operation.action, operation.service)
+            raise GatewayError("INTEGRATION_FAILURE") from error
+        return status, json.dumps(answer, ensure_ascii=False)
+
+    def _context(self, scope: Mapping[str, Any], headers: dict[str, str], api_id: str, stage: str, path: str) -> Json:
+        """`$context`. A client may choose the request id, if it is a UUID; the extended one is always ours."""
+        now = time.time()
+        chosen = headers.get("x-amzn-requestid", "")
+        return {
+            "accountId": self.emulator.account,
+            "apiId": api_id,
+            "extendedRequestId": base64.b64encode(os.urandom(11)).decode(),
+            "httpMethod": scope["method"],
+            "identity": {"sourceIp": (scope.get("client") or [None])[0], "userAgent": headers.get("user-agent")},
+            "path": f"/{stage}{path}",
+            "requestId": chosen if UUID.fullmatch(chosen) else str(uuid.uuid4()),
+            "requestTime": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now)),
+            "requestTimeEpoch": int(now * 1000),
+            "resourcePath": path,
+            "stage": stage,
+        }
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body of a request, at most 10 MB."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > PAYLOAD_LIMIT:
+            raise GatewayError("REQUEST_TOO_LARGE")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _new_id(length: int) -> str:
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(length))
+
+
+def _stage_key(properties: Json) -> str:
+    return f"{properties['RestApiId']}/{properties['StageName']}"

@@ -1,0 +1,332 @@
+"""Amazon Athena on a laptop: its API and its CloudFormation resources. The queries run in `local.athena_sql`.
+
+What a query answers here, it answers on AWS; what AWS refuses is refused here, in AWS's words. Work groups enforce
+their result location and their limit of bytes scanned; a result is read by page or as a CSV object in the bucket.
+
+AWS facts: https://docs.aws.amazon.com/athena/latest/APIReference/Welcome.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from local.athena_sql import BytesScannedLimitExceeded, Execution, QueryFailed, parse, run
+from local.emulator import Emulator, Resources, ServiceError
+
+Json = dict[str, Any]
+
+CONCURRENT_QUERIES = 2
+INTERRUPT_SECONDS = 0.02
+MAX_QUERY_STRING_BYTES = 262_144
+MIN_BYTES_SCANNED_CUTOFF = 10_000_000
+QUERY_PROPERTIES = ("Name", "Description", "Database", "QueryString", "WorkGroup")
+GROUP_PROPERTIES = ("Name", "Description", "State", "Tags", "RecursiveDeleteOption", "WorkGroupConfiguration")
+START_MEMBERS = ("QueryString", "ClientRequestToken", "QueryExecutionContext", "ResultConfiguration", "WorkGroup")
+
+
+def is_true(value: Any) -> bool:
+    """A boolean as CloudFormation hands it over: true or "true"."""
+    return str(value).lower() == "true"
+
+
+CONFIGURATION: dict[str, Callable[[Any], Any]] = {
+    "EnforceWorkGroupConfiguration": is_true,
+    "PublishCloudWatchMetricsEnabled": is_true,
+    "BytesScannedCutoffPerQuery": int,
+    "EngineVersion": dict,
+    "ResultConfiguration": dict,
+}
+
+
+def only(what: str, values: Json, names: tuple[str, ...]) -> Json:
+    """The values as they are. Raises ValueError with the name of one that is not implemented."""
+    for name in values.keys() - set(names):
+        raise ValueError(f"The local Athena does not implement {name} of {what}")
+    return values
+
+
+class Athena:
+    """The service. Work groups and named queries stand in files under `directory`; query executions are kept in memory
+    (their results are objects in S3, as on AWS)."""
+
+    def __init__(self, emulator: Emulator, directory: Path) -> None:
+        self.emulator = emulator
+        self.groups = Resources(directory / "work-groups.json")
+        self.groups.setdefault("primary", {"Name": "primary", "State": "ENABLED", "Configuration": {}})
+        self.queries = Resources(directory / "named-queries.json")
+        self.executions: dict[str, Execution] = {}
+        self.tokens: dict[str, tuple[Json, str]] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.pool = ThreadPoolExecutor(CONCURRENT_QUERIES, "athena")
+        self.operations: dict[str, Callable[[Json], Json]] = {
+            "StartQueryExecution": self.start_query_execution,
+            "GetQueryExecution": lambda body: {"QueryExecution": self.describe(self.execution(body))},
+            "GetQueryResults": self.get_query_results,
+            "StopQueryExecution": self.stop_query_execution,
+            "ListNamedQueries": self.list_named_queries,
+            "GetNamedQuery": lambda body: {"NamedQuery": self.find("NamedQuery", self.queries, body["NamedQueryId"])},
+            "BatchGetNamedQuery": self.batch_get_named_query,
+            "GetWorkGroup": lambda body: {"WorkGroup": self.find("WorkGroup", self.groups, body["WorkGroup"])},
+        }
+
+    def register(self) -> None:
+        """Serve the Athena API and its two resource types."""
+        self.emulator.add_service("athena", self.serve)
+        self.emulator.add_resource(
+            "AWS::Athena::WorkGroup",
+            create=self.create_work_group,
+            update=lambda name, _, properties, __: self.write_work_group(name, properties),
+            delete=self.delete_work_group,
+            replacing=("Name",),
+        )
+        self.emulator.add_resource(
+            "AWS::Athena::NamedQuery",
+            create=self.create_named_query,
+            delete=self.delete_named_query,
+            replacing=QUERY_PROPERTIES,
+        )
+
+    async def stop(self) -> None:
+        """Cancel every query that is not done, and end the threads."""
+        for identifier in self.executions:
+            self.stop_query_execution({"QueryExecutionId": identifier})
+        await asyncio.gather(*self.tasks)
+        self.pool.shutdown()
+
+    async def serve(
+        self, method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One API call in AWS's JSON 1.1 protocol."""
+        target = next((value for name, value in headers.items() if name.lower() == "x-amz-target"), "")
+        status, answer = 400, {"__type": "InvalidRequestException", "AthenaErrorCode": "INVALID_INPUT"}
+        try:
+            if target.removeprefix("AmazonAthena.") not in self.operations:
+                raise ValueError(f"The local Athena does not implement {target}")
+            status, answer = 200, self.operations[target.removeprefix("AmazonAthena.")](json.loads(body or b"{}"))
+        except KeyError as error:
+            answer["Message"] = f"{error.args[0]} is missing"
+        except ValueError as error:
+            answer["Message"] = str(error)
+        return status, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(answer).encode()
+
+    def find(self, kind: str, among: dict[str, Any], name: str) -> Any:
+        if name not in among:
+            raise ValueError(f"{kind} {name} was not found")
+        return among[name]
+
+    def execution(self, body: Json) -> Execution:
+        found: Execution = self.find("QueryExecution", self.executions, body["QueryExecutionId"])
+        return found
+
+    def start_query_execution(self, body: Json) -> Json:
+        """Take a query and run it in the background. What an enforced work group says wins over the call."""
+        only("StartQueryExecution", body, (*START_MEMBERS, "ExecutionParameters"))
+        sql, token = body["QueryString"], body.get("ClientRequestToken", str(uuid.uuid4()))
+        if not 32 <= len(token) <= 128:
+            raise ValueError(f"ClientRequestToken must have 32 to 128 characters (got {len(token)})")
+        if token in self.tokens:
+            if self.tokens[token][0] != body:
+                raise ValueError("Idempotent parameters do not match")
+            return {"QueryExecutionId": self.tokens[token][1]}
+        if len(sql.encode()) > MAX_QUERY_STRING_BYTES:
+            raise ValueError(f"QueryString must have at most {MAX_QUERY_STRING_BYTES} bytes (got {len(sql.encode())})")
+        parse(sql)
+        group = self.find("WorkGroup", self.groups, body.get("WorkGroup", "primary"))
+        if group["State"] != "ENABLED":
+            raise ValueError(f"WorkGroup {group['Name']} is disabled")
+        configuration = group["Configuration"]
+        results = configuration.get("ResultConfiguration", {})
+        if not configuration.get("EnforceWorkGroupConfiguration"):
+            results = results | body.get("ResultConfiguration", {})
+        if not results.get("OutputLocation", "").startswith("s3://"):
+            raise ValueError(
+                "No output location provided. An output location is required either through the Workgroup result "
+                "configuration setting or as an API input."
+            )
+        identifier = str(uuid.uuid4())
+        execution = Execution(
+            sql,
+            body.get("QueryExecutionContext", {}).get("Database", "default").lower(),
+            body.get("ExecutionParameters", []),
+            group["Name"],
+            configuration,
+            f"{results['OutputLocation'].rstrip('/')}/{identifier}.csv",
+            identifier,
+        )
+        self.executions[identifier] = execution
+        self.tokens[token] = (body, identifier)
+        self.spawn(self.execute(execution))
+        return {"QueryExecutionId": identifier}
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def execute(self, execution: Execution) -> None:
+        """Bring a query from QUEUED to its end; its result is in S3 before it is SUCCEEDED."""
+
+        def work() -> None:
+            if execution.state == "QUEUED":
+                execution.state, execution.started = "RUNNING", time.time()
+                run(execution, self.emulator)
+
+        state, reason, category = "SUCCEEDED", "", 0
+        try:
+            await asyncio.get_running_loop().run_in_executor(self.pool, work)
+            if execution.state == "RUNNING":
+                bucket, _, key = execution.output_location.removeprefix("s3://").partition("/")
+                await self.emulator.put_object(bucket, key, csv(execution))
+        except BytesScannedLimitExceeded:
+            state, reason = "CANCELLED", "Bytes scanned limit was exceeded"
+        except QueryFailed as error:
+            state, reason, category = "FAILED", str(error), error.category
+        except ServiceError as error:
+            state, category = "FAILED", 2
+            reason = f"Unable to write the result to {execution.output_location}: {error}"
+        except Exception as error:  # whatever it is, the query ends and says so
+            state, reason, category = "FAILED", f"GENERIC_INTERNAL_ERROR: {error!r}", 1
+        if execution.state != "CANCELLED":
+            execution.state, execution.reason, execution.error_category = state, reason, category
+        execution.completed = time.time()
+
+    def describe(self, execution: Execution) -> Json:
+        """The QueryExecution structure."""
+        now = execution.completed or time.time()
+        status: Json = {"State": execution.state, "SubmissionDateTime": execution.submitted}
+        if execution.completed:
+            status["CompletionDateTime"] = execution.completed
+        if execution.reason:
+            status["StateChangeReason"] = execution.reason
+        if category := execution.error_category:
+            error_type = {1: 200, 2: 1000}[category]  # "query engine had an internal error", "user error"
+            status["AthenaError"] = {"ErrorCategory": category, "ErrorType": error_type, "Retryable": False}
+            status["AthenaError"]["ErrorMessage"] = execution.reason
+        return {
+            "QueryExecutionId": execution.identifier,
+            "Query": execution.sql,
+            "StatementType": "DML",
+            "ResultConfiguration": {"OutputLocation": execution.output_location},
+            "QueryExecutionContext": {"Database": execution.database, "Catalog": "awsdatacatalog"},
+            "Status": status,
+            "Statistics": {
+                "DataScannedInBytes": execution.bytes_scanned,
+                "EngineExecutionTimeInMillis": int((now - (execution.started or now)) * 1000),
+                "TotalExecutionTimeInMillis": int((now - execution.submitted) * 1000),
+            },
+            "WorkGroup": execution.work_group,
+        }
+
+    def get_query_results(self, body: Json) -> Json:
+        """One page of a result; the first row of the first page holds the column names."""
+        execution = self.execution(body)
+        if execution.state != "SUCCEEDED":
+            raise ValueError(f"Query has not yet finished. Current state: {execution.state}")
+        size, start = body.get("MaxResults", 1000), int(body.get("NextToken", 0))
+        if not 1 <= size <= 1000:
+            raise ValueError(f"MaxResults must be between 1 and 1000 (got {size})")
+        rows: list[list[str | None]] = [[name for name, _ in execution.columns], *execution.rows]
+        page = [{"Data": [{} if v is None else {"VarCharValue": v} for v in row]} for row in rows[start : start + size]]
+        columns = [{"Name": name, "Label": name, "Type": kind} for name, kind in execution.columns]
+        more = {"NextToken": str(start + size)} if start + size < len(rows) else {}
+        return {"UpdateCount": 0, "ResultSet": {"Rows": page, "ResultSetMetadata": {"ColumnInfo": columns}}} | more
+
+    def stop_query_execution(self, body: Json) -> Json:
+        execution = self.execution(body)
+        if execution.state in ("QUEUED", "RUNNING"):
+            execution.state, execution.reason = "CANCELLED", "Query cancelled by user"
+            self.spawn(self.interrupt(execution))
+        return {}
+
+    async def interrupt(self, execution: Execution) -> None:
+        """Interrupt what DuckDB does until the query has ended: between two of its steps, an interrupt has no effect."""
+        while not execution.completed:
+            with contextlib.suppress(duckdb.ConnectionException):
+                if connection := execution.connection:
+                    connection.interrupt()
+            await asyncio.sleep(INTERRUPT_SECONDS)
+
+    def list_named_queries(self, body: Json) -> Json:
+        group = self.find("WorkGroup", self.groups, body.get("WorkGroup", "primary"))["Name"]
+        found = [identifier for identifier, query in self.queries.items() if query["WorkGroup"] == group]
+        start, size = int(body.get("NextToken", 0)), body.get("MaxResults", 50)
+        more = {"NextToken": str(start + size)} if start + size < len(found) else {}
+        return {"NamedQueryIds": found[start : start + size]} | more
+
+    def batch_get_named_query(self, body: Json) -> Json:
+        known = [self.queries[i] for i in body["NamedQueryIds"] if i in self.queries]
+        unknown = [{"NamedQueryId": i} for i in body["NamedQueryIds"] if i not in self.queries]
+        return {"NamedQueries": known, "UnprocessedNamedQueryIds": unknown}
+
+    def create_work_group(self, logical_id: str, properties: Json, stack_name: str) -> tuple[str, Json]:
+        """Make a work group; Ref is its name."""
+        if not re.fullmatch(r"[a-zA-Z0-9._-]{1,128}", properties["Name"]):
+            raise ValueError(f"Name must have 1 to 128 characters of a-z, A-Z, 0-9, . _ - (got '{properties['Name']}')")
+        if properties["Name"] in self.groups:
+            raise ValueError(f"WorkGroup {properties['Name']} is already created")
+        return self.write_work_group(properties["Name"], properties)
+
+    def write_work_group(self, name: str, properties: Json) -> tuple[str, Json]:
+        only("AWS::Athena::WorkGroup", properties, GROUP_PROPERTIES)
+        given = only("WorkGroupConfiguration", properties.get("WorkGroupConfiguration", {}), tuple(CONFIGURATION))
+        only("ResultConfiguration", given.get("ResultConfiguration", {}), ("OutputLocation", "EncryptionConfiguration"))
+        configuration: Json = {"EnforceWorkGroupConfiguration": True}
+        configuration |= {key: CONFIGURATION[key](value) for key, value in given.items()}
+        cutoff = configuration.get("BytesScannedCutoffPerQuery", MIN_BYTES_SCANNED_CUTOFF)
+        if cutoff < MIN_BYTES_SCANNED_CUTOFF:
+            raise ValueError(f"BytesScannedCutoffPerQuery must be at least {MIN_BYTES_SCANNED_CUTOFF} (got {cutoff})")
+        self.groups[name] = {
+            "Name": name,
+            "State": properties.get("State", "ENABLED"),
+            "Description": properties.get("Description", ""),
+            "Configuration": configuration,
+            "CreationTime": self.groups.get(name, {}).get("CreationTime", time.time()),
+        }
+        self.groups.save()
+        return name, {}
+
+    def delete_work_group(self, name: str, properties: Json) -> None:
+        """One with named queries or a history goes only with RecursiveDeleteOption, and takes the queries along."""
+        queries = [identifier for identifier, query in self.queries.items() if query["WorkGroup"] == name]
+        has_history = any(execution.work_group == name for execution in self.executions.values())
+        if (queries or has_history) and not is_true(properties.get("RecursiveDeleteOption")):
+            raise ValueError(f"WorkGroup {name} is not empty (set RecursiveDeleteOption to delete it)")
+        for identifier in queries:
+            self.delete_named_query(identifier, {})
+        self.groups.pop(name, None)
+        self.groups.save()
+
+    def create_named_query(self, logical_id: str, properties: Json, stack_name: str) -> tuple[str, Json]:
+        """Keep the text of a query, unread as on AWS; Ref is a new id."""
+        identifier = str(uuid.uuid4())
+        query: Json = {"NamedQueryId": identifier, "Name": f"{stack_name}-{logical_id}", "WorkGroup": "primary"}
+        query |= only("AWS::Athena::NamedQuery", properties, QUERY_PROPERTIES)
+        for name, limit in (("Database", 255), ("QueryString", MAX_QUERY_STRING_BYTES), ("Name", 128)):
+            if not 1 <= len(query.get(name, "").encode()) <= limit:
+                raise ValueError(f"{name} must have 1 to {limit} bytes (got {len(query.get(name, '').encode())})")
+        self.find("WorkGroup", self.groups, query["WorkGroup"])
+        self.queries[identifier] = query
+        self.queries.save()
+        return identifier, {"NamedQueryId": identifier}
+
+    def delete_named_query(self, identifier: str, properties: Json) -> None:
+        self.queries.pop(identifier, None)
+        self.queries.save()
+
+
+def csv(execution: Execution) -> bytes:
+    """The result object: every value in double quotes, NULL as nothing at all."""
+    rows: list[list[str | None]] = [[name for name, _ in execution.columns], *execution.rows]
+    lines = (",".join("" if value is None else '"' + value.replace('"', '""') + '"' for value in row) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -1,0 +1,215 @@
+"""The whole pipeline on this machine: a local AWS, a deployment, real events, their delivery, saved queries."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from scripts.commands import local, query
+from scripts.commands.console import CommandError, Parser, main, progress, say
+from scripts.commands.deploy import deploy_stack
+from scripts.commands.sender import Answer, Line, send
+from scripts.commands.stack import DEFAULT_STACK_NAME, Aws, physical_ids, reachable_url, session, stack_outputs
+from scripts.commands.template import TEMPLATE
+
+DATA = TEMPLATE.parent / ".sluice" / "demo"
+TEMPERATURES = "vega_datasets==0.9.0"  # carries a year of hourly temperatures in San Francisco, 2010
+# The demo posts each event in a request of its own, faster than the default of 100 a second allows.
+PARAMETERS = {"FirehoseBufferingInterval": "5", "ThrottleRateLimit": "2000", "ThrottleBurstLimit": "2000"}
+EVENTS_PER_SECOND = 1_500.0
+DELIVERY_SECONDS = 60
+_IDS = uuid.UUID("5b0c2f8e-6d2f-4f0c-9f7a-1f8f1d3f6a52")
+
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0"
+BOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
+# What the pipeline does not store as a row, and why: the event, and the user agent that sends it.
+ODD = [
+    ({"name": "John", "action": "view"}, BOT),
+    ({"name": "John", "action": "view", "debug": True}, BROWSER),
+    ({"name": "John", "action": "charge", "value": "abc"}, BROWSER),
+    ([{"name": "John", "action": "charge", "value": 100}], BROWSER),
+]
+
+
+def demo(arguments: list[str]) -> int:
+    """Entry point of scripts/demo.sh; returns the exit code."""
+    parser = Parser("demo")
+    parser.add_argument("--port", type=int, default=local.DEFAULT_PORT)
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+
+    _headline("1. A local AWS on this machine")
+    temperatures = _fetch_temperatures()
+    local.start(options.port)
+    aws = session(local=True)
+    say(f"It runs on {aws.endpoint}")
+
+    _headline("2. template.yaml, deployed by scripts/deploy.sh --local")
+    deploy_stack(aws, DEFAULT_STACK_NAME, TEMPLATE.read_text(), PARAMETERS, ask=False)
+    outputs = stack_outputs(aws, DEFAULT_STACK_NAME)
+
+    _headline("3. Events over HTTP")
+    before = _counts(aws)
+    answers = _post(reachable_url(aws, outputs["TrackURL"]), temperatures)
+    taken = sum(answer.is_accepted for answer in answers)
+
+    _headline("4. Delivery: Firehose collects, the Lambda function transforms, an object in the bucket appears")
+    after = _wait_for_delivery(aws, outputs, before, taken)
+    accounted = _account(answers, before, after)
+
+    _headline("5. Saved queries")
+    for name in ("totals-by-name-and-action", "daily-mean-temperature-in-celsius"):
+        _ask(aws, outputs, name)
+    say(f"Done in {time.monotonic() - started:.0f} s. The local AWS goes on running. Type next:\n")
+    for line in (
+        """scripts/track.sh --local '{"name": "Ada", "action": "signup", "plan": "pro"}'""",
+        "scripts/query.sh --local latest-events",
+        "scripts/query.sh --local --list",
+        "scripts/local.sh stop",
+    ):
+        say(f"  {line}", style="bold")
+    if not accounted:
+        raise CommandError("the figures above do not add up: see scripts/query.sh --local failures")
+    return 0
+
+
+def _headline(text: str) -> None:
+    say(f"\n{text}", style="bold cyan")
+
+
+def _fetch_temperatures() -> Path:
+    """The CSV file out of its package, fetched once."""
+    path = DATA / "vega_datasets" / "_data" / "sf-temps.csv"
+    if not path.exists():
+        say(f"Fetching {TEMPERATURES} for its {path.name} ...")
+        # Without its dependencies: nobody here needs pandas.
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run([*command, "--target", str(DATA), TEMPERATURES], capture_output=True, text=True)
+        if done.returncode:
+            raise CommandError(f"pip could not fetch {TEMPERATURES}: {done.stderr.strip().splitlines()[-1]}")
+    return path
+
+
+def _events(temperatures: Path) -> Iterator[dict[str, Any]]:
+    """The hello-world event and 8,759 temperatures. The ids are the same each time: a second run adds no second row."""
+    yield {"event_id": str(uuid.uuid5(_IDS, "hello")), "name": "John", "action": "charge", "value": 100}
+    with temperatures.open(newline="") as file:
+        for row in csv.DictReader(file):
+            day, hour = row["date"].split(" ")
+            yield {
+                "event_id": str(uuid.uuid5(_IDS, row["date"])),
+                "source": "sf",
+                "name": "temperature",
+                "value": row["temp"],
+                "timestamp": f"{day.replace('/', '-')}T{hour}-08:00",
+            }
+
+
+def _post(url: str, temperatures: Path) -> list[Answer]:
+    events = [json.dumps(event).encode() for event in _events(temperatures)]
+    lines = [Line(number, body) for number, body in enumerate(events, 1)]
+    answers = []
+    with progress() as bar:
+        task = bar.add_task(f"POST {url}", total=len(lines) + len(ODD))
+        for answer in send(url, lines, rate=EVENTS_PER_SECOND, user_agent=BROWSER):
+            answers.append(answer)
+            bar.advance(task)
+        for event, user_agent in ODD:
+            answers += send(url, [Line(len(answers) + 1, json.dumps(event).encode())], user_agent=user_agent)
+            bar.advance(task)
+    for answer in answers:
+        if not answer.is_accepted:
+            say(f"Refused at the door: {answer.line.body.decode()[:80]}: {answer.reason}")
+    say(f"Posted {len(answers):,} events, {sum(answer.is_accepted for answer in answers):,} of them taken (202)")
+    return answers
+
+
+def _counts(aws: Aws) -> dict[str, int]:
+    """What the transform has counted so far, by outcome: the sum over the lines that it prints for CloudWatch."""
+    group = physical_ids(aws, DEFAULT_STACK_NAME)["TransformLogGroup"]
+    pages = aws.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
+    counts = dict.fromkeys(("Received", "Accepted", "Dropped", "Rejected", "Failed"), 0)
+    for page in pages:
+        for event in page["events"]:
+            if '"_aws"' in event["message"]:
+                line = json.loads(event["message"])
+                for outcome in counts:
+                    counts[outcome] += int(line.get(outcome, 0))
+    return counts
+
+
+def _rows(aws: Aws, outputs: dict[str, str], sql: str) -> list[query.Row]:
+    athena = aws.client("athena")
+    done = query.run(athena, outputs["WorkGroupName"], outputs["DatabaseName"], query.fill(sql, outputs), [])
+    return list(query.results(athena, done["QueryExecutionId"])[1])
+
+
+def _wait_for_delivery(aws: Aws, outputs: dict[str, str], before: dict[str, int], taken: int) -> dict[str, int]:
+    """Wait until every event that was taken has an outcome, and what was accepted is in the table."""
+    rows = 'SELECT count(*) FROM "${AthenaDatabaseName}"."${AthenaTableName}"'
+    wanted = before["Accepted"]
+    deadline = time.monotonic() + DELIVERY_SECONDS
+    with progress() as bar:
+        task = bar.add_task("Rows in the table", total=None)
+        while time.monotonic() < deadline:
+            after = _counts(aws)
+            found = int(_rows(aws, outputs, rows)[0][0] or 0)
+            wanted = after["Accepted"]
+            bar.update(task, completed=found, total=max(wanted, before["Accepted"] + taken))
+            if after["Received"] - before["Received"] >= taken and found >= wanted:
+                return after
+            time.sleep(0.5)
+    raise CommandError(
+        f"after {DELIVERY_SECONDS} s the table has {found:,} rows, not {wanted:,}: see .sluice/local/server.log"
+    )
+
+
+def _account(answers: list[Answer], before: dict[str, int], after: dict[str, int]) -> bool:
+    """Show where each event went; whether the figures add up."""
+    counted = {outcome: after[outcome] - before[outcome] for outcome in after}
+    refused = sum(not answer.is_accepted for answer in answers)
+    table = Table(title="Where each event went", title_justify="left")
+    table.add_column("Outcome")
+    table.add_column("Events", justify="right")
+    table.add_column("Where", style="dim")
+    for outcome, count, place in (
+        ("a row in the table", counted["Accepted"], "events/"),
+        ("dropped by a rule", counted["Dropped"], "nowhere: a bot, and a debug event"),
+        ("rejected", counted["Rejected"], 'errors/processing-failed/: "abc" is no number'),
+        ("failed", counted["Failed"], "errors/"),
+        ("refused at the door", refused, "the sender was told: an array is no event"),
+    ):
+        table.add_row(outcome, f"{count:,}", place)
+    total = sum(counted[outcome] for outcome in ("Accepted", "Dropped", "Rejected", "Failed")) + refused
+    table.add_section()
+    table.add_row("posted", f"{len(answers):,}", "" if total == len(answers) else f"but {total:,} accounted for")
+    Console().print(table)
+    return total == len(answers)
+
+
+def _ask(aws: Aws, outputs: dict[str, str], name: str) -> None:
+    athena = aws.client("athena")
+    saved = query.choose(query.saved_queries(athena, outputs["WorkGroupName"]), name)
+    say(f"\n$ scripts/query.sh --local {name}", style="bold")
+    say(saved.question)
+    done = query.run(athena, outputs["WorkGroupName"], saved.database, saved.sql, [])
+    columns, rows = query.results(athena, done["QueryExecutionId"])
+    listed = list(rows)
+    query.write_table(columns, listed[:7])
+    if len(listed) > 7:
+        say(f"... and {len(listed) - 7:,} more rows")
+    say(query.account(len(listed), done.get("Statistics", {})))
+
+
+if __name__ == "__main__":
+    main(demo)

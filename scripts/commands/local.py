@@ -1,0 +1,110 @@
+"""Starts and stops the local AWS: one process, whose whole state stands in .sluice/local."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from scripts.commands.console import CommandError, Parser, main, say
+from scripts.commands.stack import LOCAL_STATE, local_endpoint
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEFAULT_PORT = 4566
+START_SECONDS = 20
+STOP_SECONDS = 15
+
+
+def local(arguments: list[str]) -> int:
+    """Entry point of scripts/local.sh; returns the exit code (status: 0 when it runs, 3 when it does not)."""
+    parser = Parser("local")
+    parser.add_argument("action", choices=["start", "stop", "status", "reset"])
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    options = parser.parse_args(arguments)
+    if not 1 <= options.port <= 65535:
+        raise CommandError(f"--port must be 1 to 65535 (got '{options.port}')", 2)
+    if options.action == "start":
+        start(options.port)
+        say(f"The local AWS runs on {local_endpoint()}")
+    elif options.action == "status":
+        running = is_running()
+        print(local_endpoint() if running else "not running")
+        return 0 if running else 3
+    else:
+        say("Stopped the local AWS." if stop() else "The local AWS was not running.")
+        if options.action == "reset":
+            shutil.rmtree(LOCAL_STATE, ignore_errors=True)
+            say("Removed its state: stacks, objects, everything.")
+    return 0
+
+
+def start(port: int) -> None:
+    """Start the local AWS in the background and wait until it answers; does nothing when it runs already."""
+    if is_running():
+        return
+    LOCAL_STATE.mkdir(parents=True, exist_ok=True)
+    log = LOCAL_STATE / "server.log"
+    command = [sys.executable, "-m", "local.server", "--directory", str(LOCAL_STATE), "--port", str(port)]
+    with log.open("w") as output:
+        # A session of its own: Ctrl-C in this terminal is not for it.
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers():
+        if process.poll() is not None:
+            lines = log.read_text().strip().splitlines()
+            reason = (lines or [f"exit code {process.returncode}"])[-1].removeprefix("error: ")
+            raise CommandError(f"the local AWS did not start: {reason} (all of it: {log})")
+        if time.monotonic() > deadline:
+            process.terminate()
+            raise CommandError(f"the local AWS did not answer within {START_SECONDS} s: see {log}")
+        time.sleep(0.05)
+
+
+def stop() -> bool:
+    """Stop the local AWS; what it acknowledged stays on disk. False when it was not running."""
+    if not is_running():
+        return False
+    pid = int(json.loads((LOCAL_STATE / "server.json").read_text())["pid"])
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while is_running():
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            deadline += STOP_SECONDS
+        time.sleep(0.05)
+    return True
+
+
+def is_running() -> bool:
+    """Whether a process holds the state's lock: unlike a process id in a file, a lock goes with its process."""
+    lock = LOCAL_STATE / "lock"
+    if not lock.exists():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _answers() -> bool:
+    if not is_running():
+        return False
+    try:
+        local_endpoint()
+    except CommandError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main(local)

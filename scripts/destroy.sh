@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Delete a stack; its data stays unless you ask for its deletion.
+#
+# usage: scripts/destroy.sh [options]
+#
+# Shows what goes and what stays, asks you to type the stack's name, and follows the deletion to its end.
+#
+# Options:
+#   --local               the local AWS (scripts/local.sh) instead of your AWS account
+#   --stack-name NAME     the stack (default: sluice)
+#   --delete-data         also delete the bucket, with every version of every object in it
+#   --yes                 do not ask
+#
+# Exit codes: 0 deleted, 1 not (or not all of it), 2 wrong usage, 130 interrupted.
+set -euo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+main() {
+  run destroy aws "$@"
+}
+
+main "$@"

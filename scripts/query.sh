@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Ask a stack's events a question: a saved query by its name, or SQL of your own.
+#
+# usage: scripts/query.sh [options] --list
+#        scripts/query.sh [options] NAME
+#        scripts/query.sh [options] --sql 'SELECT count(*) FROM ${AthenaTableName}'
+#
+# The saved queries are those of the deployed stack (queries.sql as it was deployed). In --sql, ${AthenaDatabaseName}
+# and ${AthenaTableName} stand for the stack's own. Athena's SQL is Trino's.
+#
+# Options:
+#   --local               the local AWS (scripts/local.sh) instead of your AWS account
+#   --stack-name NAME     the stack (default: sluice)
+#   --list                show the saved queries and the question that each answers
+#   --sql SQL             run this instead of a saved query
+#   --param VALUE         the value of the next `?` in the query; repeat it in the order of the question marks.
+#                         A number stays a number, everything else is a string: quote a string of digits as "'42'"
+#   --format FORMAT       table (default), csv, or json (one object per line)
+#
+# Standard output gets the rows; the number of rows, the bytes scanned, the time and the cost go to standard error.
+# Ctrl-C stops the query in Athena too. Exit codes: 0 answered, 1 failed, 2 wrong usage, 130 interrupted.
+set -euo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+main() {
+  run query aws "$@"
+}
+
+main "$@"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Post events to a stack: one from the command line, or a file of them.
+#
+# usage: scripts/track.sh [options] '{"name": "John", "action": "charge", "value": 100}'
+#        scripts/track.sh [options] --file events.ndjson
+#        scripts/track.sh [options] - < events.ndjson
+#
+# A file holds one JSON object per line. Each event gets an event_id before its first try, unless it has one, so that
+# an event which a retry posts twice is counted once. For a file the ids follow from its content and the line numbers:
+# sending the same file again, whole or from some line on, gives the same ids. On standard input they are random.
+#
+# Options:
+#   --local               the local AWS (scripts/local.sh) instead of your AWS account
+#   --stack-name NAME     the stack (default: sluice)
+#   --file FILE           the events, one JSON object per line; - is standard input
+#   --from-line N         begin at this line, counted from 1; an interrupted run says which
+#   --refused FILE        write the events that were refused to this file, one per line
+#   --rate N              events per second at most (default: 80); a throttled API slows it down further
+#   --user-agent TEXT     the User-Agent header (default: sluice-track/1)
+#
+# Answers 429, 503 and the like are tried again, with pauses, for up to 8 times. Standard output gets the API's answer
+# for one event, and a JSON summary for a file. Exit codes: 0 all accepted, 1 some refused or the API out of reach,
+# 2 wrong usage, 130 interrupted.
+set -euo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+main() {
+  run track aws "$@"
+}
+
+main "$@"

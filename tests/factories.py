@@ -1,0 +1,78 @@
+"""What Firehose hands to the transform, made to measure."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+EVENTS = Path(__file__).with_name("events")
+
+REQUEST_ID = "5d9c1b3e-1f1a-4a9b-9c7e-1f2a3b4c5d6e"
+EXTENDED_REQUEST_ID = "AbCdEfGhIjKlMnO="
+RECEIVED_AT = 1763706000123
+RECEIVED_AT_TEXT = "2025-11-21 06:20:00.123"
+USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+def read_event(name: str) -> bytes:
+    """A file of tests/events/, as a client would send it."""
+    return (EVENTS / name).read_bytes()
+
+
+def body(*events: Any) -> bytes:
+    """The body of one event as JSON, or of several as an array."""
+    return json.dumps(events[0] if len(events) == 1 else list(events)).encode()
+
+
+def record(
+    content: bytes | str | dict[str, Any] | list[Any],
+    *,
+    request_id: str = REQUEST_ID,
+    extended_request_id: str = EXTENDED_REQUEST_ID,
+    time: int | str = RECEIVED_AT,
+    ip: str = "203.0.113.7",
+    user_agent: str | bytes = USER_AGENT,
+    end: str | None = None,
+    **more: Any,
+) -> bytes:
+    """A record as the API's mapping template writes it; what is no text goes in as JSON."""
+    if not isinstance(content, bytes):
+        content = (content if isinstance(content, str) else json.dumps(content)).encode()
+    agent = base64.b64encode(user_agent if isinstance(user_agent, bytes) else user_agent.encode()).decode()
+    extra = "".join(f" {key}={value}" for key, value in more.items())
+    line = (
+        f"sluice/1 request_id={request_id} extended_request_id={extended_request_id} time={time} ip={ip}"
+        f" user_agent={agent}{extra}\n"
+    )
+    if end is None:
+        end = f"\nsluice/end extended_request_id={extended_request_id}\n"
+    return line.encode() + content + end.encode()
+
+
+def invocation(*records: bytes, arrived_at: int = RECEIVED_AT) -> dict[str, Any]:
+    """The event of one Lambda invocation; its records have the ids record-0, record-1 and so on."""
+    return {
+        "invocationId": "2f1c8a6b-4e10-4c1e-9d5b-0192f3a17c44",
+        "deliveryStreamArn": "arn:aws:firehose:us-east-1:123456789012:deliverystream/events",
+        "region": "us-east-1",
+        "records": [
+            {
+                "recordId": f"record-{number}",
+                "approximateArrivalTimestamp": arrived_at,
+                "data": base64.b64encode(data).decode(),
+            }
+            for number, data in enumerate(records)
+        ],
+    }
+
+
+def rows(data: bytes | str) -> list[dict[str, Any]]:
+    """The rows in a reply's data; fails unless it is lines that are one JSON object each."""
+    text = base64.b64decode(data, validate=True) if isinstance(data, str) else data
+    assert text.endswith(b"\n")
+    lines = text.decode().removesuffix("\n").split("\n")
+    found = [json.loads(line) for line in lines]
+    assert all(type(row) is dict for row in found)
+    return found

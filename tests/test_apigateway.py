@@ -1,0 +1,945 @@
+"""The local API Gateway against what AWS documents of REST APIs: snapshots, validation, mapping templates, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from local.apigateway import ApiGateway
+from local.emulator import AccessDenied
+from local.velocity import MappingTemplate
+
+ROLE = "arn:aws:iam::000000000000:role/ingest"
+CORS = {"method.response.header.Access-Control-Allow-Origin": "'*'"}
+GATEWAY_CORS = {"gatewayresponse.header.Access-Control-Allow-Origin": "'*'"}
+TRACK_TEMPLATE = """\
+#set($newline = $util.urlDecode('%0A'))
+#set($userAgent = "$!context.identity.userAgent")
+#if($userAgent.length() > 1024)
+#set($userAgent = $userAgent.substring(0, 1024))
+#end
+#set($received = "request_id=$context.requestId extended_request_id=$context.extendedRequestId")
+#set($sender = "ip=$!context.identity.sourceIp user_agent=$util.base64Encode($userAgent)")
+#set($end = "sluice/end extended_request_id=$context.extendedRequestId")
+#set($record = "sluice/1 $received time=$context.requestTimeEpoch $sender$newline$input.body$newline$end$newline")
+{"DeliveryStreamName": "$stageVariables.deliveryStream", "Record": {"Data": "$util.base64Encode($record)"}}
+"""
+REFUSED_TEMPLATE = """\
+#if($input.body.contains("1024000"))
+#set($context.responseOverride.status = 413)
+{"message": "too large"}
+#else
+#set($context.responseOverride.header.Retry-After = "5")
+{"message": "try again"}
+#end
+"""
+BODY: dict[str, Any] = {
+    "openapi": "3.0.1",
+    "info": {"title": "test", "version": "1"},
+    "x-amazon-apigateway-request-validators": {
+        "body": {"validateRequestBody": True, "validateRequestParameters": False},
+        "all": {"validateRequestBody": "true", "validateRequestParameters": "true"},
+    },
+    "x-amazon-apigateway-request-validator": "body",
+    "x-amazon-apigateway-gateway-responses": {
+        "DEFAULT_4XX": {"responseParameters": GATEWAY_CORS},
+        "DEFAULT_5XX": {"responseParameters": GATEWAY_CORS},
+        "THROTTLED": {
+            "statusCode": 503,
+            "responseParameters": {**GATEWAY_CORS, "gatewayresponse.header.Retry-After": "'1'"},
+            "responseTemplates": {
+                "application/json": '{"type":"$context.error.responseType","m":$context.error.messageString}'
+            },
+        },
+    },
+    "paths": {
+        "/track": {
+            "post": {
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Event"}}},
+                },
+                "responses": {
+                    "202": {"headers": {"Access-Control-Allow-Origin": {"schema": {"type": "string"}}}},
+                    "503": {"headers": {"Access-Control-Allow-Origin": {"schema": {"type": "string"}}}},
+                },
+                "x-amazon-apigateway-integration": {
+                    "type": "aws",
+                    "httpMethod": "POST",
+                    "uri": "arn:aws:apigateway:us-east-1:firehose:action/PutRecord",
+                    "credentials": ROLE,
+                    "passthroughBehavior": "never",
+                    "requestParameters": {"integration.request.header.Content-Type": "'application/x-amz-json-1.1'"},
+                    "requestTemplates": {"application/json": TRACK_TEMPLATE, "text/plain": TRACK_TEMPLATE},
+                    "responses": {
+                        r"2\d{2}": {
+                            "statusCode": "202",
+                            "responseParameters": CORS,
+                            "responseTemplates": {
+                                "application/json": """{"recordId": "$input.path('$.RecordId')"}""",
+                                "text/csv": "$input.path('$.RecordId')",
+                            },
+                        },
+                        r"4\d{2}": {
+                            "statusCode": 503,
+                            "responseParameters": CORS,
+                            "responseTemplates": {"application/json": REFUSED_TEMPLATE},
+                        },
+                        "default": {"statusCode": "503", "responseParameters": CORS},
+                    },
+                },
+            },
+            "options": {
+                "responses": {"204": {"headers": {"Access-Control-Allow-Methods": {}}}},
+                "x-amazon-apigateway-integration": {
+                    "type": "mock",
+                    "requestTemplates": {"application/json": '{"statusCode": 204}'},
+                    "responses": {
+                        "default": {
+                            "statusCode": "204",
+                            "responseParameters": {"method.response.header.Access-Control-Allow-Methods": "'POST'"},
+                        }
+                    },
+                },
+            },
+        },
+    },
+    "components": {"schemas": {"Event": {"type": "object"}}},
+}
+INTEGRATION = ("paths", "/track", "post", "x-amazon-apigateway-integration")
+
+
+def body_with(*path: Any, value: Any) -> dict[str, Any]:
+    """The API body with one value set, or deleted when the value is None."""
+    body = copy.deepcopy(BODY)
+    place: Any = body
+    for key in path[:-1]:
+        place = place.setdefault(key, {})
+    if value is None:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return body
+
+
+class FakeEmulator:
+    account = "000000000000"
+
+    def __init__(self) -> None:
+        self.resources: dict[str, SimpleNamespace] = {}
+
+    def add_resource(self, resource_type: str, **handlers: Any) -> None:
+        self.resources[resource_type.rsplit("::", 1)[-1]] = SimpleNamespace(**handlers)
+
+
+class FakeFirehose:
+    """Records the calls; answers what `answer` says, or raises it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any], str]] = []
+        self.answer: Any = (200, {"RecordId": "record-1", "Encrypted": True})
+
+    async def request(self, action: str, body: dict[str, Any], role_arn: str) -> tuple[int, dict[str, Any]]:
+        self.calls.append((action, body, role_arn))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    @property
+    def record(self) -> bytes:
+        ((_, body, _),) = self.calls
+        return base64.b64decode(body["Record"]["Data"], validate=True)
+
+
+class Answer(SimpleNamespace):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Gateway:
+    """An engine with a fake stream and a clock that stands still, one API, and a client."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 1_000.0
+        self.directory = directory
+        self.firehose = FakeFirehose()
+        self.restart()
+
+    def restart(self) -> None:
+        self.emulator = FakeEmulator()
+        integrations: Any = {"firehose": self.firehose.request}
+        self.engine = ApiGateway(self.emulator, self.directory, integrations, clock=lambda: self.now)  # type: ignore[arg-type]
+        self.engine.register()
+
+    def create(self, kind: str, **properties: Any) -> str:
+        return self.emulator.resources[kind].create("Logical", properties, "stack")[0]
+
+    def update(self, kind: str, physical_id: str, **properties: Any) -> str:
+        return self.emulator.resources[kind].update(physical_id, {}, properties, "stack")[0]
+
+    def delete(self, kind: str, physical_id: str, **properties: Any) -> None:
+        self.emulator.resources[kind].delete(physical_id, properties)
+
+    def deploy(self, body: dict[str, Any] = BODY, **stage: Any) -> str:
+        self.api = self.create("RestApi", Name="test", Body=body)
+        self.deployment = self.create("Deployment", RestApiId=self.api)
+        self.stage_properties = {"StageName": "prod", "Variables": {"deliveryStream": "the-stream"}, **stage}
+        self.create("Stage", RestApiId=self.api, DeploymentId=self.deployment, **self.stage_properties)
+        return self.api
+
+    def request(
+        self,
+        method: str = "POST",
+        path: str = "/track",
+        body: bytes | list[bytes | None] = b'{"name":"John"}',
+        headers: dict[str, str] | None = None,
+        query: str = "",
+        stage: str | None = None,
+    ) -> Answer | None:
+        """One request; a body in parts may end in None, which is a client that goes away."""
+        parts = body if isinstance(body, list) else [body]
+        pending = [
+            {"type": "http.disconnect"}
+            if part is None
+            else {"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
+            for number, part in enumerate(parts)
+        ]
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return pending.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        given = headers if headers is not None else {"content-type": "application/json"}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": f"/_aws/execute-api/{stage or self.api + '/prod'}{path}",
+            "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()],
+            "client": ("203.0.113.7", 50_000),
+        }
+        asyncio.run(self.engine.serve(scope, receive, send))
+        self.unread = len(pending)
+        if not sent:
+            return None
+        names = {name.decode(): value.decode("latin-1") for name, value in sent[0]["headers"]}
+        return Answer(status=sent[0]["status"], headers=names, body=b"".join(part["body"] for part in sent[1:]))
+
+    def rendered(self, template: str, **request: Any) -> str:
+        """What a request template makes of a request, by way of a template that encodes the text as the record."""
+        answer = '{"Record": {"Data": "$util.base64Encode($text)"}}'
+        text = body_with(*INTEGRATION, "requestTemplates", value={"application/json": f"{template}\n{answer}"})
+        self.deploy(text)
+        answered = self.request(**request)
+        assert answered is not None and answered.status == 202, answered
+        return self.firehose.record.decode()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    return Gateway(tmp_path)
+
+
+@pytest.fixture
+def live(gateway: Gateway) -> Gateway:
+    gateway.deploy()
+    return gateway
+
+
+# ---- the way of an event
+
+
+def test_an_event_becomes_one_put_record_with_the_role_of_the_template(live: Gateway) -> None:
+    before = int(time.time() * 1000)
+    answer = live.request(headers={"content-type": "application/json", "user-agent": "curl/8"})
+
+    assert (answer.status, answer.json) == (202, {"recordId": "record-1"})
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["content-type"] == "application/json"
+    ((action, request, role),) = live.firehose.calls
+    assert (action, role, request["DeliveryStreamName"]) == ("PutRecord", ROLE, "the-stream")
+    context, body, end, rest = live.firehose.record.decode().split("\n")
+    fields = dict(field.split("=", 1) for field in context.removeprefix("sluice/1 ").split(" "))
+    assert fields["ip"] == "203.0.113.7"
+    assert base64.b64decode(fields["user_agent"]) == b"curl/8"
+    assert before <= int(fields["time"]) <= time.time() * 1000
+    assert fields["request_id"] == answer.headers["x-amzn-requestid"]
+    assert fields["extended_request_id"] == answer.headers["x-amz-apigw-id"]
+    assert (body, end, rest) == (
+        '{"name":"John"}',
+        f"sluice/end extended_request_id={answer.headers['x-amz-apigw-id']}",
+        "",
+    )
+
+
+HOSTILE_BODIES = {
+    "vtl": '{"a":"$util.base64Encode($input.body) ${foo} $!bar $context.stage #set($x=1) #end #foreach($x in [1])"}',
+    "quotes and backslashes": r'{"a":"\"\\' r"'" r'},{\n"}',
+    "unicode": '{"ä":"日本 \u2028 😀"}',
+    "escaped unicode": r'{"a":"\ud83d\ude00 \u0000 \ud800"}',
+    "white space": '\r\n\t{"a"\n:\r1}\n\n',
+    "looks like a record": '{"a":1}\nsluice/end extended_request_id=AAAA\n',
+    "the library's own marker": "__FORMAL_REFERENCE__REPLACE_TEXT__",
+    "text with NUL and CR": "a\0b\rc",
+    "large integer": '{"a":' + "9" * 5_000 + "}",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE_BODIES.values(), ids=HOSTILE_BODIES.keys())
+def test_a_body_arrives_as_it_came(live: Gateway, text: str) -> None:
+    answer = live.request(body=text.encode(), headers={"content-type": "text/plain;charset=UTF-8"})
+
+    assert answer.status == 202
+    lines = live.firehose.record.decode().split("\n", 1)[1]
+    assert lines.removesuffix(f"\nsluice/end extended_request_id={answer.headers['x-amz-apigw-id']}\n") == text
+
+
+@pytest.mark.parametrize(
+    "text", [HOSTILE_BODIES["vtl"], HOSTILE_BODIES["escaped unicode"], HOSTILE_BODIES["large integer"]]
+)
+def test_a_hostile_body_of_json_passes_the_model(live: Gateway, text: str) -> None:
+    assert live.request(body=text.encode()).status == 202
+
+
+def test_bytes_that_are_not_utf_8_arrive_as_replacement_characters(live: Gateway) -> None:
+    live.request(body=b"a\xffb", headers={"content-type": "text/plain"})
+    assert "\na\ufffdb\n" in live.firehose.record.decode()
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "recorded"),
+    [
+        pytest.param(r'"\\' + "'},{\"", r'"\\' + "'},{\"", id="quotes"),
+        pytest.param("$context.requestId #end ${x}", "$context.requestId #end ${x}", id="vtl"),
+        pytest.param("é\xa0", "é\xa0", id="latin-1"),
+        pytest.param("x" * 5_000, "x" * 1_024, id="5,000 characters"),
+        pytest.param(None, "", id="missing"),
+    ],
+)
+def test_a_user_agent_cannot_leave_its_field(live: Gateway, user_agent: str | None, recorded: str) -> None:
+    headers = {"content-type": "application/json"} | ({"user-agent": user_agent} if user_agent else {})
+    assert live.request(headers=headers).status == 202
+    context = live.firehose.record.decode().split("\n")[0]
+    assert base64.b64decode(context.rpartition(" user_agent=")[2]).decode() == recorded
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("2f1c7b1e-1c1d-4a34-9d5e-0a6f6c0b8f11", True),
+        ("2f1c7b1e-1c1d-4a34-9d5e-0a6f6c0b8f11 ip=1.2.3.4", False),
+        ("me", False),
+    ],
+)
+def test_a_client_chooses_the_request_id_only_with_a_uuid(live: Gateway, given: str, taken: bool) -> None:
+    answer = live.request(headers={"x-amzn-RequestId": given, "x-amz-apigw-id": given})
+    assert (answer.headers["x-amzn-requestid"] == given) is taken
+    assert answer.headers["x-amz-apigw-id"] != given
+    assert re.fullmatch(r"[A-Za-z0-9+/]{15}=", answer.headers["x-amz-apigw-id"])
+
+
+# ---- what the door refuses
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/track"), ("POST", "/other"), ("POST", "/track/"), ("POST", "/"), ("POST", "")]
+)
+def test_an_unknown_route_is_a_missing_authentication_token(live: Gateway, method: str, path: str) -> None:
+    answer = live.request(method, path)
+    assert (answer.status, answer.json) == (403, {"message": "Missing Authentication Token"})
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "x-amzn-requestid" in answer.headers
+
+
+@pytest.mark.parametrize("stage", ["nosuchapi1/prod", "{api}/dev", "{api}", ""])
+def test_an_unknown_stage_is_forbidden(live: Gateway, stage: str) -> None:
+    answer = live.request(stage=stage.format(api=live.api) or "/")
+    assert (answer.status, answer.json) == (403, {"message": "Forbidden"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+NOT_EVENTS = {
+    "empty": b"",
+    "not JSON": b"{a",
+    "array": b"[]",
+    "NaN": b'{"a": NaN}',
+    "two": b"{}{}",
+    "deep": b"[" * 100_000,
+    "text": b'"a"',
+}
+
+
+@pytest.mark.parametrize("body", NOT_EVENTS.values(), ids=NOT_EVENTS.keys())
+def test_a_json_body_that_does_not_fit_the_model_is_refused(live: Gateway, body: bytes) -> None:
+    answer = live.request(body=body)
+    assert (answer.status, answer.json) == (400, {"message": "Invalid request body"})
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert live.firehose.calls == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 400),
+        ("APPLICATION/JSON ; charset=x", 400),
+        (None, 400),
+        ("text/plain", 202),
+        ("text/plain;charset=UTF-8", 202),
+        ("application/x-www-form-urlencoded", 415),
+        ("application/json2", 415),
+    ],
+)
+def test_the_media_type_alone_chooses_model_and_template(live: Gateway, content_type: str | None, status: int) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+    answer = live.request(body=b"[1]", headers=headers)
+    assert answer.status == status
+    assert answer.headers["access-control-allow-origin"] == "*"
+    if status == 415:
+        assert answer.json == {"message": "Unsupported Media Type"}
+
+
+def test_a_required_body_may_not_be_empty_whatever_its_type(live: Gateway) -> None:
+    assert live.request(body=b"", headers={"content-type": "text/plain"}).status == 400
+
+
+def test_a_model_may_have_fields(gateway: Gateway) -> None:
+    model = {"type": "object", "required": ["a"], "properties": {"a": {"type": "number"}}}
+    gateway.deploy(body_with("components", "schemas", "Event", value=model))
+    assert gateway.request(body=b'{"a": 1}').status == 202
+    assert gateway.request(body=b'{"a": "1"}').status == 400
+    assert gateway.request(body=b"{}").status == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "message"),
+    [
+        ("event=1", "x", None),
+        ("", "x", "Missing required request parameters: [event]"),
+        ("event=+%20", "x", "Missing required request parameters: [event]"),
+        ("event=1", "", "Missing required request parameters: [X-Device]"),
+    ],
+)
+def test_required_parameters_may_not_be_missing_or_blank(
+    gateway: Gateway, query: str, header: str, message: str | None
+) -> None:
+    body = body_with("paths", "/track", "post", "x-amazon-apigateway-request-validator", value="all")
+    body["paths"]["/track"]["post"]["parameters"] = [
+        {"name": "event", "in": "query", "required": "true", "schema": {"type": "string"}},
+        {"name": "X-Device", "in": "header", "required": True},
+        {"name": "other", "in": "query", "required": False},
+    ]
+    gateway.deploy(body)
+    answer = gateway.request(query=query, headers={"x-device": header})
+    assert (answer.status, answer.json.get("message")) == ((202, None) if message is None else (400, message))
+
+
+def test_a_stage_throttles_by_rate_and_burst(gateway: Gateway) -> None:
+    settings = {"ResourcePath": "/*", "HttpMethod": "*", "ThrottlingRateLimit": "2", "ThrottlingBurstLimit": "3"}
+    gateway.deploy(MethodSettings=[settings])
+
+    def statuses(count: int) -> list[int]:
+        return [gateway.request().status for _ in range(count)]
+
+    assert statuses(4) == [202, 202, 202, 503]
+    gateway.now += 0.5
+    assert statuses(2) == [202, 503]
+    gateway.now += 3600
+    assert statuses(4) == [202, 202, 202, 503]
+    answer = gateway.request()
+    assert answer.json == {"type": "THROTTLED", "m": "Too Many Requests"}
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_throttling_without_a_status_of_its_own_is_429(gateway: Gateway) -> None:
+    settings = {"ResourcePath": "/*", "HttpMethod": "*", "ThrottlingRateLimit": 0, "ThrottlingBurstLimit": 0}
+    gateway.deploy(
+        body_with("x-amazon-apigateway-gateway-responses", "THROTTLED", value=None), MethodSettings=[settings]
+    )
+    answer = gateway.request()
+    assert (answer.status, answer.json) == (429, {"message": "Too Many Requests"})
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+def test_more_than_10_mb_is_too_large_and_not_read_to_the_end(live: Gateway) -> None:
+    part = b" " * (1024 * 1024)
+    answer = live.request(body=[part] * 40)
+    assert (answer.status, answer.json) == (413, {"message": "Request Too Long"})
+    assert "access-control-allow-origin" not in answer.headers  # AWS does not let anybody customise this one
+    assert live.unread == 29
+
+
+def test_10_mb_are_read(live: Gateway) -> None:
+    assert live.request(body=[b"{", b" " * (10 * 1024 * 1024 - 2), b"}"]).status == 202
+
+
+def test_a_client_that_leaves_in_mid_body_sends_nothing_on(live: Gateway) -> None:
+    assert live.request(body=[b'{"a":', None]) is None
+    assert live.firehose.calls == []
+
+
+# ---- integrations and their answers
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "message"),
+    [
+        pytest.param((400, {"message": "must be less than or equal to 1024000"}), 413, "too large", id="too large"),
+        pytest.param((400, {"message": "AccessDenied"}), 503, "try again", id="our fault"),
+        pytest.param((500, {"message": "ServiceUnavailable"}), 503, "ServiceUnavailable", id="default passes the body"),
+    ],
+)
+def test_an_integrations_answer_is_mapped_by_its_status(
+    live: Gateway, answer: tuple[int, dict[str, str]], status: int, message: str
+) -> None:
+    live.firehose.answer = answer
+    answered = live.request()
+    assert (answered.status, answered.json["message"]) == (status, message)
+    assert answered.headers["access-control-allow-origin"] == "*"
+    assert answered.headers.get("retry-after") == ("5" if message == "try again" else None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (TimeoutError(), 504, "Endpoint request timed out"),
+        (OSError("disk full"), 504, "Network error communicating with endpoint"),
+        (AccessDenied("cannot assume"), 500, "Internal server error"),
+    ],
+    ids=["timeout", "failure", "role"],
+)
+def test_an_integration_that_fails_is_a_gateway_response(
+    live: Gateway, error: Exception, status: int, message: str
+) -> None:
+    live.firehose.answer = error
+    answer = live.request()
+    assert (answer.status, answer.json) == (status, {"message": message})
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+def test_an_integration_may_take_29_seconds(live: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sleep(*_: Any) -> Any:
+        await asyncio.sleep(5)
+
+    monkeypatch.setattr("local.apigateway.INTEGRATION_TIMEOUT_SECONDS", 0.01)
+    live.engine.integrations["firehose"] = sleep
+    assert live.request().status == 504
+
+
+@pytest.mark.parametrize(
+    ("responses", "integration_status"),
+    [
+        pytest.param({"default": {"statusCode": "299"}}, 200, id="undeclared status"),
+        pytest.param({r"2\d{2}": {"statusCode": "202"}}, 400, id="no response for the status"),
+        pytest.param({"20": {"statusCode": "202"}}, 200, id="a pattern matches the whole status"),
+    ],
+)
+def test_a_status_without_a_declared_response_is_a_500(
+    gateway: Gateway, responses: dict[str, Any], integration_status: int
+) -> None:
+    gateway.deploy(body_with(*INTEGRATION, "responses", value=responses))
+    gateway.firehose.answer = (integration_status, {})
+    answer = gateway.request()
+    assert (answer.status, answer.json) == (500, {"message": "Internal server error"})
+
+
+@pytest.mark.parametrize("template", ["not JSON", '"text"', ""])
+def test_a_request_that_renders_to_no_json_object_is_a_500(gateway: Gateway, template: str) -> None:
+    gateway.deploy(body_with(*INTEGRATION, "requestTemplates", value={"application/json": template}))
+    assert gateway.request().status == 500
+    assert gateway.firehose.calls == []
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("image/png, text/csv;q=0.5", "text/csv"),
+        ("TEXT/CSV", "text/csv"),
+    ],
+)
+def test_accept_chooses_the_response_template_else_the_first(
+    live: Gateway, accept: str | None, content_type: str
+) -> None:
+    answer = live.request(headers={"accept": accept} if accept else {})
+    assert answer.headers["content-type"] == content_type
+    assert answer.body == (b"record-1" if content_type == "text/csv" else b'{"recordId": "record-1"}')
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "#set($context.responseOverride.status = 413)#set($context.responseOverride.status = 503)",
+        "#set($context.responseOverride.status = 'x')",
+        "#set($context.responseOverride.status = 42)",
+    ],
+    ids=["twice", "no number", "no status"],
+)
+def test_a_wrong_override_is_a_500(gateway: Gateway, override: str) -> None:
+    response = {"statusCode": "202", "responseTemplates": {"application/json": override}}
+    gateway.deploy(body_with(*INTEGRATION, "responses", "default", value=response))
+    gateway.firehose.answer = (300, {})
+    assert gateway.request().status == 500
+
+
+def test_a_preflight_is_answered_by_the_mock(live: Gateway) -> None:
+    answer = live.request("OPTIONS", body=b"", headers={"origin": "https://example.com"})
+    assert (answer.status, answer.body) == (204, b"")
+    assert answer.headers["access-control-allow-methods"] == "POST"
+    assert "content-length" not in answer.headers
+    assert live.firehose.calls == []
+
+
+def test_a_mock_chooses_its_response_by_the_rendered_status(gateway: Gateway) -> None:
+    mock = {
+        "type": "MOCK",
+        "requestTemplates": {"application/json": "{\"statusCode\": $input.params('status')}"},
+        "responses": {
+            "default": {"statusCode": "204"},
+            r"4\d\d": {"statusCode": "404", "responseTemplates": {"application/json": "gone"}},
+        },
+    }
+    operation = {"responses": {"204": {}, "404": {}}, "x-amazon-apigateway-integration": mock}
+    gateway.deploy(body_with("paths", "/track", "head", value=operation))
+    assert [gateway.request("HEAD", query=f"status={status}", body=b"").status for status in (200, 404)] == [204, 404]
+    assert gateway.request("HEAD", query="", body=b"").status == 500
+    assert gateway.request("HEAD", query="status=404", body=b"").body == b""
+
+
+@pytest.mark.parametrize(
+    ("passthrough", "templates", "status"),
+    [
+        ("never", {}, 415),
+        ("when_no_templates", {"application/json": "{}"}, 415),
+        ("when_no_templates", {}, 202),
+        ("WHEN_NO_MATCH", {"application/json": "{}"}, 202),
+        (None, {"application/json": "{}"}, 202),
+    ],
+)
+def test_passthrough_decides_about_types_without_a_template(
+    gateway: Gateway, passthrough: str | None, templates: dict[str, str], status: int
+) -> None:
+    body = body_with(*INTEGRATION, "requestTemplates", value=templates)
+    body["paths"]["/track"]["post"][INTEGRATION[-1]]["passthroughBehavior"] = passthrough or "when_no_match"
+    if passthrough is None:
+        del body["paths"]["/track"]["post"][INTEGRATION[-1]]["passthroughBehavior"]
+    gateway.deploy(body)
+    assert gateway.request(body=b'{"DeliveryStreamName":"any"}', headers={"content-type": "a/b"}).status == status
+    if status == 202:
+        assert gateway.firehose.calls == [("PutRecord", {"DeliveryStreamName": "any"}, ROLE)]
+
+
+# ---- deployments are snapshots
+
+
+def with_message(text: str) -> dict[str, Any]:
+    return body_with(*INTEGRATION, "responses", r"2\d{2}", "responseTemplates", value={"application/json": text})
+
+
+def test_a_changed_api_is_served_by_a_new_deployment_only(gateway: Gateway) -> None:
+    api = gateway.deploy(with_message("old"))
+
+    def served() -> str:
+        return gateway.request().body.decode()
+
+    assert gateway.update("RestApi", api, Name="test", Body=with_message("new")) == api
+    assert served() == "old"
+    gateway.update("Deployment", gateway.deployment, RestApiId=api, Description="a change, but no snapshot")
+    assert served() == "old"
+    gateway.restart()
+    assert served() == "old"
+    new = gateway.create("Deployment", RestApiId=api)
+    assert served() == "old"
+    gateway.update("Stage", "prod", RestApiId=api, DeploymentId=new, **gateway.stage_properties)
+    assert served() == "new"
+    gateway.delete("Deployment", gateway.deployment, RestApiId=api)
+    assert served() == "new"
+    gateway.restart()
+    assert served() == "new"
+
+
+def test_a_deployment_that_a_stage_points_to_is_not_deleted(live: Gateway) -> None:
+    with pytest.raises(ValueError, match="Active stages pointing to this deployment"):
+        live.delete("Deployment", live.deployment, RestApiId=live.api)
+    live.delete("Stage", "prod", RestApiId=live.api, StageName="prod")
+    live.delete("Deployment", live.deployment, RestApiId=live.api)
+    live.delete("RestApi", live.api)
+    assert live.request().json == {"message": "Forbidden"}
+    live.delete("Deployment", live.deployment, RestApiId=live.api)  # a delete that is tried again
+
+
+def test_two_apis_have_stages_of_the_same_name(gateway: Gateway) -> None:
+    first = gateway.deploy(with_message("first"))
+    second = gateway.deploy(with_message("second"))
+    assert [gateway.request(stage=f"{api}/prod").body for api in (first, second)] == [b"first", b"second"]
+
+
+def test_the_ids_look_like_those_of_aws(live: Gateway) -> None:
+    assert re.fullmatch(r"[a-z0-9]{10}", live.api)
+    api = live.emulator.resources["RestApi"]
+    physical_id, attributes = api.create("Api", {"Body": BODY}, "stack")
+    assert re.fullmatch(r"[a-z0-9]{10}", attributes["RootResourceId"])
+    assert api.update(physical_id, {}, {"Body": BODY}, "stack") == (physical_id, attributes)
+    deployment = live.emulator.resources["Deployment"].create("D", {"RestApiId": physical_id}, "stack")
+    assert deployment[1] == {"DeploymentId": deployment[0]}
+    stage = {"RestApiId": physical_id, "DeploymentId": deployment[0], "StageName": "dev"}
+    assert live.create("Stage", **stage) == "dev"
+
+
+def test_changes_that_need_a_new_resource(live: Gateway) -> None:
+    assert live.emulator.resources["Stage"].replacing == ("RestApiId", "StageName")
+    assert live.emulator.resources["Deployment"].replacing == ("RestApiId",)
+
+
+# ---- what is not implemented is refused by name
+
+OPERATION = ("paths", "/track", "post")
+REFUSED_BODIES: dict[str, tuple[dict[str, Any], str]] = {
+    "swagger": (body_with("openapi", value="2.0"), "openapi must be 3.0.x (got '2.0')"),
+    "api key": (body_with(*OPERATION, "security", value=[{"api_key": []}]), "security"),
+    "security schemes": (body_with("components", "securitySchemes", value={"api_key": {}}), "securitySchemes"),
+    "binary": (body_with("x-amazon-apigateway-binary-media-types", value=["*/*"]), "binary-media-types"),
+    "policy": (body_with("x-amazon-apigateway-policy", value={}), "x-amazon-apigateway-policy"),
+    "path parameter": (body_with("paths", "/{proxy+}", value={}), "path parameters"),
+    "any method": (body_with("paths", "/track", "x-amazon-apigateway-any-method", value={}), "any-method"),
+    "no integration": (body_with(*INTEGRATION, value=None), "No integration defined"),
+    "type": (body_with(*INTEGRATION, "type", value="aws_proxy"), "aws_proxy"),
+    "service": (body_with(*INTEGRATION, "uri", value="arn:aws:apigateway:us-east-1:sqs:action/SendMessage"), "sqs"),
+    "httpMethod": (body_with(*INTEGRATION, "httpMethod", value="GET"), "httpMethod"),
+    "credentials": (body_with(*INTEGRATION, "credentials", value="arn:aws:iam::*:user/*"), "credentials"),
+    "no content type": (body_with(*INTEGRATION, "requestParameters", value={}), "application/x-amz-json-1.1"),
+    "cache": (body_with(*INTEGRATION, "cacheNamespace", value="x"), "cacheNamespace"),
+    "passthrough": (body_with(*INTEGRATION, "passthroughBehavior", value="sometimes"), "sometimes"),
+    "wildcard template": (body_with(*INTEGRATION, "requestTemplates", "*/*", value="{}"), "'*/*'"),
+    "undefined validator": (body_with("x-amazon-apigateway-request-validator", value="x"), "validator x"),
+    "cookie": (body_with(*OPERATION, "parameters", value=[{"name": "a", "in": "cookie"}]), "cookie"),
+    "ignored keyword": (body_with("components", "schemas", "Event", "minItems", value=1), "minItems"),
+    "nested keyword": (
+        body_with("components", "schemas", "Event", "properties", value={"a": {"format": "int32"}}),
+        "format",
+    ),
+    "dangling model": (body_with("components", "schemas", value={"Other": {}}), "#/components/schemas/Event"),
+    "pattern": (body_with(*INTEGRATION, "responses", value={"2(": {"statusCode": 202}}), "unterminated subpattern"),
+    "wrong schema": (body_with("components", "schemas", "Event", value={"type": "thing"}), "thing"),
+    "wrong shape": (body_with("paths", "/track", value=[]), "no OpenAPI document"),
+    "model name": (body_with("components", "schemas", value={"Ev-ent": {}}), "letters and digits"),
+    "413 of AWS": (
+        body_with("x-amazon-apigateway-gateway-responses", "REQUEST_TOO_LARGE", value={}),
+        "REQUEST_TOO_LARGE",
+    ),
+    "mapped gateway header": (
+        body_with(
+            *("x-amazon-apigateway-gateway-responses", "DEFAULT_4XX", "responseParameters"),
+            value={"gatewayresponse.header.X": "method.request.header.Origin"},
+        ),
+        "method.request.header.Origin",
+    ),
+    "mapped response header": (
+        body_with(
+            *(*INTEGRATION, "responses", "default", "responseParameters"),
+            value={"method.response.header.X": "integration.response.header.Y"},
+        ),
+        "integration.response.header.Y",
+    ),
+    "undeclared header": (
+        body_with(
+            *INTEGRATION, "responses", "default", "responseParameters", value={"method.response.header.X": "'1'"}
+        ),
+        "declares no header x",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "name"), REFUSED_BODIES.values(), ids=REFUSED_BODIES.keys())
+def test_an_api_that_is_not_implemented_is_refused_by_name(gateway: Gateway, body: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(name)):
+        gateway.create("RestApi", Body=body)
+    assert gateway.engine.apis == {}
+
+
+@pytest.mark.parametrize("name", ["Policy", "BinaryMediaTypes", "BodyS3Location", "MinimumCompressionSize"])
+def test_a_property_of_the_api_that_is_not_implemented_is_refused_by_name(gateway: Gateway, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        gateway.create("RestApi", **{"Body": BODY, name: 1})
+
+
+SETTINGS = {"ResourcePath": "/*", "HttpMethod": "*"}
+
+
+@pytest.mark.parametrize(
+    ("properties", "name"),
+    [
+        ({"CacheClusterEnabled": True}, "CacheClusterEnabled"),
+        ({"AccessLogSetting": {}}, "AccessLogSetting"),
+        ({"MethodSettings": [{**SETTINGS, "CachingEnabled": True}]}, "CachingEnabled"),
+        ({"MethodSettings": [{**SETTINGS, "ResourcePath": "/~1track"}]}, "ResourcePath /*"),
+        ({"MethodSettings": [SETTINGS, SETTINGS]}, "one entry"),
+        ({"MethodSettings": [{**SETTINGS, "LoggingLevel": "INFO"}]}, "CloudWatch Logs role ARN must be set"),
+        ({"MethodSettings": [{**SETTINGS, "DataTraceEnabled": "true"}]}, "CloudWatch Logs role ARN must be set"),
+        ({"DeploymentId": "nosuch"}, "Invalid Deployment identifier specified: nosuch"),
+        ({"StageName": "prod"}, "Stage already exists"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_stage_that_is_not_implemented_is_refused_by_name(
+    live: Gateway, properties: dict[str, Any], name: str
+) -> None:
+    given = {"RestApiId": live.api, "DeploymentId": live.deployment, "StageName": "dev"}
+    with pytest.raises(ValueError, match=re.escape(name)):
+        live.create("Stage", **{**given, **properties})
+
+
+@pytest.mark.parametrize(
+    ("properties", "name"), [({"StageName": "prod"}, "StageName"), ({"RestApiId": "nosuchapi1"}, "nosuchapi1")]
+)
+def test_a_wrong_deployment_is_refused(live: Gateway, properties: dict[str, str], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        live.create("Deployment", **{"RestApiId": live.api, **properties})
+
+
+def test_a_stage_serves_deployments_of_its_own_api_only(gateway: Gateway) -> None:
+    gateway.deploy()
+    other = gateway.create("RestApi", Body=BODY)
+    with pytest.raises(ValueError, match="Invalid Deployment identifier"):
+        gateway.create("Stage", RestApiId=other, DeploymentId=gateway.deployment, StageName="prod")
+
+
+# ---- mapping templates
+
+RENDERED: dict[str, tuple[str, str]] = {
+    "undefined prints itself": ("$foo ${foo} $foo.bar", "$foo ${foo} $foo.bar"),
+    "quiet prints nothing": ("[$!foo$!{foo.bar}]", "[]"),
+    "unknown context": ("$context.nothing", "$context.nothing"),
+    "money": ("a $ b $5 #c", "a $ b $5 #c"),
+    "single quotes are literal": ("$!util.urlDecode('$input.body')", "$input.body"),
+    "context": (
+        "$context.httpMethod $context.resourcePath $context.stage $context.path $context.accountId",
+        "POST /track prod /prod/track 000000000000",
+    ),
+    "json path": ("$input.path('$.a.b[1].c') $input.path(\"$['a']['x y']\")", "7 true"),
+    "json": ("$input.json('$.a.b') $input.json('$.none')", '[1, {"c": 7, "items": "ü"}] ""'),
+    "a key named like a method of Python": ("$input.path('$.a.b[1]').items", "ü"),
+    "no attribute of Python": (
+        "$input.path('$.a').keys $input.body.upper",
+        "$input.path('$.a').keys $input.body.upper",
+    ),
+    "params": ("$input.params('q') $input.params('X-Head') [$input.params('none')]", "2 h []"),
+    "params by place": ("$input.params().querystring.get('q') $input.params().header.get('x-head')", "2 h"),
+    "a parameter named like a method": ("$input.params().querystring.get('get')", "3"),
+    "foreach": ("#foreach($n in $input.params().querystring.keySet())$n#if($foreach.hasNext),#end#end", "q,get"),
+    "if else": ("#set($a = 'a')#if($a.length() == 2)1#elseif($input.body.contains('{'))2#{else}3#end", "2"),
+    "utf-16": ("$util.urlDecode('%F0%9F%98%80').length()", "2"),
+    "substring": ('#set($a = "häuser")$a.substring(1, 3)$a.substring(4)', "äuer"),
+    "replaceAll": (r"""#set($a = "a1b22")$a.replaceAll("(\d+)", "<$1>")""", "a<1>b<22>"),
+    "escapeJavaScript": (r"$util.escapeJavaScript($input.path('$.q'))", r"it\'s \"\u00fc\" \n"),
+    "escapeJavaScript as JSON": (
+        r"""$util.escapeJavaScript($input.path('$.q')).replaceAll("\\'", "'")""",
+        r"it's \"\u00fc\" \n",
+    ),
+    "base64": ("$util.base64Decode($util.base64Encode('ü$'))", "ü$"),
+    "urlEncode": ("$util.urlEncode('a b*~/ü')", "a+b*%7E%2F%C3%BC"),
+    "parseJson": ("""$util.parseJson('{"a": {"b": "c"}}').get('a').b""", "c"),
+    "null": ("$input.path('$.null')", "$input.path('$.null')"),
+}
+RENDERED_BODY = {
+    "list": [1] * 1_000,
+    "a": {"b": [1, {"c": 7, "items": "ü"}], "x y": True},
+    "q": 'it\'s "ü" \n',
+    "null": None,
+}
+
+
+def rendered(gateway: Gateway, template: str) -> Answer:
+    """The answer that a response template makes of RENDERED_BODY."""
+    response = {"statusCode": "202", "responseTemplates": {"application/json": template}}
+    gateway.deploy(body_with(*INTEGRATION, "responses", "default", value=response))
+    gateway.firehose.answer = (300, RENDERED_BODY)
+    return gateway.request(query="q=1&q=2&get=3", headers={"x-head": "h"})
+
+
+@pytest.mark.parametrize(("template", "text"), RENDERED.values(), ids=RENDERED.keys())
+def test_a_template_renders_as_velocity_does(gateway: Gateway, template: str, text: str) -> None:
+    assert rendered(gateway, template).body.decode() == text
+
+
+UNDECIDED = {
+    "a map has no documented text": "$input.path('$.a')",
+    "an empty string is no boolean": "#if($input.params('none'))a#end",
+    "null is no boolean": "#if($nothing)a#end",
+    "substring past the end": "$input.body.substring(0, 5000)",
+    "no method of a number": "$input.path('$.a.b').get(0).length()",
+    "foreach over a map": "#foreach($x in $input.path('$.a'))$x#end",
+    "foreach over more than 1,000": "#foreach($x in [1..1001])a#end",
+    "a JSONPath with a filter": "$input.path('$.a[?(@.b)]')",
+    "not JSON": "$util.parseJson('{')",
+}
+
+
+@pytest.mark.parametrize("template", UNDECIDED.values(), ids=UNDECIDED.keys())
+def test_what_velocity_leaves_open_is_a_500(gateway: Gateway, template: str) -> None:
+    answer = rendered(gateway, template)
+    assert (answer.status, answer.json) == (500, {"message": "Internal server error"})
+
+
+def test_foreach_takes_1000_items(gateway: Gateway) -> None:
+    assert rendered(gateway, "#foreach($x in $input.path('$.list'))a#end").body == b"a" * 1_000
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "#define($a)b#end",
+        "#evaluate($input.body)",
+        "#include('a')",
+        "#parse('a')",
+        "#macro(a)b#end",
+        "#a()",
+        "#stop",
+        "#return($input.body)",
+        "${a|'b'}",
+        "#if(!$a)b#end",
+        "#if($a && $b)c#end",
+        "#if($a == 1 or $b == 2)c#end",
+        "$a.trim()",
+        "$a.b()[0]",
+        "#set($context.requestOverride.header.a = 'b')",
+        "#set($context.stage = 'b')",
+        "#if($a == 1)",
+        "#foreach($a in ",
+        "text #end",
+    ],
+)
+def test_a_template_that_is_not_implemented_is_refused(gateway: Gateway, template: str) -> None:
+    with pytest.raises(ValueError, match=re.escape("requestTemplates.application/json")):
+        gateway.create("RestApi", Body=body_with(*INTEGRATION, "requestTemplates", "application/json", value=template))
+
+
+def test_a_request_costs_less_than_parsing_its_template(live: Gateway) -> None:
+    live.engine.stages[f"{live.api}/prod"]["MethodSettings"] = [{**SETTINGS, "ThrottlingBurstLimit": 5_000}]
+    live.request()
+
+    def seconds(work: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    parsing = min(seconds(lambda: MappingTemplate("", TRACK_TEMPLATE)) for _ in range(10))
+    assert min(seconds(live.request) for _ in range(100)) < parsing

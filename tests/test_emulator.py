@@ -1,0 +1,130 @@
+"""What we take from MiniStack under private names, and what its evaluator of policies must get right for us."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.emulator import _AS_THE_ACCOUNT, ACCOUNT, AccessDenied, Emulator, Resources
+
+FIREHOSE = "firehose.amazonaws.com"
+BUCKET = "arn:aws:s3:::bucket"
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    return Emulator(tmp_path_factory.mktemp("emulator"), port=1)
+
+
+def test_every_private_name_of_ministack_is_where_we_look_for_it(tmp_path: Path) -> None:
+    """In a process of its own: a new release that moves a name fails here, in words, and not at a user's."""
+    code = f"from pathlib import Path; from local.emulator import Emulator; Emulator(Path({str(tmp_path)!r}), 1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"MiniStack has moved what local/emulator.py uses:\n{done.stderr}"
+
+
+def role(emulator: Emulator, name: str, statement: dict[str, Any], condition: dict[str, Any] | None = None) -> str:
+    trust = {"Effect": "Allow", "Principal": {"Service": FIREHOSE}, "Action": "sts:AssumeRole"}
+    if condition is not None:
+        trust["Condition"] = condition
+    emulator._roles.set_scoped(
+        ACCOUNT,
+        None,
+        name,
+        {
+            "AssumeRolePolicyDocument": json.dumps({"Statement": [trust]}),
+            "InlinePolicies": {"policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]})},
+            "AttachedPolicies": [],
+        },
+    )
+    return f"arn:aws:iam::{ACCOUNT}:role/{name}"
+
+
+ALLOWED = [
+    ("exact", {"Action": "s3:PutObject", "Resource": f"{BUCKET}/events/a"}),
+    ("one of several actions", {"Action": ["s3:GetObject", "s3:PutObject"], "Resource": f"{BUCKET}/events/a"}),
+    ("a wildcard at the end", {"Action": "s3:PutObject", "Resource": f"{BUCKET}/events/*"}),
+    ("one of several resources", {"Action": "s3:PutObject", "Resource": [BUCKET, f"{BUCKET}/*"]}),
+    ("another case of the action", {"Action": "S3:putobject", "Resource": f"{BUCKET}/*"}),
+]
+DENIED = [
+    ("another action", {"Action": "s3:GetObject", "Resource": f"{BUCKET}/*"}),
+    ("another prefix", {"Action": "s3:PutObject", "Resource": f"{BUCKET}/errors/*"}),
+    ("the bucket alone", {"Action": "s3:PutObject", "Resource": BUCKET}),
+    ("another case of the key", {"Action": "s3:PutObject", "Resource": f"{BUCKET}/EVENTS/*"}),
+    (
+        "a condition that does not hold",
+        {
+            "Action": "s3:PutObject",
+            "Resource": f"{BUCKET}/*",
+            "Condition": {"StringEquals": {"aws:SourceAccount": "111111111111"}},
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("statement", [one for _, one in ALLOWED], ids=[name for name, _ in ALLOWED])
+def test_a_role_may_do_what_its_policy_allows(
+    emulator: Emulator, statement: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    arn = role(emulator, f"allowed-{abs(hash(request.node.name))}", {"Effect": "Allow", **statement})
+    emulator.authorize(arn, FIREHOSE, "s3:PutObject", f"{BUCKET}/events/a")
+
+
+@pytest.mark.parametrize("statement", [one for _, one in DENIED], ids=[name for name, _ in DENIED])
+def test_a_role_may_do_nothing_else(
+    emulator: Emulator, statement: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    arn = role(emulator, f"denied-{abs(hash(request.node.name))}", {"Effect": "Allow", **statement})
+    with pytest.raises(AccessDenied, match=r"is not authorized to perform: s3:PutObject on resource: .*/events/a"):
+        emulator.authorize(arn, FIREHOSE, "s3:PutObject", f"{BUCKET}/events/a")
+
+
+@pytest.mark.parametrize(
+    ("service", "external_id"),
+    [
+        pytest.param("lambda.amazonaws.com", ACCOUNT, id="another service"),
+        pytest.param(FIREHOSE, "111111111111", id="another external id"),
+    ],
+)
+def test_a_role_is_assumed_only_by_whom_it_trusts(emulator: Emulator, service: str, external_id: str) -> None:
+    everything = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    arn = role(emulator, f"trust-{service}", everything, {"StringEquals": {"sts:ExternalId": external_id}})
+    with pytest.raises(AccessDenied, match="not authorized to assume role"):
+        emulator.authorize(arn, service, "s3:PutObject", f"{BUCKET}/events/a")
+
+
+def test_a_role_that_does_not_exist_allows_nothing(emulator: Emulator) -> None:
+    with pytest.raises(AccessDenied, match="not authorized to assume role"):
+        emulator.authorize(f"arn:aws:iam::{ACCOUNT}:role/none", FIREHOSE, "s3:PutObject", BUCKET)
+
+
+def test_objects_are_files_under_their_keys(emulator: Emulator) -> None:
+    async def put() -> bytes:
+        await emulator._services["s3"]("PUT", "/bucket", dict(_AS_THE_ACCOUNT), b"", {})
+        await emulator.put_object("bucket", "events/dt=2026-01-01/b.json", b"b")
+        await emulator.put_object("bucket", "events/dt=2026-01-01/a b.json", b"a")
+        return await emulator.get_object("bucket", "events/dt=2026-01-01/a b.json")
+
+    assert asyncio.run(put()) == b"a"
+    found = emulator.object_paths("bucket", "events/dt=2026-01-01/")
+    assert [(key, path.read_bytes()) for key, path in found] == [
+        ("events/dt=2026-01-01/a b.json", b"a"),
+        ("events/dt=2026-01-01/b.json", b"b"),
+    ]
+    assert emulator.object_paths("bucket", "events/dt=2026-01-02/") == []
+
+
+def test_resources_are_on_disk_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "resources.json"
+    resources = Resources(path)
+    resources["id"] = {"Name": "x"}
+    resources.save()
+    assert Resources(path) == {"id": {"Name": "x"}}
+    assert [file.name for file in path.parent.iterdir()] == ["resources.json"]

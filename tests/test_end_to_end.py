@@ -1,0 +1,256 @@
+"""The scripts and the template against the local AWS, as a person uses them: deploy, post, query, change, destroy."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import io
+import json
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import ROOT, Run
+
+pytestmark = pytest.mark.slow
+
+HOSTILE_AGENT = '"\\\'},{" $util.base64Encode("x") ${foo} #foreach($x in [1])'
+HOSTILE_TEXT = (
+    "$util #foreach($i in [1,2]) ${foo} $!bar #end #set($a = 1) \"quotes\" 'single' \\n "
+    "\u00fc\u4e16\U0001f30a </script> sluice/end"
+)
+FAST = ("--parameter", "FirehoseBufferingInterval=1")
+
+
+class Stack:
+    """A deployed stack: its outputs, and ways to post to it and to look at what came out."""
+
+    def __init__(self, script: Run, endpoint: str, name: str, *arguments: str) -> None:
+        self.script, self.endpoint, self.name = script, endpoint, name
+        self.deployment = script("deploy", "--local", "--stack-name", name, "--yes", *FAST, *arguments)
+        self.outputs = dict(line.split("\t") for line in self.deployment.stdout.splitlines())
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    def request(
+        self, method: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], str]:
+        url = urlsplit(self.outputs["TrackURL"])
+        connection = http.client.HTTPConnection(url.netloc, timeout=30)
+        connection.request(method, url.path, body, {"Content-Type": "application/json", **(headers or {})})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, {key.lower(): value for key, value in answer.getheaders()}, text
+
+    def track(self, event: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        status, _, text = self.request("POST", json.dumps(event).encode(), headers)
+        assert status == 202, text
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        done = self.script("query", "--local", "--stack-name", self.name, "--format", "json", "--sql", sql)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def event(self, event_id: str) -> dict[str, Any]:
+        """The row of an event, as soon as it has been delivered."""
+        sql = f"""SELECT * FROM "{self.outputs["DatabaseName"]}"."{self.outputs["TableName"]}" """
+        found = eventually(lambda: self.rows(f"{sql} WHERE event_id = '{event_id}'"))
+        assert len(found) == 1
+        return found[0]
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        s3, bucket = self.client("s3"), self.outputs["BucketName"]
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        return {one["Key"]: s3.get_object(Bucket=bucket, Key=one["Key"])["Body"].read() for one in listed}
+
+
+def eventually(look: Callable[[], Any], seconds: float = 40) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, "nothing was delivered in time"
+        time.sleep(0.5)
+    return found
+
+
+@pytest.fixture(scope="module")
+def stack(script: Run, local_aws: str) -> Stack:
+    return Stack(script, local_aws, "first")
+
+
+def test_an_event_becomes_a_row_with_every_column(stack: Stack) -> None:
+    event = {"event_id": str(uuid.uuid4()), "name": " John ", "action": "charge", "value": "100", "plan": {"id": 7}}
+    stack.track({**event, "timestamp": "2026-11-20T23:30:00+02:00"}, {"User-Agent": "test/1"})
+    row = stack.event(event["event_id"])
+    assert (row["name"], row["action"], row["value"]) == ("John", "charge", 100.0)
+    assert row["occurred_at"] == "2026-11-20 21:30:00.000"
+    assert json.loads(row["properties"]) == {"plan": {"id": 7}}
+    assert (row["ip"], row["user_agent"]) == ("127.0.0.0", "test/1")
+    assert row["clock_skew_ms"] < 0
+    assert row["request_id"]
+    assert row["dt"]
+
+
+def test_what_a_client_controls_arrives_intact_and_breaks_out_of_nothing(stack: Stack) -> None:
+    event = {"event_id": str(uuid.uuid4()), "name": "hostile", "text": HOSTILE_TEXT}
+    stack.track(event, {"User-Agent": HOSTILE_AGENT})
+    row = stack.event(event["event_id"])
+    assert row["user_agent"] == HOSTILE_AGENT
+    assert json.loads(row["properties"]) == {"text": HOSTILE_TEXT}
+
+
+def test_a_beacon_of_a_page_is_taken(stack: Stack) -> None:
+    event = {"event_id": str(uuid.uuid4()), "name": "left"}
+    headers = {"Content-Type": "text/plain;charset=UTF-8", "Origin": "https://example.com"}
+    status, answer, _ = stack.request("POST", json.dumps(event).encode(), headers)
+    assert (status, answer["access-control-allow-origin"]) == (202, "*")
+    assert stack.event(event["event_id"])["name"] == "left"
+
+
+REFUSALS = [
+    ("not JSON", 400, b'{"name": ', {}),
+    ("an array", 400, b'[{"name": "x"}]', {}),
+    ("nothing", 400, b"", {}),
+    ("another media type", 415, b"<x/>", {"Content-Type": "application/xml"}),
+    ("a raw PutRecord", 415, b'{"DeliveryStreamName": "x"}', {"Content-Type": "application/x-amz-json-1.1"}),
+    ("too large for Firehose", 413, json.dumps({"x": "y" * 1_024_000}).encode(), {}),
+    ("too large for API Gateway", 413, json.dumps({"x": "y" * 10_500_000}).encode(), {}),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "headers"), [one[1:] for one in REFUSALS], ids=[one[0] for one in REFUSALS])
+def test_a_refusal_says_why_and_a_page_may_read_it(
+    stack: Stack, status: int, body: bytes, headers: dict[str, str]
+) -> None:
+    answered, answer, text = stack.request("POST", body, headers)
+    assert answered == status
+    assert answer["access-control-allow-origin"] == "*"
+    assert json.loads(text)["message"]
+
+
+def test_a_preflight_is_answered_without_a_body(stack: Stack) -> None:
+    status, answer, text = stack.request("OPTIONS", headers={"Origin": "https://example.com"})
+    assert (status, text) == (204, "")
+    assert answer["access-control-allow-methods"] == "POST,OPTIONS"
+    assert answer["access-control-allow-headers"] == "Content-Type"
+
+
+def test_every_event_has_one_outcome(stack: Stack) -> None:
+    good, bad = str(uuid.uuid4()), str(uuid.uuid4())
+    stack.track({"event_id": good, "name": "outcome"})
+    stack.track({"event_id": str(uuid.uuid4()), "name": "outcome", "debug": True})
+    stack.track({"event_id": bad, "name": "outcome", "value": "abc"})
+    stack.event(good)
+
+    def failed() -> list[dict[str, Any]]:
+        database, table = stack.outputs["DatabaseName"], stack.outputs["TableName"]
+        sql = f'SELECT *, from_utf8(from_base64(rawdata)) AS raw FROM "{database}"."{table}_errors"'
+        return [row for row in stack.rows(sql) if bad in row["raw"]]
+
+    (row,) = eventually(failed)
+    assert row["error_type"] == "processing-failed"
+    database, table = stack.outputs["DatabaseName"], stack.outputs["TableName"]
+    (count,) = stack.rows(f"""SELECT count(*) AS n FROM "{database}"."{table}" WHERE name = 'outcome'""")
+    assert count["n"] == 1
+
+
+def test_objects_are_parquet_with_many_events_and_every_column_typed(stack: Stack, script: Run) -> None:
+    events = "\n".join(json.dumps({"name": "many", "value": number}) for number in range(200))
+    summary = json.loads(script("track", "--local", "--stack-name", "first", "--file", "-", stdin=events).stdout)
+    assert (summary["accepted"], summary["refused"]) == (200, 0)
+    database, table = stack.outputs["DatabaseName"], stack.outputs["TableName"]
+    sql = f"""SELECT count(DISTINCT event_id) AS n FROM "{database}"."{table}" WHERE name = 'many'"""
+    eventually(lambda: stack.rows(sql)[0]["n"] == 200)
+    objects = stack.objects("events/")
+    tables = {key: pq.read_table(io.BytesIO(content)) for key, content in objects.items()}
+    assert all(key.startswith(f"events/dt={time.strftime('%Y-')}") and key.endswith(".parquet") for key in objects)
+    assert max(len(one) for one in tables.values()) > 20
+    schema = next(iter(tables.values())).schema
+    wanted = json.loads((ROOT / "lambda/transform/schema.json").read_text())["columns"]
+    types = {"string": pa.string(), "double": pa.float64(), "bigint": pa.int64(), "timestamp": pa.timestamp("ms")}
+    assert [(field.name, field.type) for field in schema] == [(one["name"], types[one["type"]]) for one in wanted]
+    assert (
+        pq.ParquetFile(io.BytesIO(next(iter(objects.values())))).metadata.row_group(0).column(0).compression == "GZIP"
+    )
+
+
+def test_a_second_stack_with_another_name_and_format_lives_beside_the_first(
+    stack: Stack, script: Run, local_aws: str
+) -> None:
+    second = Stack(
+        script, local_aws, "my-second", "--parameter", "OutputFormat=JSON", "--parameter", "FirehoseBufferingSize=1"
+    )
+    assert second.outputs["DatabaseName"] == "my_second"
+    event_id = str(uuid.uuid4())
+    second.track({"event_id": event_id, "name": "other"})
+    assert second.event(event_id)["name"] == "other"
+    (key, content), *_ = second.objects("events/").items()
+    assert key.endswith(".json.gz")
+    assert json.loads(gzip.decompress(content).splitlines()[0])["name"] == "other"
+    database, table = stack.outputs["DatabaseName"], stack.outputs["TableName"]
+    assert not stack.rows(f"""SELECT 1 FROM "{database}"."{table}" WHERE event_id = '{event_id}'""")
+    # It goes as it came: the data stays until somebody says so.
+    script("destroy", "--local", "--stack-name", "my-second", "--yes")
+    assert second.objects("events/")
+
+
+def test_a_changed_api_is_served_after_an_update(stack: Stack, script: Run) -> None:
+    again = script("deploy", "--local", "--stack-name", "first", "--yes")
+    assert "Nothing to change" in again.stderr
+    script(
+        "deploy", "--local", "--stack-name", "first", "--yes", "--parameter", "CorsAllowOrigin=https://shop.example.com"
+    )
+    for status, body in ((202, b'{"name": "x"}'), (400, b"x")):
+        answered, answer, _ = stack.request("POST", body)
+        assert (answered, answer["access-control-allow-origin"]) == (status, "https://shop.example.com")
+    script("deploy", "--local", "--stack-name", "first", "--yes", "--parameter", "CorsAllowOrigin=*")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "reason"),
+    [
+        ("OutputFormat=JSON", "OutputFormat cannot change from 'PARQUET' to 'JSON'"),
+        ("FirehoseS3Prefix=other/", "FirehoseS3Prefix cannot change"),
+        ("AthenaTableName=other", "AthenaTableName cannot change"),
+        ("FirehoseBufferingSize=5", "FirehoseBufferingSize must be 64, 96 or 128 MB"),
+        ("Typo=1", "no parameter 'Typo'"),
+    ],
+)
+def test_what_would_hide_data_or_fail_is_refused_before_anything_changes(
+    stack: Stack, script: Run, parameter: str, reason: str
+) -> None:
+    done = script("deploy", "--local", "--stack-name", "first", "--yes", "--parameter", parameter, check=False)
+    assert done.returncode != 0
+    assert reason in done.stderr.splitlines()[-1]
+
+
+def test_a_failed_deployment_says_first_which_resource_failed_and_why(
+    stack: Stack, script: Run, local_aws: str
+) -> None:
+    # Two stacks cannot make one database.
+    arguments = ("--yes", "--parameter", f"AthenaDatabaseName={stack.outputs['DatabaseName']}")
+    done = script("deploy", "--local", "--stack-name", "third", *arguments, check=False)
+    assert done.returncode == 1
+    assert "error: CatalogDatabase (AWS::Glue::Database): " in done.stderr
+    assert script("query", "--local", "--stack-name", "third", "--list", check=False).returncode == 1
+
+
+def test_saved_queries_are_listed_with_their_questions_and_run(stack: Stack, script: Run) -> None:
+    listed = script("query", "--local", "--stack-name", "first", "--list").stdout
+    assert "totals-by-name-and-action" in listed
+    shown = script("query", "--local", "--stack-name", "first", "totals-by-name-and-action", "--format", "csv")
+    assert "John,charge" in shown.stdout
+    assert "scanned" in shown.stderr

@@ -1,0 +1,254 @@
+"""queries.sql: every saved query is Athena SQL, spares what it need not read, and answers its question."""
+
+from __future__ import annotations
+
+import base64
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlglot
+from sqlglot import exp
+
+from scripts.commands.queries import read
+from tests.lake import ERROR_COLUMNS, OPENX_JSON, PARQUET, Client, Lake, day
+
+SAVED = {query.name: query for query in read()}
+SQL = {
+    name: query.text.replace("${AthenaDatabaseName}", "sluice").replace("${AthenaTableName}", "records")
+    for name, query in SAVED.items()
+}
+# The counting queries, which must see an event that was delivered twice once.
+COUNTING = set(SAVED) - {"latest-events", "history-of-one-event", "failures"}
+
+
+def ago(**duration: float) -> datetime:
+    """A moment of the past (UTC), in whole milliseconds, without its zone as timestamps in the lake are."""
+    moment = datetime.now(UTC).replace(tzinfo=None) - timedelta(**duration)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def event(event_id: str, name: str = "John", action: str = "charge", **columns: Any) -> dict[str, Any]:
+    return {"event_id": event_id, "name": name, "action": action, "received_at": ago(minutes=5), **columns}
+
+
+def envelope(error_type: str, code: str, message: str, arrived: int, raw: str) -> dict[str, Any]:
+    """What Firehose writes about a record that it could not deliver; conversion has names of its own."""
+    prefix = "error" if error_type == "processing-failed" else "lastError"
+    fields = ("Code", "Message")
+    names = [f"{prefix}{field}" for field in fields]
+    data = base64.b64encode(raw.encode()).decode()
+    return {"attemptsMade": 4, "arrivalTimestamp": arrived, names[0]: code, names[1]: message, "rawData": data}
+
+
+RECORD = (
+    "sluice/1 request_id=r extended_request_id=x= time=1 ip=1.2.3.4 user_agent=\n"
+    "{body}\nsluice/end extended_request_id=x=\n"
+)
+
+
+@pytest.fixture(params=["parquet", "json"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    lake = Lake(tmp_path)
+    lake.add_table("records", serde=PARQUET if request.param == "parquet" else OPENX_JSON)
+    lake.add_table(
+        "records_errors",
+        ERROR_COLUMNS,
+        serde=OPENX_JSON,
+        keys=("error_type", "dt"),
+        template="errors/${error_type}/dt=${dt}/",
+        parameters={
+            "projection.error_type.type": "enum",
+            "projection.error_type.values": "processing-failed,format-conversion-failed",
+        },
+    )
+    return lake
+
+
+@pytest.fixture
+def client(lake: Lake, tmp_path: Path) -> Client:
+    return Client(lake, tmp_path / "athena")
+
+
+def deliver(lake: Lake, rows: list[dict[str, Any]], dt: str | None = None, name: str = "object") -> None:
+    """Put rows into the partition of a delivery day, in the form of the table."""
+    serde = lake.tables["sluice", "records"]["StorageDescriptor"]["SerdeInfo"]["SerializationLibrary"]
+    if serde == PARQUET:
+        lake.put_parquet(f"events/dt={dt or day()}/{name}.parquet", rows)
+    else:
+        texts = [
+            {
+                key: value.isoformat(" ", "milliseconds") if isinstance(value, datetime) else value
+                for key, value in row.items()
+            }
+            for row in rows
+        ]
+        lake.put_json(f"events/dt={dt or day()}/{name}.json.gz", texts)
+
+
+@pytest.mark.parametrize("name", SAVED)
+class TestEverySavedQuery:
+    def test_is_one_select_in_the_trino_dialect(self, name: str) -> None:
+        statements = [statement for statement in sqlglot.parse(SQL[name], read="trino") if statement]
+        assert len(statements) == 1
+        assert isinstance(statements[0], exp.Select)
+
+    def test_stands_under_a_question(self, name: str) -> None:
+        assert SAVED[name].question.endswith("?")
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+
+    def test_names_its_table_by_the_two_placeholders_and_has_no_other(self, name: str) -> None:
+        placeholders = set(re.findall(r"\$\{[^}]*}", SAVED[name].text))
+        assert placeholders == {"${AthenaDatabaseName}", "${AthenaTableName}"}
+        assert re.search(r'"\$\{AthenaDatabaseName}"\."\$\{AthenaTableName}(_errors)?"', SAVED[name].text)
+
+    def test_filters_its_partitions_or_says_why_it_reads_all(self, name: str) -> None:
+        filters = re.search(r"WHERE dt >= date_format\(current_date - interval '\d+' day, '%Y-%m-%d'\)", SQL[name])
+        assert bool(filters) != ("-- Reads every partition: " in SQL[name])
+
+    def test_counts_an_event_once_however_often_it_was_delivered(self, name: str) -> None:
+        statement = sqlglot.parse_one(SQL[name], read="trino")
+        if name in COUNTING:
+            assert "PARTITION BY event_id ORDER BY received_at) AS delivery" in SQL[name]
+            assert "WHERE delivery = 1" in SQL[name]
+        elif name != "failures":
+            assert not list(statement.find_all(exp.AggFunc))
+
+    def test_runs_on_a_lake_without_any_object(self, name: str, client: Client) -> None:
+        answer = client.run(SQL[name], *(["'id'"] if "?" in SQL[name].split("WHERE")[-1] else []))
+        assert (answer.state, answer.reason, answer.rows, answer.scanned) == ("SUCCEEDED", "", [], 0)
+
+
+def test_totals_by_name_and_action_count_and_sum_each_event_once(client: Client, lake: Lake) -> None:
+    deliver(lake, [event("1", value=100.0), event("2", value=50.5), event("3", action="refund", value=None)])
+    deliver(lake, [event("1", value=100.0), event("4", "Ann", value=1e7)], name="delivered-again")
+    deliver(lake, [event("old", value=1.0)], dt=day(40))
+    answer = client.run(SQL["totals-by-name-and-action"])
+    assert answer.header == ["name", "action", "events", "total_value"]
+    assert answer.rows == [
+        ["John", "charge", "2", "150.5"],
+        ["Ann", "charge", "1", "1.0E7"],
+        ["John", "refund", "1", None],
+    ]
+
+
+def test_daily_mean_temperature_reads_every_delivery_day_and_sorts_by_the_day_of_measurement(
+    client: Client, lake: Lake
+) -> None:
+    def reading(event_id: str, fahrenheit: float, at: datetime) -> dict[str, Any]:
+        return event(event_id, "temperature", value=fahrenheit, occurred_at=at)
+
+    deliver(lake, [reading("b", 50.0, datetime(2010, 1, 2)), reading("c", 53.6, datetime(2010, 1, 2, 23, 59))])
+    deliver(lake, [reading("b", 50.0, datetime(2010, 1, 2)), event("x", "other", value=1e6)], name="again")
+    deliver(lake, [reading("a", 32.0, datetime(2010, 1, 1, 5))], dt="2021-06-01")
+    answer = client.run(SQL["daily-mean-temperature-in-celsius"])
+    assert answer.rows == [["2010-01-01", "0.0", "1"], ["2010-01-02", "11.0", "2"]]
+    assert answer.types[0] == "date"
+
+
+def test_latest_events_shows_the_newest_50_first(client: Client, lake: Lake) -> None:
+    deliver(lake, [event(f"{n:02}", received_at=ago(minutes=n)) for n in range(60)])
+    answer = client.run(SQL["latest-events"])
+    ids = [row[answer.header.index("event_id")] for row in answer.rows]
+    assert ids == [f"{n:02}" for n in range(50)]
+
+
+def test_events_per_hour_counts_by_the_hour_of_arrival(client: Client, lake: Lake) -> None:
+    two, one = datetime(2026, 1, 1, 2, 59, 59), datetime(2026, 1, 1, 1)
+    deliver(lake, [event("1", received_at=two), event("2", received_at=one), event("3", received_at=two)])
+    deliver(lake, [event("1", received_at=two)], name="again")
+    answer = client.run(SQL["events-per-hour"])
+    assert answer.rows == [["2026-01-01 01:00:00.000", "1"], ["2026-01-01 02:00:00.000", "2"]]
+
+
+def test_top_names_shows_counts_shares_and_users(client: Client, lake: Lake) -> None:
+    rows = [event("1", "view", user_id="u"), event("2", "view", user_id="u"), event("3", "buy")]
+    deliver(lake, [*rows, rows[0]])
+    answer = client.run(SQL["top-names"])
+    shown = [dict(zip(answer.header, row, strict=True)) for row in answer.rows]
+    assert [(row["name"], row["events"], row["percent"]) for row in shown] == [
+        ("view", "2", "66.7"),
+        ("buy", "1", "33.3"),
+    ]
+    assert [row["users"] for row in shown] == ["1", "0"]
+
+
+def test_distinct_users_are_counted_by_the_day_on_which_things_happened(client: Client, lake: Lake) -> None:
+    first, second = datetime(2026, 1, 1, 12), datetime(2026, 1, 2, 0)
+    rows = [event("1", user_id="u", occurred_at=first), event("2", user_id="u", occurred_at=first)]
+    rows += [event("3", user_id="v", occurred_at=second), event("4", occurred_at=second)]
+    deliver(lake, [*rows, rows[0]])
+    answer = client.run(SQL["distinct-users"])
+    assert answer.rows == [["2026-01-02", "1", "1"], ["2026-01-01", "1", "2"]]
+
+
+def test_clock_skew_tells_old_data_from_a_wrong_clock(client: Client, lake: Lake) -> None:
+    sixteen_years = -16 * 365 * 24 * 3_600_000
+    rows = [event(f"b{n}", source="sf", clock_skew_ms=sixteen_years) for n in range(3)]
+    rows += [event("p1", source="phone", clock_skew_ms=-50), event("p2", source="phone", clock_skew_ms=sixteen_years)]
+    rows += [event("k1", source="kiosk", clock_skew_ms=7_200_000), event("k2", clock_skew_ms=-20)]
+    rows += [event("n1", source="silent", clock_skew_ms=None)]
+    deliver(lake, [*rows, rows[0]])
+    answer = client.run(SQL["clock-skew-by-source"])
+    shown = [dict(zip(answer.header, row, strict=True)) for row in answer.rows]
+    summary = [
+        (
+            row["source"],
+            row["verdict"].split(":")[0],
+            row["live_events"],
+            row["backfilled_events"],
+            row["skew_ms_median"],
+        )
+        for row in shown
+    ]
+    assert summary == [
+        ("kiosk", "wrong clock", "1", "0", "7200000"),
+        ("phone", "good clock", "1", "1", "-50"),
+        ("(no source)", "good clock", "1", "0", "-20"),
+        ("sf", "backfill", "0", "3", None),
+    ]
+
+
+def test_the_history_of_one_event_shows_every_copy_and_the_object_that_holds_it(client: Client, lake: Lake) -> None:
+    deliver(lake, [event("order-1", received_at=ago(days=300)), event("order-2")], dt=day(300))
+    deliver(lake, [event("order-1", received_at=ago(days=2))], dt=day(2), name="again")
+    answer = client.run(SQL["history-of-one-event"], "'order-1'")
+    assert [row[answer.header.index("dt")] for row in answer.rows] == [day(300), day(2)]
+    objects = [row[answer.header.index("object")] or "" for row in answer.rows]
+    assert [path.rpartition(".")[0].removesuffix(".json") for path in objects] == [
+        f"s3://lake/events/dt={day(300)}/object",
+        f"s3://lake/events/dt={day(2)}/again",
+    ]
+
+
+def test_failures_group_both_kinds_of_envelope_and_show_the_body_of_the_latest_record(
+    client: Client, lake: Lake
+) -> None:
+    failed = [
+        envelope("processing-failed", "Lambda.FunctionError", "It timed out", 1_700_000_000_000, "an older record"),
+        envelope(
+            "processing-failed", "Lambda.FunctionError", "It timed out", 1_700_000_060_123, RECORD.format(body="é\nb")
+        ),
+    ]
+    lake.put_json(f"errors/processing-failed/dt={day()}/a.json", failed)
+    lake.put_json(
+        f"errors/format-conversion-failed/dt={day(3)}/b.json.gz",
+        [envelope("format-conversion-failed", "DataFormatConversion.ParseError", "Bad JSON", 1_700_000_000_000, "{")],
+    )
+    lake.put_json(f"errors/processing-failed/dt={day(40)}/old.json", failed)
+    answer = client.run(SQL["failures"])
+    started = "2023-11-14 22:13:20.000 UTC"
+    assert answer.rows == [
+        [
+            "processing-failed",
+            "Lambda.FunctionError",
+            "It timed out",
+            "2",
+            started,
+            "2023-11-14 22:14:20.123 UTC",
+            "é\nb",
+        ],
+        ["format-conversion-failed", "DataFormatConversion.ParseError", "Bad JSON", "1", started, started, "{"],
+    ]
