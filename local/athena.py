@@ -250,7 +250,7 @@ class Athena:
         return {}
 
     async def interrupt(self, execution: Execution) -> None:
-        """Interrupt what DuckDB does until the query has ended: between two of its steps, an interrupt has no effect."""
+        """Interrupt what DuckDB does until the query has ended: between two steps, an interrupt has no effect."""
         while not execution.completed:
             with contextlib.suppress(duckdb.ConnectionException):
                 if connection := execution.connection:

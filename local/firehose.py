@@ -21,7 +21,7 @@ import orjson
 from local import firehose_objects as objects
 from local.emulator import AccessDenied, Emulator, Resources
 from local.firehose_configuration import MEBIBYTE, Configuration, Json, configure, conform
-from local.firehose_stream import PRINCIPAL, RECORD_OVERHEAD, Limits, Stream, Threads, is_about_trust
+from local.firehose_stream import PRINCIPAL, Limits, Stream, Threads, is_about_trust
 
 TYPE = "AWS::KinesisFirehose::DeliveryStream"
 RECORD_LIMIT, BATCH_RECORDS, BATCH_LIMIT = 1_024_000, 500, 4 * MEBIBYTE
@@ -99,9 +99,10 @@ class Firehose:
         resource = self.resources.pop(physical_id, None)
         if resource:
             self.resources.save()
-            shutil.rmtree(self.directory / resource["directory"], ignore_errors=True)
+            directory = self.directory / resource["directory"]
+            shutil.rmtree(directory, ignore_errors=True)
             if self.loop:
-                self.loop.call_soon_threadsafe(self._discard, physical_id, resource["directory"])
+                self.loop.call_soon_threadsafe(self._discard, physical_id, directory)
 
     def _save(self, name: str, resource: Json) -> None:
         configuration = self._configuration(name, resource)
@@ -126,9 +127,9 @@ class Firehose:
         if name in self.streams and name in self.resources:
             self.streams[name].reconfigure(configuration)
 
-    def _discard(self, name: str, directory: str) -> None:
+    def _discard(self, name: str, directory: Path) -> None:
         stream = self.streams.get(name)
-        if stream and stream.directory.name == directory:
+        if stream and stream.directory == directory:
             del self.streams[name]
             stream.discard()
 
@@ -143,9 +144,12 @@ class Firehose:
         if resource is None:
             account = self.emulator.account
             raise Refusal("ResourceNotFoundException", f"Firehose {name} under account {account} not found.")
+        directory = self.directory / resource["directory"]
         stream = self.streams.get(name)
-        if stream is None or stream.directory.name != resource["directory"]:
-            directory = self.directory / resource["directory"]
+        if stream and stream.directory != directory:
+            self._discard(name, stream.directory)  # Another stream of this name, deleted only now.
+            stream = None
+        if stream is None:
             stream = self.streams[name] = Stream(
                 self.emulator, directory, self._configuration(name, resource), self.limits, self.threads
             )
@@ -192,7 +196,7 @@ class Firehose:
     async def _put_record(self, body: Json) -> Json:
         stream = self._stream_of(body)
         data = _data(body.get("Record"), "record")
-        if not stream.has_room(len(data)):
+        if not stream.fitting([data]):
             raise Refusal("ServiceUnavailableException", "Slow down.", 500)
         record = (await stream.put([data]))[0]
         return {"RecordId": record.record_id, "Encrypted": self._is_encrypted(stream)}
@@ -207,13 +211,7 @@ class Firehose:
         datas = [_data(record, f"records.{index}.member") for index, record in enumerate(records, 1)]
         if sum(map(len, datas)) > BATCH_LIMIT:
             raise Refusal("InvalidArgumentException", "Records size exceeds 4 MB limit")
-        taken: list[bytes] = []
-        size = 0
-        for data in datas:
-            size += len(data) + RECORD_OVERHEAD
-            if not stream.has_room(size):
-                break
-            taken.append(data)
+        taken = datas[: stream.fitting(datas)]
         accepted = await stream.put(taken) if taken else []
         refused = {"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "Slow down."}
         failed = len(datas) - len(accepted)

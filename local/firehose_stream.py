@@ -168,9 +168,10 @@ class Stream:
 
     # --- Ingest
 
-    def has_room(self, size: int) -> bool:
-        """Whether a record of this size may be taken now."""
-        return self.held + size + RECORD_OVERHEAD <= self.limits.memory
+    def fitting(self, datas: list[bytes]) -> int:
+        """How many of these records, from the first on, memory has room for."""
+        sizes = itertools.accumulate(map(_weight, datas), initial=self.held)
+        return sum(size <= self.limits.memory for size in itertools.islice(sizes, 1, None))
 
     async def put(self, datas: list[bytes]) -> list[Record]:
         """Make records durable and let them go on; OSError when the disk refuses."""
@@ -439,7 +440,8 @@ class Stream:
         self.log.done(destination, records)
 
     def _backoff(self, attempt: int) -> float:
-        return min(self.limits.first_backoff * 2.0 ** min(attempt, 20) / 2, self.limits.last_backoff) * self.limits.second
+        doubled = self.limits.first_backoff * 2.0 ** min(attempt - 1, 20)
+        return min(doubled, self.limits.last_backoff) * self.limits.second
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         unit = asyncio.create_task(work)

@@ -133,6 +133,7 @@ def test_an_unknown_name_suggests_the_close_ones(ask: Any, athena: FakeAthena) -
         "",
         "error: there is no saved query 'latest-event': did you mean 'Latest events'?\n",
     )
+    assert ask("totals")[2].endswith("did you mean 'Totals by name and action'?\n")
     assert ask("zzz")[2] == "error: there is no saved query 'zzz': see scripts/query.sh --list\n"
     assert athena.started == []
 

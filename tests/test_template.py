@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from scripts.commands import queries
 from scripts.commands import template as templates
 from scripts.commands.template import TEMPLATE, references, render
 
@@ -142,6 +143,10 @@ def test_every_partition_column_is_projected_and_stands_in_the_location(name: st
     assert all(isinstance(value, str | dict) for value in table["Parameters"].values()), "Glue takes strings alone"
 
 
+def test_the_named_queries_are_those_of_queries_sql() -> None:
+    assert queries.write(TEXT, queries.read()) == TEXT, "run `python -m scripts.commands.queries` after a change"
+
+
 def test_the_columns_of_the_events_table_are_those_of_the_schema() -> None:
     schema = json.loads((ROOT / "lambda/transform/schema.json").read_text())
     columns = properties("CatalogEventsTable")["TableInput"]["StorageDescriptor"]["Columns"]
@@ -225,7 +230,7 @@ def rendered_deployment(text: str, **parameters: str) -> str:
     ("text", "parameters"),
     [
         pytest.param(TEXT.replace("/track:", "/event:"), {}, id="another route"),
-        pytest.param(TEXT.replace("sluice/1 $received", "sluice/1  $received"), {}, id="another mapping template"),
+        pytest.param(TEXT.replace("sluice/1 $request", "sluice/1  $request"), {}, id="another mapping template"),
         pytest.param(TEXT, {"CorsAllowOrigin": "https://example.com"}, id="a parameter of the API"),
     ],
 )
@@ -252,7 +257,7 @@ def test_the_stage_serves_the_renamed_deployment() -> None:
         ({"OutputFormat": "CSV"}, r"OutputFormat must be one of PARQUET, JSON \(got 'CSV'\)"),
         ({"LambdaTimeout": "3000"}, r"LambdaTimeout must be 10 to 300 seconds \(got '3000'\)"),
         ({"LambdaTimeout": "soon"}, r"LambdaTimeout must be 10 to 300 seconds \(got 'soon'\)"),
-        ({"FirehoseS3Prefix": "/events"}, r"FirehoseS3Prefix must end with a slash.*\(got '/events'\)"),
+        ({"FirehoseS3Prefix": "/events"}, r"FirehoseS3Prefix must end with / .*\(got '/events'\)"),
         ({"FirehoseS3Prefix": "errors/mine/"}, r"outside errors/.*\(got 'errors/mine/'\)"),
         (
             {"EventsRetentionInDays": "3w"},

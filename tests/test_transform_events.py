@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,8 +202,12 @@ def test_a_value_rejects_its_event(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize("key", ["event_id", "name", "action", "source", "user_id", "value", "timestamp"])
 def test_blank_text_is_not_given_even_without_the_rule_that_trims(key: str) -> None:
-    [blank], [absent] = (transform(factories.record(event), 0, SETTINGS, {}) for event in ({key: " \t "}, {key: None}))
-    assert blank == absent
+    [outcome] = transform(factories.record({key: " \t "}), 0, SETTINGS, {})
+    assert isinstance(outcome, Accepted)
+    [found] = factories.rows(outcome.row)
+    assert len(found.pop("event_id")) == 32
+    absent = row({})
+    assert found == {column: absent[column] for column in found}
 
 
 @pytest.mark.parametrize("not_an_id", [True, 1.5, {"a": 1}, ["x"], 1e30], ids=repr)
@@ -343,7 +348,7 @@ def test_a_required_column_rejects_an_event_without_it(monkeypatch: pytest.Monke
 
 
 def test_the_schema_says_all_that_a_table_needs() -> None:
-    schema = json.loads((events.Path(events.__file__).with_name("schema.json")).read_bytes())
+    schema = json.loads(Path(events.__file__).with_name("schema.json").read_bytes())
     for column in schema["columns"] + schema["partition_keys"]:
         assert {"name", "type", "set_by", "description"} <= column.keys()
         assert column["type"] in events._READERS
@@ -580,6 +585,23 @@ def test_what_stands_beyond_10_000_events_is_one_rejected_event(separator: bytes
     last = found[-1]
     assert isinstance(last, Rejected)
     assert (last.position, last.detail) == (10_020, "a record holds at most 10,000 events, and 5 more followed")
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}\n" + b"x\n" * 400_000, b"[1e400" + b",1" * 400_000 + b"]"], ids=["lines", "an array"]
+)
+def test_what_stands_beyond_the_limit_is_not_even_read(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[None] = []
+    for reader in (events._parse, events._judge_alone):
+
+        def count(text: Any, reader: Any = reader) -> Any:
+            read.append(None)
+            return reader(text)
+
+        monkeypatch.setattr(events, reader.__name__, count)
+    found = outcomes(body)
+    assert (len(found), kinds(found)[-1]) == (MAX_EVENTS + 1, "too_many_events")
+    assert len(read) < 2 * MAX_EVENTS
 
 
 def test_the_detail_of_a_rejection_repeats_nothing_of_the_event() -> None:

@@ -125,7 +125,7 @@ def transform(data: bytes, arrived_at: int, settings: Settings, rules: Mapping[s
     """Turn one record into the outcomes of its events, in their order.
 
     `data` is the record as it stood on the delivery stream, `arrived_at` its approximateArrivalTimestamp in epoch
-    milliseconds. An empty array has no events and no outcomes. Raises Fault, and nothing else.
+    milliseconds. An empty array has no events and no outcomes. Raises Fault when not the sender but we are wrong.
     """
     context, body = read_record(data, arrived_at, settings.redact_fields)
     columns_of_request = _columns_of_request(context, settings)
@@ -163,7 +163,6 @@ def _describe(error: Exception) -> str:
 
 
 # --- The record: a context line of ours, the body as it came, an end line of ours; or a bare body -----------------
-
 
 _CONTEXT_LINE: Final = re.compile(
     rb"sluice/1 request_id=(\S*) extended_request_id=(\S+) time=(\d+) ip=(\S*) user_agent=(\S*)"
@@ -251,12 +250,14 @@ def _handle_ip(ip: str, handling: IpHandling) -> str | None:
 
 # --- The body: one object, an array, or lines ---------------------------------------------------------------------
 
-
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some editors put it in front of a file
 
 
 def split(body: bytes) -> list[Any]:
-    """The events of a body, in their order: what was sent as an event, or a Reject where it cannot be read."""
+    """The events of a body, in their order: what was sent as an event, or a Reject where it cannot be read.
+
+    From MAX_EVENTS on there is one item for each event, and nothing else is said of it.
+    """
     document = _parse(body)
     if type(document) is Reject and body.startswith(_BYTE_ORDER_MARK):
         body = body[len(_BYTE_ORDER_MARK) :]
@@ -276,7 +277,9 @@ def _parse(text: bytes) -> Any:
 
 def _split_unreadable(body: bytes, complaint: Reject) -> list[Any]:
     """The events of a body that is not one JSON document in orjson's eyes; the complaint is what orjson says of it."""
-    events = [_parse(line) for line in body.split(b"\n") if line and not line.isspace()]
+    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    # What stands beyond the limit is only counted: a megabyte of short bad lines would take a lot of time and memory.
+    events = [*map(_parse, lines[:MAX_EVENTS]), *lines[MAX_EVENTS:]]
     if not events:
         return [Reject("not_json", "the body is empty")]
     # The first line decides most cases. Else an array comes before lines: a pretty-printed array with one number too
@@ -285,7 +288,7 @@ def _split_unreadable(body: bytes, complaint: Reject) -> list[Any]:
         return events
     items = _parse_array_leniently(body)
     if items is not None:
-        return [_judge_alone(item) for item in items]
+        return [*map(_judge_alone, items[:MAX_EVENTS]), *items[MAX_EVENTS:]]
     return events if dict in map(type, events) else [complaint]
 
 
@@ -344,7 +347,8 @@ def _row(event: Event, not_an_id: Any, columns_of_request: dict[str, Any], conte
     """The row of an event; takes the event apart. Raises Reject."""
     row = columns_of_request.copy()
     take = event.pop
-    row["event_id"] = _read_event_id(take("event_id", "")) or _make_event_id(event, context, position)
+    event_id = take("event_id", None)  # a rule may have emptied it
+    row["event_id"] = (event_id is not None and _read_event_id(event_id)) or _make_event_id(event, context, position)
     for key, column, longest_text, read in _SENDER_COLUMNS:
         value = take(key, None)
         # Most values are text that needs no reader: this spares a call for each.

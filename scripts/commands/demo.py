@@ -111,7 +111,7 @@ def _events(temperatures: Path) -> Iterator[dict[str, Any]]:
                 "source": "sf",
                 "name": "temperature",
                 "value": row["temp"],
-                "timestamp": f"{day.replace('/', '-')}T{hour}-08:00",
+                "timestamp": f"{day.replace('/', '-')}T{hour}Z",
             }
 
 

@@ -40,7 +40,7 @@ FIXED_RESOURCES = {
     "AWS::Glue::Table",
     "AWS::KinesisFirehose::DeliveryStream",
 }
-FINAL = ("_COMPLETE", "_FAILED")
+FINAL = ("COMPLETE", "FAILED")
 
 
 def deploy(arguments: list[str]) -> int:
@@ -271,7 +271,8 @@ def _execute(cloudformation: Any, change_set: dict[str, Any], name: str, aws: Aw
                         failures.append(f"{resource} ({event['ResourceType']}): {reason}")
                     if resource != name and state in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
                         bar.advance(task)
-                    bar.console.print(f"{state:<20} {resource} {reason}", markup=False, highlight=False)
+                    if reason or not state.endswith("_IN_PROGRESS"):
+                        bar.console.print(f"{state:<20} {resource} {reason}", markup=False, highlight=False)
         except KeyboardInterrupt:
             say(f"CloudFormation goes on without this script; see how it ends with scripts/deploy.sh{aws.flag}")
             raise

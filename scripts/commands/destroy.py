@@ -119,7 +119,8 @@ def _settle_bucket(aws: Aws, bucket: str, is_deleted: bool) -> None:
 def _show(
     aws: Aws, name: str, stack: dict[str, Any], parts: list[dict[str, Any]], buckets: list[str], delete_data: bool
 ) -> None:
-    counts = Counter(part["ResourceType"] for part in parts if part["ResourceType"] != _BUCKET)
+    # A bucket's policy has its bucket's fate.
+    counts = Counter(part["ResourceType"] for part in parts if not part["ResourceType"].startswith("AWS::S3::"))
     say(f"Stack '{name}' in {aws.place}, {stack['StackStatus']}", style="bold")
     say("What goes:")
     for kind, count in sorted(counts.items()):

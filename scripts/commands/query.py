@@ -102,13 +102,14 @@ def choose(saved: list[SavedQuery], name: str) -> SavedQuery:
     """The query of this name; case, spaces, hyphens and underscores do not matter.
 
     Raises:
-        CommandError: there is none; it suggests those with a similar name.
+        CommandError: there is none; it suggests those that contain the name, else those with a similar one.
     """
     by_key = {_key(item.name): item for item in saved}
     if _key(name) in by_key:
         return by_key[_key(name)]
-    close = [by_key[key].name for key in difflib.get_close_matches(_key(name), by_key, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(repr(each) for each in close)}?" if close else "see scripts/query.sh --list"
+    similar = [key for key in by_key if _key(name) in key] or difflib.get_close_matches(_key(name), by_key, cutoff=0.5)
+    names = " or ".join(repr(by_key[key].name) for key in similar[:3])
+    hint = f"did you mean {names}?" if names else "see scripts/query.sh --list"
     raise CommandError(f"there is no saved query '{name}': {hint}", EXIT_USAGE)
 
 
