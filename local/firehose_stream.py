@@ -235,24 +235,22 @@ class Stream:
     async def _process(self, batch: list[Record]) -> None:
         """Send each record of a batch on by its result: to the main or the error buffer, or nowhere."""
         configuration = self.configuration
-        text = "ProcessingFailed status set for record"
-        failure = TransformFailure("Lambda.ProcessingFailedStatus", text, retry=False)
-        results = [("Ok", record.data) for record in batch]
+        status = TransformFailure(
+            "Lambda.ProcessingFailedStatus", "ProcessingFailed status set for record", retry=False
+        )
+        failure, results = status, [("Ok", record.data) for record in batch]
         retries = configuration.processor.retries if configuration.processor else -1
         for attempt in range(1, retries + 2):
             try:
-                results = await self._transform(configuration, batch)
-                failure.attempts = attempt
-                break
+                failure, results = status, await self._transform(configuration, batch)
             except TransformFailure as problem:
                 # AWS promises retries for timeouts and throttling and is silent about a function that raises. Here they
                 # all are tried again, so that a transform which cannot bear to see a batch twice shows it.
-                failure, failure.attempts = problem, attempt
-                results = [("ProcessingFailed", b"")] * len(batch)
-                if not problem.retry:
-                    break
-            if attempt <= retries:
-                await asyncio.sleep(self._backoff(attempt))
+                failure, results = problem, [("ProcessingFailed", b"")] * len(batch)
+            failure.attempts = attempt
+            if not failure.retry or attempt > retries:
+                break
+            await asyncio.sleep(self._backoff(attempt))
         pairs = list(zip(batch, results, strict=True))
         delimiter = configuration.delimiter
         kept = [record._replace(data=data + delimiter) for record, (result, data) in pairs if result == "Ok"]

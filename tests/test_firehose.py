@@ -9,7 +9,9 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
+import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -22,13 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from local import firehose_log
+from local import firehose_log, firehose_stream
 from local.emulator import AccessDenied, Invocation, ServiceError
 from local.firehose import Firehose
 from local.firehose_configuration import check_prefix, configure, conform, evaluate_prefix
 from local.firehose_log import Log
 from local.firehose_objects import Record, compress, convert, object_key, read_transform_reply, transform_event
-from local.firehose_stream import Limits
+from local.firehose_stream import RECORD_OVERHEAD, Limits
 
 ROLE = "arn:aws:iam::000000000000:role/stream"
 FUNCTION = "arn:aws:lambda:us-east-1:000000000000:function:transform"
@@ -666,24 +668,57 @@ def test_full_memory_refuses_what_does_not_fit_and_takes_again_after_delivery(
     run(scenario())
 
 
-def test_nothing_is_acknowledged_that_the_disk_refuses(
+def test_puts_are_on_disk_before_they_are_answered_and_share_their_fsyncs(
+    emulator: FakeEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[int, int] = {}
+    syncs = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            synced[status.st_ino] = status.st_size
+            syncs.append(status.st_ino)
+
+    async def scenario() -> None:
+        async with running(emulator, tmp_path) as firehose:
+            emulator.missing_bucket = True
+            firehose.create("Stream", properties(), "stack")
+            monkeypatch.setattr(firehose_log.os, "fsync", watched)
+            for _ in range(3):
+                await put(firehose, b"x" * 1000)
+                (path,) = tmp_path.glob("*/*.log")
+                status = path.stat()
+                assert status.st_size == synced.get(status.st_ino), "an answer that was not on disk"
+            syncs.clear()
+            await asyncio.gather(*(put(firehose, b"y") for _ in range(100)))
+            assert 1 <= len(syncs) <= 10
+
+    run(scenario())
+
+
+def test_nothing_is_acknowledged_or_kept_that_the_disk_refuses(
     emulator: FakeEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     async def scenario() -> None:
-        async with running(emulator, tmp_path) as firehose:
-            firehose.create("Stream", properties(), "stack")
-            with monkeypatch.context() as patch:
-                patch.setattr(firehose_log.os, "fsync", full)
-                status, reply = await firehose.request("PutRecord", _RECORD, None)
-                assert (status, reply["__type"]) == (500, "ServiceUnavailableException")
-            await put(firehose, b"later")
-            await until(
-                lambda: emulator.content() == b"later", "delivery of what was acknowledged, and of nothing else"
-            )
-            assert firehose.streams["events"].held == 0
+        first = Firehose(emulator, tmp_path, Limits(**LIMITS))  # type: ignore[arg-type]
+        await first.start()
+        first.create("Stream", properties(BufferingHints={"IntervalInSeconds": "100", "SizeInMBs": "5"}), "stack")
+        await put(first, b"one ")
+        with monkeypatch.context() as patch:
+            patch.setattr(firehose_log.os, "fsync", full)
+            status, reply = await first.request("PutRecord", _RECORD, None)
+            assert (status, reply["__type"]) == (500, "ServiceUnavailableException")
+        await put(first, b"two")
+        assert first.streams["events"].held == len("one two") + 2 * RECORD_OVERHEAD
+        await kill(first)
+        async with running(emulator, tmp_path, second=0.0005):
+            await until(lambda: emulator.content() == b"one two", "delivery of what was acknowledged")
 
     run(scenario())
 
@@ -883,6 +918,20 @@ def test_a_retry_that_succeeds_leaves_no_trace(emulator: FakeEmulator, tmp_path:
     run(scenario())
 
 
+def test_a_failed_status_after_a_retry_counts_both_attempts(emulator: FakeEmulator, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(emulator, tmp_path) as firehose:
+            replies: Any = itertools.chain([Invocation(429, None, b"")], itertools.repeat(None))
+            emulator.reply = lambda event: next(replies) or answer(event, "ProcessingFailed")
+            firehose.create("Stream", properties(ProcessingConfiguration=processing()), "stack")
+            await put(firehose, b"x")
+            await until(emulator.documents, "an error object")
+            (document,) = emulator.documents()
+            assert (document["errorCode"], document["attemptsMade"]) == ("Lambda.ProcessingFailedStatus", 2)
+
+    run(scenario())
+
+
 def test_a_request_stays_below_6_mb_and_five_are_outstanding_at_most(emulator: FakeEmulator, tmp_path: Path) -> None:
     async def slow(event: dict[str, Any]) -> Any:
         await asyncio.sleep(0.05)
@@ -1009,6 +1058,24 @@ def test_error_objects_are_compressed_but_have_no_extension_of_the_data(emulator
             lines = gzip.decompress(body).splitlines(keepends=True)
             assert [json.loads(line)["rawData"] for line in lines] == [encoded(b"a"), encoded(b"b")]
             assert all(line.endswith(b"}\n") for line in lines)
+
+    run(scenario())
+
+
+def test_the_oldest_record_dates_an_object(
+    emulator: FakeEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals = itertools.chain([INSTANT + 86_400_000, INSTANT], itertools.repeat(INSTANT + 2 * 86_400_000))
+    monkeypatch.setattr(firehose_stream, "_now", lambda: next(arrivals))
+
+    async def scenario() -> None:
+        async with running(emulator, tmp_path) as firehose:
+            firehose.create("Stream", properties(), "stack")
+            for _ in range(3):
+                await put(firehose, b"x")
+            await until(lambda: emulator.content() == b"xxx", "delivery")
+            (key,) = emulator.bucket
+            assert key.startswith("events/dt=2026-01-02/events-1-2026-01-02-03-04-05-")
 
     run(scenario())
 
@@ -1298,6 +1365,7 @@ def test_an_update_delivers_what_is_buffered_under_the_new_configuration(
             slow = {"IntervalInSeconds": "900", "SizeInMBs": "5"}
             firehose.create("Stream", properties(BufferingHints=slow), "stack")
             await put(firehose, b"in flight")
+            await asyncio.sleep(0.05)  # It is in the last buffer now.
             firehose.update("events", {}, properties(Prefix="new/dt=!{timestamp:yyyy}/"), "stack")
             await until(lambda: emulator.content("new/") == b"in flight", "delivery")
             (key,) = emulator.bucket
@@ -1366,22 +1434,65 @@ def test_acknowledged_records_survive_a_killed_process_and_are_delivered_once(
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("main", "backup", "delivered", "waiting"),
+    [
+        pytest.param("1", "100", "events/", "raw/", id="the backup waits"),
+        pytest.param("100", "1", "raw/", "events/", id="the data waits"),
+    ],
+)
 def test_what_one_destination_has_is_not_sent_to_it_again_when_the_other_still_waits(
-    emulator: FakeEmulator, tmp_path: Path
+    emulator: FakeEmulator, tmp_path: Path, main: str, backup: str, delivered: str, waiting: str
 ) -> None:
     async def scenario() -> None:
-        backup = json.loads(json.dumps(_ENABLED_BACKUP))
-        backup["S3BackupConfiguration"]["BufferingHints"]["IntervalInSeconds"] = "100"
+        changes = json.loads(json.dumps(_ENABLED_BACKUP))
+        changes["S3BackupConfiguration"]["BufferingHints"]["IntervalInSeconds"] = backup
+        changes["BufferingHints"] = {"IntervalInSeconds": main, "SizeInMBs": "5"}
         first = Firehose(emulator, tmp_path, Limits(**LIMITS))  # type: ignore[arg-type]
         await first.start()
-        first.create("Stream", properties(**backup), "stack")
+        first.create("Stream", properties(**changes), "stack")
         await put(first, b"one ", b"two")
-        await until(lambda: emulator.content() == b"one two", "delivery")
+        await until(lambda: emulator.content(delivered) == b"one two", "delivery")
         await until(lambda: list(tmp_path.glob("*/*.done")), "the mark of delivery")
         await kill(first)
         async with running(emulator, tmp_path, second=0.0005):
-            await until(lambda: emulator.content("raw/") == b"one two", "the backup")
-            assert emulator.content() == b"one two"
+            await until(lambda: emulator.content(waiting) == b"one two", "the other delivery")
+            assert emulator.content(delivered) == b"one two"
+
+    run(scenario())
+
+
+def test_a_log_whose_records_are_all_delivered_is_only_removed(emulator: FakeEmulator, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        first = Firehose(emulator, tmp_path, Limits(**LIMITS))  # type: ignore[arg-type]
+        await first.start()
+        first.create("Stream", properties(), "stack")
+        (identifier,) = await put(first, b"delivered")
+        await kill(first)
+        (path,) = tmp_path.glob("*/*.log")
+        path.with_suffix(".done").write_text(json.dumps(["main", [[int(identifier), int(identifier)]]]))
+        async with running(emulator, tmp_path):
+            await until(lambda: not list(tmp_path.glob("*/*.*")), "an empty log")
+            assert emulator.bucket == {}
+
+    run(scenario())
+
+
+def test_a_long_log_is_taken_up_within_the_bounds_of_memory(emulator: FakeEmulator, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        first = Firehose(emulator, tmp_path, Limits(**LIMITS, segment=1000))  # type: ignore[arg-type]
+        await first.start()
+        first.create("Stream", properties(), "stack")
+        emulator.missing_bucket = True
+        for _ in range(30):
+            await put(first, b"x" * 1000)
+        await kill(first)
+        async with running(emulator, tmp_path, memory=10_000) as second:
+            await until(lambda: second.streams["events"].held > 5000, "the beginning")
+            await asyncio.sleep(0.05)
+            assert second.streams["events"].held <= 7000
+            emulator.missing_bucket = False
+            await until(lambda: len(emulator.content()) == 30_000, "delivery of it all")
 
     run(scenario())
 
@@ -1452,7 +1563,10 @@ def test_a_torn_mark_costs_only_itself(written: tuple[Path, list[Record]]) -> No
     assert done == {"main": {records[0].sequence}, "backup": {records[1].sequence}}
 
 
-def test_numbers_of_records_are_never_used_twice(tmp_path: Path) -> None:
+def test_numbers_of_records_are_never_used_twice_even_when_the_clock_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firehose_log.time, "time_ns", lambda: 1_000_000)
     seen: set[int] = set()
     for _ in range(5):
         log = Log(tmp_path, 1)  # A new file for each write.
