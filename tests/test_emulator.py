@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,6 @@ from local.emulator import _AS_THE_ACCOUNT, ACCOUNT, AccessDenied, Emulator, Res
 
 FIREHOSE = "firehose.amazonaws.com"
 BUCKET = "arn:aws:s3:::bucket"
-
-
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
-    return Emulator(tmp_path_factory.mktemp("emulator"), port=1)
 
 
 def test_every_private_name_of_ministack_is_where_we_look_for_it(tmp_path: Path) -> None:

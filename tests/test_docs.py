@@ -1,0 +1,234 @@
+"""The documents against the project: what a person reads there is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.commands import queries
+from scripts.commands import template as templates
+from scripts.commands.template import TEMPLATE
+from transform import rules
+
+ROOT = TEMPLATE.parent
+README = (ROOT / "README.md").read_text()
+STACK = templates.load(TEMPLATE.read_text())
+SCHEMA = json.loads((ROOT / "lambda/transform/schema.json").read_text())
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.sh"))
+COMMANDS = [name for name in SCRIPTS if name != "environment.sh"]
+DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs/architecture.md", *DECISIONS]
+A_PAGE = pytest.mark.parametrize("page", DOCUMENTS, ids=[path.name for path in DOCUMENTS])
+
+
+def code(text: str, *languages: str) -> list[str]:
+    """The fenced blocks of these languages."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for language, block in blocks if language in languages]
+
+
+def section(heading: str) -> str:
+    """The README's text under a heading, up to the next of its level."""
+    return README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def header(script: str) -> str:
+    """A script's header comment, without its marks."""
+    lines = (ROOT / "scripts" / script).read_text().splitlines()
+    comment: list[str] = []
+    for line in lines[1:] if lines[0].startswith("#!") else lines:
+        if not line.startswith("#"):
+            break
+        if "shellcheck" not in line:
+            comment.append(line[1:].removeprefix(" "))
+    return "\n".join(comment) + "\n"
+
+
+def typed() -> Iterator[list[str]]:
+    """Every call of a script that the documents show, as words."""
+    for page in DOCUMENTS:
+        for block in code(page.read_text(), "bash", "console"):
+            for line in block.splitlines():
+                if found := re.search(r"scripts/\w+\.sh.*", line.removeprefix("$ ")):
+                    # A call inside $( ) ends with the substitution, or before the next command of a pipe.
+                    lexer = shlex.shlex(re.split(r" \d?[>|]|\)", found[0])[0], posix=True, punctuation_chars=False)
+                    lexer.whitespace_split = True
+                    try:
+                        yield list(lexer)
+                    except ValueError:  # a quote that goes on in the next line
+                        yield found[0].split()
+
+
+# What stands in the README's tables
+
+
+@pytest.mark.parametrize("name", STACK["Parameters"])
+def test_every_parameter_stands_in_the_readme_with_its_default(name: str) -> None:
+    default = STACK["Parameters"][name].get("Default")
+    shown = "none" if default is None else f"`{default}`" if default != "" else "empty"
+    assert f"\n| `{name}` | {shown} | " in README, (
+        f"edit the table under Parameters in README.md: | `{name}` | {shown} |"
+    )
+
+
+@pytest.mark.parametrize("name", STACK["Outputs"])
+def test_every_output_stands_in_the_readme(name: str) -> None:
+    row = f"| `{name}` | {STACK['Outputs'][name]['Description']} |"
+    assert f"\n{row}\n" in README, f"edit the table under Outputs in README.md: {row}"
+
+
+@pytest.mark.parametrize("column", SCHEMA["columns"] + SCHEMA["partition_keys"], ids=lambda column: column["name"])
+def test_every_column_of_the_schema_stands_in_the_readme(column: dict[str, str]) -> None:
+    row = f"| `{column['name']}` | {column['type']} | {column['set_by']} | {column['description']} |"
+    assert f"\n{row}\n" in README, f"edit the table under The columns in README.md: {row}"
+
+
+@pytest.mark.parametrize("query", queries.read(), ids=lambda query: query.name)
+def test_every_saved_query_stands_in_the_readme_with_its_question(query: queries.SavedQuery) -> None:
+    row = f"| `{query.name}` | {query.question} |"
+    assert f"\n{row}\n" in README, f"edit the table under Saved queries in README.md: {row}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_stands_in_the_readme_with_the_first_line_of_its_help(script: str) -> None:
+    row = f"| `scripts/{script}` | {header(script).splitlines()[0]} |"
+    assert f"\n{row}\n" in README, f"edit the second table under Map of the repository in README.md: {row}"
+
+
+@pytest.mark.parametrize(
+    ("heading", "known"),
+    [
+        ("Parameters", set(STACK["Parameters"])),
+        ("Outputs", set(STACK["Outputs"])),
+        ("The columns", {column["name"] for column in SCHEMA["columns"] + SCHEMA["partition_keys"]}),
+        ("Saved queries", {query.name for query in queries.read()}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_table_of_the_readme_names_what_is_no_more(heading: str, known: set[str]) -> None:
+    named = set(re.findall(r"^\| `([^`]+)` \|", section(heading), re.MULTILINE))
+    assert named - known == set(), f"remove these from the table under {heading} in README.md"
+
+
+# Commands
+
+
+def test_the_two_commands_come_first_and_are_what_ci_runs() -> None:
+    first = code(section("Try it: two commands"), "bash")
+    assert first[0] == "scripts/demo.sh\n"
+    assert "scripts/test.sh\n" in first
+    assert re.findall(r"^exec bash (\S+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE) == ["scripts/test.sh"]
+
+
+def test_what_the_demo_tells_to_type_next_stands_in_the_readme() -> None:
+    demo = (ROOT / "scripts/commands/demo.py").read_text()
+    proposed = re.findall(r"^\s+\"+(?:\"\")?(scripts/\w+\.sh [^\n]+?)\"+(?:\"\")?,$", demo, re.MULTILINE)
+    assert len(proposed) >= 4
+    shown = "".join(code(README, "bash"))
+    assert [command for command in proposed if f"{command}\n" not in shown] == []
+
+
+def test_every_command_that_the_documents_show_exists_with_its_options() -> None:
+    calls = list(typed())
+    assert len(calls) > 15
+    for script, *arguments in calls:
+        assert (ROOT / script).exists(), script
+        for option in (word for word in arguments if re.fullmatch(r"--[a-z-]+", word)):
+            assert option in header(Path(script).name), f"{script} has no {option}: it stands in its help or nowhere"
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_help_is_the_header_comment_and_has_every_option(script: str) -> None:
+    shown = subprocess.run(["bash", ROOT / "scripts" / script, "-h"], capture_output=True, text=True, check=True).stdout
+    assert shown == header(script)
+    module = ROOT / "scripts/commands" / f"{Path(script).stem}.py"
+    source = module.read_text() if module.exists() else ""
+    options = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', source)
+    if "add_stack_arguments(" in source:
+        options += ["--local", "--stack-name"]
+    assert [option for option in options if not re.search(rf"{option}\b(?!-)", shown)] == [], (
+        f"document them in the header comment of scripts/{script}"
+    )
+
+
+# Text
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@A_PAGE
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            file, _, anchor = target.partition("#")
+            path = page.parent / file if file else page
+            assert path.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(path), f"{page.name} links to {target}: there is no such heading"
+
+
+@A_PAGE
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:\.ci|docs|lambda|local|scripts|tests)/[\w./-]*)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@A_PAGE
+def test_no_page_names_a_place_of_one_machine(page: Path) -> None:
+    assert re.findall(r"(?<![\w.])/(?:home|root|work|tmp|Users|opt|mnt)/\S*", page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=[path.name for path in DECISIONS])
+def test_a_decision_is_one_short_page_of_four_parts_and_the_architecture_lists_it(page: Path) -> None:
+    text = page.read_text()
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Status", "Context", "Decision", "Consequences"]
+    assert len(text.splitlines()) <= 50
+    title = re.match(r"# (\d+)\. (.+)\n", text)
+    assert title
+    assert int(title[1]) == int(page.name[:4]) == DECISIONS.index(page) + 1
+    listed = f"{title[1]}. [{title[2]}](decisions/{page.name})"
+    assert listed in (ROOT / "docs/architecture.md").read_text(), f"docs/architecture.md must list: {listed}"
+
+
+def test_every_module_of_the_local_aws_is_on_its_map() -> None:
+    mapped = set(re.findall(r"^\| `(\w+\.py)` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE))
+    assert mapped == {path.name for path in (ROOT / "local").glob("*.py") if path.name != "__init__.py"}, (
+        "edit the table under The local AWS in docs/architecture.md"
+    )
+
+
+# What the documents promise of the project
+
+
+def test_the_rules_that_the_readme_shows_are_rules() -> None:
+    blocks = code(section("Changing the rules and the schema"), "python")
+    found: dict[str, object] = {}
+    for block in blocks:
+        exec(block, {**vars(rules)}, found)
+    assert len(found) == len(blocks) >= 3
+    drop, rename, price = (found[name] for name in ("drop_internal_traffic", "name_the_source", "price_in_dollars"))
+    event = {"app": "kiosk-7", "price_in_cents": 1250}
+    context = rules.Context(0, ip="198.51.100.7")
+    for rule in (rename, price):
+        rule(event, context)  # type: ignore[operator]
+    assert event == {"source": "kiosk-7", "value": 12.5}
+    with pytest.raises(rules.Drop):
+        drop(event, context)  # type: ignore[operator]
+
+
+def test_the_local_aws_has_fewer_lines_than_the_product_that_it_serves() -> None:
+    def lines(*patterns: str) -> int:
+        files = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+        return sum(len(path.read_bytes().splitlines()) for path in files if "__pycache__" not in path.parts)
+
+    product = lines("template.yaml", "stacks/**/*", "lambda/**/*", "queries.sql", "scripts/**/*")
+    assert lines("local/**/*") < product
