@@ -122,6 +122,21 @@ FROM "${AthenaDatabaseName}"."${AthenaTableName}"
 WHERE event_id = ?
 ORDER BY received_at, object;
 
+-- rejections: Why were events rejected?
+-- Events of the last 30 days by reason, with an example: the start of the latest text. None is lost: body holds it all.
+WITH deliveries AS (
+    SELECT reason, detail, event_id, received_at, body,
+        row_number() OVER (PARTITION BY event_id, part ORDER BY received_at) AS delivery
+    FROM "${AthenaDatabaseName}"."${AthenaTableName}_rejected"
+    WHERE dt >= date_format(current_date - interval '30' day, '%Y-%m-%d') AND part = 1
+)
+SELECT reason, count(*) AS events, max(received_at) AS last_received_at,
+    max_by(detail, received_at) AS latest_detail,
+    substr(from_utf8(from_base64(max_by(body, received_at))), 1, 200) AS latest_text
+FROM deliveries WHERE delivery = 1
+GROUP BY reason
+ORDER BY events DESC, reason;
+
 -- failures: What could Firehose not process or convert, and why?
 -- Records of the last 30 days by kind of failure, each with the start of the latest one's body. A record may hold many
 -- events. None is lost: the whole record is in rawdata.

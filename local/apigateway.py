@@ -5,14 +5,16 @@ requests to `/_aws/execute-api/{api id}/{stage}/{path}`. An API is its OpenAPI b
 of that body, and a stage serves one deployment. What is not implemented is refused by name, on creation.
 
 A payload is UTF-8 text, as API Gateway reads every type that is not listed as binary (which is not implemented): bytes
-that are not UTF-8 arrive as U+FFFD. API keys and other authorization belong into `ApiGateway._answer`, between the
-choice of the operation and throttling.
+that are not UTF-8 arrive as U+FFFD. API keys and usage plans are MiniStack's resources, as are users and roles: who may
+call an operation is asked of the emulator.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import functools
 import json
 import logging
 import os
@@ -27,8 +29,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from local.emulator import AccessDenied, Emulator, Resources
-from local.openapi import Definition, GatewayError, Operation, Request, Response, allow, compile_definition, is_true
+from local.emulator import AccessDenied, Emulator, InvalidSignature, Resources
+from local.openapi import PLAIN, Definition, GatewayError, Operation, Request, Response, allow, compile_definition
 
 Json = dict[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -36,9 +38,21 @@ Integration = Callable[[str, Json, str], Awaitable[tuple[int, Json]]]
 
 LOG = logging.getLogger(__name__)
 PAYLOAD_LIMIT = 10 * 1024 * 1024
+HEADERS_LIMIT = 10_240
+BODY_TIMEOUT_SECONDS = 30.0
+# How long a client that is refused in the midst of its body may go on sending: closed at once, it would see no answer.
+LINGER_SECONDS = 1.0
 INTEGRATION_TIMEOUT_SECONDS = 29.0
-# What an account may do in a region where a stage sets no limits.
+# What an account may do in a region where a stage or a usage plan sets no limits.
 ACCOUNT_RATE, ACCOUNT_BURST = 10_000, 5_000
+# Quotas count by calendar periods in UTC.
+QUOTA_PERIODS = {"DAY": "%Y-%m-%d", "WEEK": "%G-%V", "MONTH": "%Y-%m"}
+# MiniStack's own resources, and their properties that have an effect here.
+KEY_RESOURCES = {
+    "AWS::ApiGateway::ApiKey": ("Name", "Description", "Enabled", "Value", "Tags"),
+    "AWS::ApiGateway::UsagePlan": ("UsagePlanName", "Description", "ApiStages", "Throttle", "Quota", "Tags"),
+    "AWS::ApiGateway::UsagePlanKey": ("KeyId", "KeyType", "UsagePlanId"),
+}
 UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
@@ -47,14 +61,14 @@ class ClientDisconnected(Exception):
 
 
 class TokenBucket:
-    """Throttling of a stage: `rate` requests a second, at most `burst` at once. Times are in seconds."""
+    """Throttling: `rate` requests a second, at most `burst` at once. Times are in seconds."""
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self.rate, self.burst, self.tokens, self.filled = rate, burst, burst, now
 
     def take(self, now: float) -> bool:
         """Take a token; False when there is none."""
-        tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate)
+        tokens = min(self.burst, self.tokens + max(0.0, now - self.filled) * self.rate)
         self.filled, self.tokens = now, tokens - 1 if tokens >= 1 else tokens
         return tokens >= 1
 
@@ -66,6 +80,24 @@ class LiveStage:
     definition: Definition
     bucket: TokenBucket
     variables: dict[str, str]
+
+
+@dataclass
+class Usage:
+    """What one key has used of its plan, counted since the local AWS was started or the plan's throttle changed."""
+
+    bucket: TokenBucket
+    plan: Json
+    period: str = ""
+    requests: int = 0
+
+    def count(self, now: float) -> bool:
+        """Count a request; False beyond the quota of this day, week or month."""
+        quota = self.plan["quota"]
+        period = time.strftime(QUOTA_PERIODS[quota.get("period", "DAY")], time.gmtime(now))
+        self.requests = self.requests + 1 if self.period == period else 1
+        self.period = period
+        return self.requests <= float(quota.get("limit", "inf"))
 
 
 class ApiGateway:
@@ -80,13 +112,14 @@ class ApiGateway:
         emulator: Emulator,
         directory: Path,
         integrations: dict[str, Integration],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.emulator, self.integrations, self.clock = emulator, integrations, clock
         self.apis = Resources(directory / "apis.json")
         self.deployments = Resources(directory / "deployments.json")
         self.stages = Resources(directory / "stages.json")
         self.live: dict[str, LiveStage] = {}
+        self.usage: dict[tuple[str, str], Usage] = {}
 
     def register(self) -> None:
         """Give CloudFormation the resource types. The physical id of a stage is its name: its properties find it."""
@@ -110,6 +143,8 @@ class ApiGateway:
             delete=lambda name, properties: self._forget(self.stages, _stage_key(properties)),
             replacing=("RestApiId", "StageName"),
         )
+        for resource_type in KEY_RESOURCES:
+            self.emulator.check_resource(resource_type, functools.partial(self._check, resource_type))
 
     def _put_api(self, api_id: str, properties: Json) -> tuple[str, Json]:
         where = "AWS::ApiGateway::RestApi"
@@ -143,14 +178,10 @@ class ApiGateway:
         where, names = "AWS::ApiGateway::Stage", ("RestApiId", "DeploymentId", "StageName", "Description", "Tags")
         allow(where, properties, *names, "MethodSettings", "TracingEnabled", "Variables")
         settings: Json = next(iter(properties.get("MethodSettings", [])), {})
-        throttling, logging = ("ThrottlingRateLimit", "ThrottlingBurstLimit"), ("LoggingLevel", "DataTraceEnabled")
-        allow(
-            f"{where} MethodSettings", settings, "ResourcePath", "HttpMethod", "MetricsEnabled", *throttling, *logging
-        )
+        names = ("ResourcePath", "HttpMethod", "MetricsEnabled", "ThrottlingRateLimit", "ThrottlingBurstLimit")
+        allow(f"{where} MethodSettings", settings, *names)
         if properties.get("MethodSettings", []) not in ([], [{**settings, "ResourcePath": "/*", "HttpMethod": "*"}]):
             raise ValueError(f"{where}: MethodSettings must be one entry, with ResourcePath /* and HttpMethod *")
-        if settings.get("LoggingLevel", "OFF") != "OFF" or is_true(settings, "DataTraceEnabled"):
-            raise ValueError("CloudWatch Logs role ARN must be set in account settings to enable logging")
         deployment = self.deployments.get(properties["DeploymentId"], {})
         if deployment.get("RestApiId") != properties["RestApiId"]:
             raise ValueError(f"Invalid Deployment identifier specified: {properties['DeploymentId']}")
@@ -161,6 +192,16 @@ class ApiGateway:
         self.stages.save()
         self.live.pop(key, None)
         return properties["StageName"], {}
+
+    def _check(self, resource_type: str, properties: Json) -> None:
+        allow(resource_type, properties, *KEY_RESOURCES[resource_type])
+        quota = properties.get("Quota", {"Period": "DAY"})
+        allow(f"{resource_type}: Quota", quota, "Limit", "Period")
+        allow(f"{resource_type}: Quota.Period", {str(quota.get("Period")): None}, *QUOTA_PERIODS)
+        for stage in properties.get("ApiStages", []):
+            allow(f"{resource_type}: ApiStages", stage, "ApiId", "Stage")
+            if f"{stage['ApiId']}/{stage['Stage']}" not in self.stages:
+                raise ValueError(f"API Stage not found: {stage['ApiId']}:{stage['Stage']}")
 
     def _forget(self, resources: Resources, key: str) -> None:
         resources.pop(key, None)
@@ -190,30 +231,48 @@ class ApiGateway:
         stage = self._live_stage(f"{api_id}/{stage_name}")
         try:
             if stage is None:
-                response = Response(403, {"content-type": "application/json"}, '{"message":"Forbidden"}')
+                response = PLAIN.respond(GatewayError("INVALID_API_KEY"), context)
             else:
-                query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-                response = await self._answer(stage, Request(context, headers, query, stage.variables), receive)
+                query = dict(parse_qsl(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True))
+                request = Request(context, headers, query, stage.variables)
+                response = await self._answer(stage, request, scope, receive)
         except ClientDisconnected:
             return
-        body = b"" if response.status == 204 or scope["method"] == "HEAD" else response.body.encode()
+        body = b"" if response.status == 204 or scope["method"] == "HEAD" else response.body.encode("utf-8", "replace")
         sent = {"x-amzn-requestid": context["requestId"], "x-amz-apigw-id": context["extendedRequestId"]}
         sent |= response.headers
         if response.status != 204:
             sent["content-length"] = str(len(body))
         encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in sent.items()]
         await send({"type": "http.response.start", "status": response.status, "headers": encoded})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": body, "more_body": "connection" in sent})
+        if "connection" in sent:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    while (await receive()).get("more_body"):
+                        await asyncio.sleep(0)
+            await send({"type": "http.response.body"})
 
-    async def _answer(self, stage: LiveStage, request: Request, receive: Receive) -> Response:
+    async def _answer(self, stage: LiveStage, request: Request, scope: Mapping[str, Any], receive: Receive) -> Response:
         context = request.context
         try:
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_LIMIT:
+                raise GatewayError("REQUEST_HEADERS_TOO_LARGE")
+            payload = await read_body(receive)
             operation = stage.definition.operations.get((context["httpMethod"], context["resourcePath"]))
             if operation is None:
                 raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
-            if not stage.bucket.take(self.clock()):
+            usage = None
+            if operation.authorization == "AWS_IAM":
+                self._authorize(request, scope, payload)
+            elif operation.authorization == "API_KEY":
+                usage = self._usage(request)
+            now = self.clock()
+            if not (usage is None or usage.bucket.take(now)) or not stage.bucket.take(now):
                 raise GatewayError("THROTTLED")
-            body = (await read_body(receive)).decode("utf-8", "replace")
+            if usage and not usage.count(now):
+                raise GatewayError("QUOTA_EXCEEDED")
+            body = payload.decode("utf-8", "replace")
             operation.validate(body, request)
             status, answer = await self._integrate(operation, json.loads(operation.render(body, request)))
             return operation.response_for(status).respond(answer, request)
@@ -224,6 +283,38 @@ class ApiGateway:
         except Exception as error:
             LOG.error("%s %s: %s: %s", context["httpMethod"], context["path"], type(error).__name__, error)
             return stage.definition.respond(GatewayError("API_CONFIGURATION_ERROR"), context)
+
+    def _usage(self, request: Request) -> Usage:
+        """What the request's API key has used of its plan."""
+        context = request.context
+        found = self.emulator.usage_plan(request.headers.get("x-api-key", ""), context["apiId"], context["stage"])
+        if found is None:
+            raise GatewayError("INVALID_API_KEY")
+        key_id, plan = found
+        rate = float(plan["throttle"].get("rateLimit", ACCOUNT_RATE))
+        burst = float(plan["throttle"].get("burstLimit", ACCOUNT_BURST))
+        usage = self.usage.get((plan["id"], key_id))
+        if usage is None or (usage.bucket.rate, usage.bucket.burst) != (rate, burst):
+            usage = self.usage[plan["id"], key_id] = Usage(TokenBucket(rate, burst, self.clock()), plan)
+        usage.plan = plan
+        return usage
+
+    def _authorize(self, request: Request, scope: Mapping[str, Any], payload: bytes) -> None:
+        """The signature in the Authorization header is right, and IAM lets its owner invoke the operation."""
+        if not request.headers.get("authorization"):
+            raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
+        invoked = "{apiId}/{stage}/{httpMethod}{resourcePath}".format_map(request.context)
+        resource = f"arn:aws:execute-api:{self.emulator.region}:{self.emulator.account}:{invoked}"
+        try:
+            self.emulator.authorize_request(scope, payload, "execute-api", "execute-api:Invoke", resource)
+        except InvalidSignature as error:
+            raise GatewayError("INVALID_SIGNATURE", str(error), error.error_type) from error
+        except AccessDenied as error:
+            # API Gateway hides its account in the resource.
+            masked = str(error).replace(
+                f":{self.emulator.account}:{invoked}", f":********{self.emulator.account[-4:]}:{invoked}"
+            )
+            raise GatewayError("ACCESS_DENIED", masked) from error
 
     async def _integrate(self, operation: Operation, content: Json) -> tuple[int, str]:
         """The status and the body with which the integration answers; a mock answers what it is told."""
@@ -247,7 +338,7 @@ class ApiGateway:
 
     def _context(self, scope: Mapping[str, Any], headers: dict[str, str], api_id: str, stage: str, path: str) -> Json:
         """`$context`. A client may choose the request id, if it is a UUID; the extended one is always ours."""
-        now = time.time()
+        now = self.clock()
         chosen = headers.get("x-amzn-requestid", "")
         return {
             "accountId": self.emulator.account,
@@ -265,18 +356,22 @@ class ApiGateway:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The whole body of a request, at most 10 MB."""
+    """The whole body of a request: at most 10 MB, within 30 seconds."""
     parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > PAYLOAD_LIMIT:
-            raise GatewayError("REQUEST_TOO_LARGE")
-        if not message.get("more_body"):
-            return b"".join(parts)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > PAYLOAD_LIMIT:
+                    raise GatewayError("REQUEST_TOO_LARGE")
+                if not message.get("more_body"):
+                    return b"".join(parts)
+    except TimeoutError as error:
+        raise GatewayError("REQUEST_TIMEOUT") from error
 
 
 def _new_id(length: int) -> str:

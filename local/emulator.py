@@ -8,13 +8,15 @@ release: its version is pinned, and a test asks for each of them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
@@ -35,9 +37,27 @@ _AS_THE_ACCOUNT = {
     "authorization": f"AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/s3/aws4_request, SignedHeaders=host",
 }
 
+# Reasons why a signature is refused, as MiniStack names them, and as API Gateway does.
+_SIGNATURE_ERRORS = {
+    "CredentialDateMismatch": "InvalidSignatureException",
+    "ExpiredTokenException": "ExpiredTokenException",
+    "IncompleteSignature": "IncompleteSignatureException",
+    "MissingAuthorizationParameter": "IncompleteSignatureException",
+    "RequestTimeTooSkewed": "InvalidSignatureException",
+    "SignatureDoesNotMatch": "InvalidSignatureException",
+}
+
 
 class AccessDenied(Exception):
     """A role may not do what it tried; the text is the sentence that AWS answers."""
+
+
+class InvalidSignature(Exception):
+    """A request's signature is wrong; the text is AWS's, as is `error_type` (InvalidSignatureException and others)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.error_type = _SIGNATURE_ERRORS.get(code, "UnrecognizedClientException")
 
 
 class ServiceError(Exception):
@@ -55,6 +75,23 @@ class Invocation:
     status: int
     function_error: str | None
     payload: bytes
+
+
+@dataclass
+class MetricDatum:
+    """The statistic set of one metric: how many values there were, their sum, the least and the greatest."""
+
+    name: str
+    unit: str
+    count: int
+    sum: float
+    minimum: float
+    maximum: float
+
+    def add(self, value: float) -> None:
+        """Count one more value."""
+        self.count, self.sum = self.count + 1, self.sum + value
+        self.minimum, self.maximum = min(self.minimum, value), max(self.maximum, value)
 
 
 class Resources(dict[str, Json]):
@@ -110,8 +147,8 @@ class Emulator:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "SERVICES"):
             os.environ.pop(name, None)
         from ministack import app
-        from ministack.core import iam_evaluator, persistence
-        from ministack.services import cloudwatch_logs, glue, iam
+        from ministack.core import iam_evaluator, persistence, sigv4
+        from ministack.services import apigateway_v1, cloudwatch, cloudwatch_logs, glue, iam
         from ministack.services.cloudformation import provisioners
 
         self.app: AsgiApp = app.app
@@ -120,8 +157,12 @@ class Emulator:
         self._save_all = persistence.save_all
         self._iam = iam_evaluator
         self._roles = iam._roles
+        self._sigv4 = sigv4
+        self._api_keys, self._usage_plans = apigateway_v1._api_keys, apigateway_v1._usage_plans
+        self._usage_plan_keys = apigateway_v1._usage_plan_keys
         self._tables = glue._tables
         self._put_log_events = cloudwatch_logs._put_log_events
+        self._put_metric_data = cloudwatch._put_metric_data
         self._resource_handlers = provisioners._RESOURCE_HANDLERS
         self._replacing_properties = provisioners._REPLACING_PROPERTIES
         self._permissions: dict[tuple[str, str, str, str], tuple[float, str | None]] = {}
@@ -149,6 +190,22 @@ class Emulator:
             handlers["update"] = update
         self._resource_handlers[resource_type] = handlers
         self._replacing_properties[resource_type] = replacing
+
+    def check_resource(self, resource_type: str, check: Callable[[Json], None]) -> None:
+        """Let MiniStack make a type of resource as it does, but only of properties for which `check` raises nothing."""
+        handlers = dict(self._resource_handlers[resource_type])
+
+        def checked(name: str, position: int) -> Callable[..., Any]:
+            def handle(*arguments: Any) -> Any:
+                check(arguments[position])
+                return handlers[name](*arguments)
+
+            return handle
+
+        # create(logical id, properties, stack) and update(physical id, old properties, properties, stack).
+        positions = {name: position for name, position in (("create", 1), ("update", 2)) if name in handlers}
+        replaced = {name: checked(name, position) for name, position in positions.items()}
+        self._resource_handlers[resource_type] = {**handlers, **replaced}
 
     def add_service(self, name: str, handler: ServiceHandler) -> None:
         """Answer the calls of SDKs and of the AWS CLI to one service."""
@@ -208,9 +265,67 @@ class Emulator:
             for statement in document["Statement"]
         )
 
+    def authorize_request(
+        self, scope: Mapping[str, Any], body: bytes, service: str, action: str, resource: str
+    ) -> None:
+        """Raise InvalidSignature unless the caller signed this ASGI request (SigV4, in its Authorization header) for
+        the service, and AccessDenied unless its policies allow the action."""
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in scope["headers"]:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
+        signature = self._sigv4.foreign_authorization_failure(headers)
+        if headers["authorization"].startswith("AWS4-HMAC-SHA256 ") and headers["authorization"].isascii():
+            signature = self._sigv4.parse_header_signature(headers)
+        if signature is None or isinstance(signature, tuple):
+            raise InvalidSignature(*(signature or ("IncompleteSignature", "Unsupported AWS 'algorithm'")))
+        if (signature.service, signature.region) != (service, REGION):
+            message = f"Credential should be scoped to correct service: '{service}' and to a valid region. "
+            raise InvalidSignature("SignatureDoesNotMatch", message)
+        if "host" not in signature.signed_headers.split(";"):
+            message = "'Host' must be a 'SignedHeader' in the AWS Authorization."
+            raise InvalidSignature("IncompleteSignature", message)
+        token = headers.get("x-amz-security-token")
+        credential = self._iam.resolve_credential(signature.access_key_id, ACCOUNT, token)
+        if isinstance(credential, self._iam.CredentialResolutionError):
+            raise InvalidSignature(credential.code, credential.message)
+        # The hash of the body is ours, whatever the client says that it is.
+        signed = {**headers, "x-amz-content-sha256": hashlib.sha256(body).hexdigest()}
+        query = parse_qs(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True)
+        path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+        wrong = self._sigv4.request_time_failure(signature) or self._sigv4.header_signature_failure(
+            signature, credential.secret_access_key, scope["method"], path, query, signed, body, explain=True
+        )
+        if wrong:
+            raise InvalidSignature(*wrong)
+        caller = self._iam.resolve_principal(signature.access_key_id, ACCOUNT, credential)
+        request = self._iam.EvalContext(caller.arn, caller.type, caller.account, action, resource, REGION)
+        request.principal_keys = caller.keys
+        # The account's root has no policies: it may do everything.
+        if caller.policies is None:
+            return
+        if self._iam.evaluate(request, caller.policies, *caller.limits).decision != "Allow":
+            raise AccessDenied(f"User: {caller.arn} is not authorized to perform: {action} on resource: {resource}")
+
+    def usage_plan(self, key: str, api_id: str, stage: str) -> tuple[str, Json] | None:
+        """The id of an enabled API key with this value, and its usage plan for a stage, as GetUsagePlan shows it."""
+        for (_, _, key_id), api_key in self._api_keys.all_items():
+            if key and api_key["value"] == key and str(api_key["enabled"]).lower() == "true":
+                for (account, region, plan_id), plan in self._usage_plans.all_items():
+                    keys = self._usage_plan_keys.get_scoped(account, region, plan_id) or {}
+                    stages = [(each["apiId"], each["stage"]) for each in plan["apiStages"]]
+                    if key_id in keys and (api_id, stage) in stages:
+                        return key_id, plan
+        return None
+
     async def put_object(self, bucket: str, key: str, data: bytes) -> None:
-        """Write an object as a whole."""
+        """Write an object as a whole; ServiceError also when the disk does not take it."""
         await self._object("PUT", bucket, key, data)
+        path = self.directory / "s3" / ACCOUNT / bucket / key
+        if not path.is_file() or path.stat().st_size != len(data):
+            # MiniStack says 200 all the same, and keeps what it could not write until the process ends.
+            await self.delete_object(bucket, key)
+            raise ServiceError(500, "InternalError", f"The object could not be written to {path}")
 
     async def get_object(self, bucket: str, key: str) -> bytes:
         """Read an object as a whole."""
@@ -234,7 +349,8 @@ class Emulator:
         root = self.directory / "s3" / ACCOUNT / bucket
         found = []
         for path in (root / prefix).rglob("*"):
-            if path.is_file() and not path.name.endswith(".meta.json"):
+            # A killed process may leave the draft of an object behind.
+            if path.is_file() and not path.name.endswith((".meta.json", ".tmp")):
                 found.append((path.relative_to(root).as_posix(), path))
         return sorted(found)
 
@@ -255,6 +371,25 @@ class Emulator:
         """Put one line into CloudWatch Logs. A group or stream that is missing loses it, as it would on AWS."""
         event = {"timestamp": int(time.time() * 1000), "message": message}
         self._put_log_events({"logGroupName": group, "logStreamName": stream, "logEvents": [event]})
+
+    def put_metric_data(self, namespace: str, dimensions: dict[str, str], data: list[MetricDatum]) -> None:
+        """Put statistic sets into CloudWatch."""
+        pairs = [{"Name": name, "Value": value} for name, value in dimensions.items()]
+        metric_data = [
+            {
+                "MetricName": datum.name,
+                "Unit": datum.unit,
+                "Dimensions": pairs,
+                "StatisticValues": {
+                    "SampleCount": datum.count,
+                    "Sum": datum.sum,
+                    "Minimum": datum.minimum,
+                    "Maximum": datum.maximum,
+                },
+            }
+            for datum in data
+        ]
+        self._put_metric_data({}, {"Namespace": namespace, "MetricData": metric_data}, False, is_json=True)
 
 
 def _between(text: str, start: str, end: str) -> str:

@@ -197,6 +197,7 @@ class Firehose:
         stream = self._stream_of(body)
         data = _data(body.get("Record"), "record")
         if not stream.fitting([data]):
+            stream.metrics.add(ThrottledRecords=1)
             raise Refusal("ServiceUnavailableException", "Slow down.", 500)
         record = (await stream.put([data]))[0]
         return {"RecordId": record.record_id, "Encrypted": self._is_encrypted(stream)}
@@ -215,6 +216,8 @@ class Firehose:
         accepted = await stream.put(taken) if taken else []
         refused = {"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "Slow down."}
         failed = len(datas) - len(accepted)
+        if failed:
+            stream.metrics.add(ThrottledRecords=failed)
         responses = [{"RecordId": record.record_id} for record in accepted] + [refused] * failed
         return {"FailedPutCount": failed, "Encrypted": self._is_encrypted(stream), "RequestResponses": responses}
 

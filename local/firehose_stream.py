@@ -28,6 +28,7 @@ from local import firehose_objects as objects
 from local.emulator import AccessDenied, Emulator, ServiceError
 from local.firehose_configuration import MEBIBYTE, Configuration, Destination, Json
 from local.firehose_log import Log
+from local.firehose_metrics import Metrics
 from local.firehose_objects import Record, TransformFailure
 
 PRINCIPAL = "firehose.amazonaws.com"
@@ -116,6 +117,7 @@ class Stream:
         self.emulator, self.directory, self.configuration = emulator, directory, configuration
         self.limits, self.threads = limits, threads
         self.log = Log(directory, limits.segment)
+        self.metrics = Metrics(emulator, configuration.name)
         self.held = 0  # Bytes in memory, see Limits.memory.
         self.waiting: list[tuple[int, list[bytes], asyncio.Future[list[Record]]]] = []
         self.commit: asyncio.Task[None] | None = None
@@ -159,11 +161,13 @@ class Stream:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*self.loops, *under_way, return_exceptions=True)
+        self.metrics.flush()
 
     def discard(self) -> None:
         """End at once and forget everything: the stream is deleted."""
         for task in (*self.loops, *self.units):
             task.cancel()
+        self.metrics.flush()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # --- Ingest
@@ -198,6 +202,9 @@ class Stream:
             finally:
                 self.log.end(written=bool(records))
                 self.held -= sum(_weight(data) for _, datas, _ in group for data in datas)
+            if records:
+                size = sum(len(record.data) for record in records)
+                self.metrics.add(IncomingRecords=len(records), IncomingBytes=size)
             self._accept(records, records if self.configuration.backup else [])
             rest = iter(records)
             for _, datas, future in group:
@@ -243,7 +250,9 @@ class Stream:
         for attempt in range(1, retries + 2):
             try:
                 failure, results = status, await self._transform(configuration, batch)
+                self.metrics.add(ExecuteProcessing_Success=1)
             except TransformFailure as problem:
+                self.metrics.add(ExecuteProcessing_Success=0)
                 # AWS promises retries for timeouts and throttling and is silent about a function that raises. Here they
                 # all are tried again, so that a transform which cannot bear to see a batch twice shows it.
                 failure, results = problem, [("ProcessingFailed", b"")] * len(batch)
@@ -264,6 +273,8 @@ class Stream:
         self._buffer(kept, self.main_buffer)
         self._buffer(failed, self.error_buffer)
         dropped = [record for record, (result, _) in pairs if result == "Dropped"]
+        if configuration.processor:
+            self.metrics.add(SucceedProcessing_Records=len(kept) + len(dropped))
         self.log.done("main", dropped)
         self.held -= sum(_weight(record.data) for record in batch)
 
@@ -278,8 +289,10 @@ class Stream:
             for action in ("lambda:InvokeFunction", "lambda:GetFunctionConfiguration"):
                 self.emulator.authorize(processor.role, PRINCIPAL, action, processor.function)
             event = await self._at_work(objects.transform_event, str(uuid.uuid4()), configuration.arn, batch)
+            began = time.monotonic()
             async with asyncio.timeout(self.limits.function_timeout * self.limits.second):
                 reply = await self.emulator.invoke(processor.function, event)
+            self.metrics.add(ExecuteProcessing_Duration=(time.monotonic() - began) * 1000)
         except TimeoutError:
             raise TransformFailure("Lambda.FunctionTimedOut", "The Lambda function timed out.", retry=True) from None
         except AccessDenied as error:
@@ -330,6 +343,8 @@ class Stream:
             if fitting:
                 extension = main.extension or objects.EXTENSIONS["PARQUET" if conversion else main.compression]
                 await self._put_object(configuration, main, main.prefix, fitting, body, extension)
+                if conversion:
+                    self.metrics.add(SucceedConversion_Records=len(fitting))
                 self._done("main", fitting)
 
         async def write_failed(configuration: Configuration) -> None:
@@ -343,6 +358,7 @@ class Stream:
 
         await self._until_written("main", records, write)
         if misfits := [record for record, _, _ in failed]:
+            self.metrics.add(FailedConversion_Records=len(misfits))
             self._report(self.configuration.main, failed[0][1], f"{failed[0][2]} ({len(failed)} records)")
             await self._until_written("main", misfits, write_failed)
 
@@ -383,8 +399,20 @@ class Stream:
     ) -> None:
         oldest = min(record.arrival for record in records)
         key = objects.object_key(configuration, prefix, oldest, extension, error_type)
-        self.emulator.authorize(destination.role, PRINCIPAL, "s3:PutObject", f"{destination.bucket_arn}/{key}")
-        await self.emulator.put_object(destination.bucket_arn.rpartition(":")[2], key, body)
+        is_backup, age = destination is configuration.backup, (_now() - oldest) / 1000
+        try:
+            self.emulator.authorize(destination.role, PRINCIPAL, "s3:PutObject", f"{destination.bucket_arn}/{key}")
+            await self.emulator.put_object(destination.bucket_arn.rpartition(":")[2], key, body)
+        except (AccessDenied, ServiceError):
+            self._count_put(is_backup, Success=0, DataFreshness=age)
+            raise
+        # What an error object holds was not delivered, but the put of it counts.
+        delivered = {} if error_type else {"Records": len(records), "Bytes": len(body)}
+        self._count_put(is_backup, Success=1, DataFreshness=age, **delivered)
+
+    def _count_put(self, is_backup: bool, **values: float) -> None:
+        zone = "BackupToS3" if is_backup else "DeliveryToS3"
+        self.metrics.add(**{f"{zone}_{name}": value for name, value in values.items()})
 
     def _table(self, configuration: Configuration) -> Json:
         """The Glue table as it is now; the role needs the actions that Firehose documents, on each of three levels."""
@@ -464,7 +492,12 @@ class Stream:
                 "errorCode": code,
                 **({"processor": processor} if processor else {}),
             }
-            self.emulator.log(*destination.log, json.dumps(line))
+            group, stream = destination.log
+            region, account = self.configuration.arn.split(":")[3:5]
+            resource = f"arn:aws:logs:{region}:{account}:log-group:{group}:log-stream:{stream}"
+            with suppress(AccessDenied):  # As on AWS: nobody learns of it.
+                self.emulator.authorize(destination.role, PRINCIPAL, "logs:PutLogEvents", resource)
+                self.emulator.log(group, stream, json.dumps(line))
 
 
 def _content(records: Iterable[Record], compression: str) -> bytes:

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jsonschema import Draft4Validator, SchemaError
-
 from local.velocity import Input, MappingTemplate, Override, Util
 
 Json = dict[str, Any]
@@ -21,35 +19,60 @@ Json = dict[str, Any]
 VALIDATORS, VALIDATOR = "x-amazon-apigateway-request-validators", "x-amazon-apigateway-request-validator"
 RESPONSES, INTEGRATION = "x-amazon-apigateway-gateway-responses", "x-amazon-apigateway-integration"
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch")
-# The types of gateway response that can happen here: status and message.
+# The types of gateway response that can happen here: status, x-amzn-ErrorType, and a message where all have the same.
 GATEWAY_RESPONSES = {
-    "API_CONFIGURATION_ERROR": (500, "Internal server error"),
-    "BAD_REQUEST_BODY": (400, "Invalid request body"),
-    "BAD_REQUEST_PARAMETERS": (400, "Missing required request parameters: [{}]"),
-    "INTEGRATION_FAILURE": (504, "Network error communicating with endpoint"),
-    "INTEGRATION_TIMEOUT": (504, "Endpoint request timed out"),
-    "MISSING_AUTHENTICATION_TOKEN": (403, "Missing Authentication Token"),
-    "REQUEST_TOO_LARGE": (413, "Request Too Long"),
-    "THROTTLED": (429, "Too Many Requests"),
-    "UNSUPPORTED_MEDIA_TYPE": (415, "Unsupported Media Type"),
+    "ACCESS_DENIED": (403, "AccessDeniedException", ""),
+    "API_CONFIGURATION_ERROR": (500, "InternalServerErrorException", "Internal server error"),
+    "BAD_REQUEST_BODY": (400, "BadRequestException", "Invalid request body"),
+    "INTEGRATION_FAILURE": (504, "InternalServerErrorException", "Network error communicating with endpoint"),
+    "INTEGRATION_TIMEOUT": (504, "InternalServerErrorException", "Endpoint request timed out"),
+    "INVALID_API_KEY": (403, "ForbiddenException", "Forbidden"),
+    "INVALID_SIGNATURE": (403, "InvalidSignatureException", ""),
+    "MISSING_AUTHENTICATION_TOKEN": (403, "MissingAuthenticationTokenException", "Missing Authentication Token"),
+    "QUOTA_EXCEEDED": (429, "LimitExceededException", "Limit Exceeded"),
+    "THROTTLED": (429, "TooManyRequestsException", "Too Many Requests"),
+    "UNSUPPORTED_MEDIA_TYPE": (415, "BadRequestException", "Unsupported Media Type"),
 }
+# Those that nobody can customise: they come before the API is known, with a request that is not read to its end.
+UNREAD_RESPONSES = {
+    "REQUEST_HEADERS_TOO_LARGE": (431, "RequestTooLargeException", "Request Header Fields Too Large"),
+    "REQUEST_TIMEOUT": (408, "RequestTimeoutException", "Request Timeout"),
+    "REQUEST_TOO_LARGE": (413, "RequestTooLargeException", "Request Too Long"),
+}
+GATEWAY_TEMPLATE = '{"message":$context.error.messageString}'
+GATEWAY_VARIABLES = ("error.message", "error.messageString", "error.responseType", "requestId", "extendedRequestId")
+GATEWAY_VARIABLE = re.compile(r"\$context\.([\w.]*\w)")
+# What may follow `security`, by the definition of its scheme.
+API_KEY_SCHEME = {"type": "apiKey", "name": "x-api-key", "in": "header"}
+IAM_SCHEME = {**API_KEY_SCHEME, "name": "Authorization", "x-amazon-apigateway-authtype": "awsSigv4"}
+MODEL_TYPES = {"object": dict, "array": list}
 # What an integration with an AWS service must say.
 TARGET = {
     "uri": re.compile(r"arn:aws[\w-]*:apigateway:[\w-]+:(\w+):action/(\w+)"),
     "httpMethod": re.compile("POST"),
     "credentials": re.compile(r"arn:aws[\w-]*:iam::\d+:role/.+"),
+    # Else a client could send a request of its own to the service, under a content type that has no template.
+    "passthroughBehavior": re.compile("never", re.IGNORECASE),
 }
 CONTENT_TYPE_PARAMETER = {"integration.request.header.Content-Type": "'application/x-amz-json-1.1'"}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+# Python would read NaN, which is no JSON, and refuse integers of 4,300 digits, which are.
+JSON = json.JSONDecoder(parse_constant=_refuse, parse_int=float)
 
 
 class GatewayError(Exception):
     """The request ends here, with the gateway response of this type."""
 
-    def __init__(self, response_type: str, detail: str = "") -> None:
+    def __init__(self, response_type: str, message: str = "", error_type: str = "") -> None:
         super().__init__(response_type)
         self.response_type = response_type
-        self.status, message = GATEWAY_RESPONSES[response_type]
-        self.message = message.format(detail)
+        self.status, usual_type, usual_message = {**GATEWAY_RESPONSES, **UNREAD_RESPONSES}[response_type]
+        self.error_type, self.message = error_type or usual_type, message or usual_message
 
 
 @dataclass(frozen=True)
@@ -63,8 +86,8 @@ class Request:
 
     @property
     def media_type(self) -> str:
-        """The type of the body; API Gateway drops its parameters, and takes a missing one for JSON."""
-        return media_type(self.headers.get("content-type", ""))
+        """The type of the body; API Gateway drops its parameters and case, and takes a missing one for JSON."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower() or "application/json"
 
     def rendered(self, template: MappingTemplate, body: str, **context: Any) -> str:
         """A mapping template's text for a body of this request or of the answer to it."""
@@ -92,18 +115,17 @@ class GatewayResponse:
 
     def respond(self, error: GatewayError, context: Json) -> Response:
         """The answer to an error, with the error's own status unless this response sets one."""
-        values = {
-            "error.message": error.message,
-            "error.messageString": json.dumps(error.message),
-            "error.responseType": error.response_type,
-            "requestId": context["requestId"],
-            "extendedRequestId": context["extendedRequestId"],
-        }
-        body = re.sub(r"\$context\.([\w.]*\w)", lambda name: values.get(name[1], name[0]), self.template)
-        return Response(self.status or error.status, {"content-type": "application/json", **self.headers}, body)
+        about = (error.message, json.dumps(error.message), error.response_type)
+        values = dict(zip(GATEWAY_VARIABLES, (*about, context["requestId"], context["extendedRequestId"]), strict=True))
+        body = GATEWAY_VARIABLE.sub(lambda name: values[name[1]], self.template)
+        headers = {"content-type": "application/json", "x-amzn-errortype": error.error_type, **self.headers}
+        return Response(self.status or error.status, headers, body)
 
 
-PLAIN_GATEWAY_RESPONSE = GatewayResponse(None, {}, '{"message":$context.error.messageString}')
+PLAIN = GatewayResponse(None, {}, GATEWAY_TEMPLATE)
+# IAM's own refusal, where nobody customised it, spells its key otherwise.
+PLAIN_ACCESS_DENIED = GatewayResponse(None, {}, '{"Message":$context.error.messageString}')
+CLOSING = GatewayResponse(None, {"connection": "close"}, GATEWAY_TEMPLATE)
 
 
 @dataclass(frozen=True)
@@ -113,54 +135,47 @@ class IntegrationResponse:
     pattern: re.Pattern[str] | None
     status: int
     headers: dict[str, str]
-    templates: dict[str, MappingTemplate]
+    template: MappingTemplate | None
 
     def respond(self, body: str, request: Request) -> Response:
-        """Map the integration's body with the template for Accept, or with the first one where none fits."""
-        if not self.templates:
-            return Response(self.status, {"content-type": "application/json", **self.headers}, body)
-        accepted = [media_type(part) for part in request.headers.get("accept", "").split(",")]
-        chosen = next((name for name in accepted if name in self.templates), next(iter(self.templates)))
-        override = Override(header=Override())
-        text = request.rendered(self.templates[chosen], body, responseOverride=override)
+        """Map the integration's body, whatever the client accepts: a response has one template, or passes the body."""
+        headers = {"content-type": "application/json", **self.headers}
+        if self.template is None:
+            return Response(self.status, headers, body)
+        override = Override()
+        text = request.rendered(self.template, body, responseOverride=override)
         status = int(override.get("status", self.status))
         if not 200 <= status <= 599:
             raise ValueError(f"$context.responseOverride.status is {status}")
-        overridden = {name.lower(): str(value) for name, value in override["header"].items()}
-        return Response(status, {"content-type": chosen, **self.headers, **overridden}, text)
+        return Response(status, headers, text)
 
 
 @dataclass(frozen=True)
 class Operation:
     """One method of one path: what it checks, and its integration. A mock has no service and no action."""
 
-    required_parameters: list[tuple[str, str]]
+    authorization: str  # NONE, API_KEY or AWS_IAM
     body_required: bool
-    models: dict[str, Draft4Validator]
+    models: dict[str, type]
     declared_statuses: set[int]
     service: str
     action: str
     credentials: str
-    passthrough: str
     request_templates: dict[str, MappingTemplate]
     responses: list[IntegrationResponse]
 
     def validate(self, body: str, request: Request) -> None:
-        """Required parameters are there and not blank; a body whose type has a model is JSON that fits it."""
-        for location, name in self.required_parameters:
-            value = request.query.get(name) if location == "query" else request.headers.get(name.lower())
-            if not (value or "").strip():
-                raise GatewayError("BAD_REQUEST_PARAMETERS", name)
+        """A required body is there; one whose type has a model is JSON of the model's type."""
         model = self.models.get(request.media_type)
-        if (self.body_required and not body) or (model and not is_valid(body, model)):
+        if (self.body_required and not body) or (model and not is_json(body, model)):
             raise GatewayError("BAD_REQUEST_BODY")
 
     def render(self, body: str, request: Request) -> str:
-        """The integration's request: by the template for the content type, or the body itself where that may pass."""
+        """The integration's request, by the template for the content type; a mock gets other bodies as they are."""
         template = self.request_templates.get(request.media_type)
         if template:
             return request.rendered(template, body)
-        if self.passthrough == "never" or (self.passthrough == "when_no_templates" and self.request_templates):
+        if self.service:
             raise GatewayError("UNSUPPORTED_MEDIA_TYPE")
         return body
 
@@ -181,33 +196,19 @@ class Definition:
     gateway_responses: dict[str, GatewayResponse]
 
     def respond(self, error: GatewayError, context: Json) -> Response:
-        """The gateway response for an error, by its type or its family. Nobody can customise the one for 10 MB."""
-        family = "DEFAULT_4XX" if error.status < 500 else "DEFAULT_5XX"
-        names = () if error.response_type == "REQUEST_TOO_LARGE" else (error.response_type, family)
-        found = (self.gateway_responses[name] for name in names if name in self.gateway_responses)
-        return next(found, PLAIN_GATEWAY_RESPONSE).respond(error, context)
+        """The gateway response for an error: by its type, else by its family, else API Gateway's own."""
+        plain = PLAIN_ACCESS_DENIED if error.response_type == "ACCESS_DENIED" else PLAIN
+        family = self.gateway_responses.get("DEFAULT_4XX" if error.status < 500 else "DEFAULT_5XX", plain)
+        found = self.gateway_responses.get(error.response_type, family)
+        return (CLOSING if error.response_type in UNREAD_RESPONSES else found).respond(error, context)
 
 
-def media_type(header: str) -> str:
-    """The MIME type of a Content-Type, or of one part of an Accept header; parameters and case do not count."""
-    return header.partition(";")[0].strip().lower() or "application/json"
-
-
-def is_valid(body: str, model: Draft4Validator) -> bool:
-    """Whether a body is JSON and fits a model."""
+def is_json(body: str, model: type) -> bool:
+    """Whether a body is JSON of this type."""
     try:
-        # Python would read NaN, which is no JSON, and refuse integers of 4,300 digits, which are.
-        return bool(model.is_valid(json.loads(body, parse_constant=_refuse, parse_int=_number)))
+        return isinstance(JSON.decode(body), model)
     except (ValueError, RecursionError):
         return False
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
-
-
-def _number(digits: str) -> float:
-    return int(digits) if len(digits) < 4_000 else float(digits)
 
 
 def allow(where: str, mapping: Mapping[str, Any], *names: str) -> None:
@@ -221,7 +222,7 @@ def compile_definition(body: Json, services: Iterable[str]) -> Definition:
     """Compile an OpenAPI 3.0 body whose integrations call some of `services`."""
     try:
         return _compile_definition(body, services)
-    except (SchemaError, re.error, AttributeError, KeyError, TypeError) as error:
+    except (re.error, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"Body is no OpenAPI document: {type(error).__name__}: {error}") from error
 
 
@@ -229,10 +230,7 @@ def _compile_definition(body: Json, services: Iterable[str]) -> Definition:
     allow("Body", body, "openapi", "info", "paths", "components", "tags", VALIDATORS, VALIDATOR, RESPONSES)
     if not str(body.get("openapi")).startswith("3.0."):
         raise ValueError(f"Body: openapi must be 3.0.x (got {body.get('openapi')!r})")
-    allow("Body.components", body.get("components", {}), "schemas")
-    models = body.get("components", {}).get("schemas", {})
-    for name, model in models.items():
-        _check_model(f"Body.components.schemas.{name}", model, models)
+    allow("Body.components", body.get("components", {}), "schemas", "securitySchemes")
     operations = {}
     for path, methods in body.get("paths", {}).items():
         if "{" in path:
@@ -240,88 +238,87 @@ def _compile_definition(body: Json, services: Iterable[str]) -> Definition:
         allow(f"Body.paths.{path}", methods, *METHODS)
         for method, operation in methods.items():
             where = f"Body.paths.{path}.{method}"
-            operations[method.upper(), path] = _compile_operation(where, operation, body, models, services)
-    customisable = [name for name in GATEWAY_RESPONSES if name != "REQUEST_TOO_LARGE"]
-    allow(f"Body.{RESPONSES}", body.get(RESPONSES, {}), "DEFAULT_4XX", "DEFAULT_5XX", *customisable)
+            operations[method.upper(), path] = _compile_operation(where, operation, body, services)
+    allow(f"Body.{RESPONSES}", body.get(RESPONSES, {}), "DEFAULT_4XX", "DEFAULT_5XX", *GATEWAY_RESPONSES)
     gateway_responses = {}
     for name, response in body.get(RESPONSES, {}).items():
         gateway_responses[name] = _compile_gateway_response(f"Body.{RESPONSES}.{name}", response)
     return Definition(operations, gateway_responses)
 
 
-def _check_model(where: str, schema: Json, models: Json) -> None:
-    """Take the keywords that are checked. API Gateway ignores others, such as minItems and format, without a word."""
-    numbers, strings = ("minimum", "maximum"), ("minLength", "maxLength", "pattern", "enum")
-    allow(where, schema, "$ref", "type", "title", "description", "properties", "required", "items", *numbers, *strings)
-    Draft4Validator.check_schema(schema)
-    if "$ref" in schema and schema["$ref"] not in {f"#/components/schemas/{name}" for name in models if name.isalnum()}:
-        raise ValueError(f"{where}: $ref {schema['$ref']} leads to no model with a name of letters and digits")
-    children = {**schema.get("properties", {}), **({"[]": schema["items"]} if "items" in schema else {})}
-    for name, child in children.items():
-        _check_model(f"{where}.{name}", child, models)
-
-
 def _compile_gateway_response(where: str, response: Json) -> GatewayResponse:
     allow(where, response, "statusCode", "responseParameters", "responseTemplates")
     templates = response.get("responseTemplates", {})
     allow(f"{where}.responseTemplates", templates, "application/json")
+    template = templates.get("application/json", GATEWAY_TEMPLATE)
+    allow(f"{where}: $context", dict.fromkeys(GATEWAY_VARIABLE.findall(template)), *GATEWAY_VARIABLES)
     headers = _static_headers(where, response, "gatewayresponse.header.")
-    status = int(response["statusCode"]) if "statusCode" in response else None
-    return GatewayResponse(status, headers, templates.get("application/json", PLAIN_GATEWAY_RESPONSE.template))
+    return GatewayResponse(int(response["statusCode"]) if "statusCode" in response else None, headers, template)
 
 
 def _static_headers(where: str, response: Json, prefix: str) -> dict[str, str]:
     headers = {}
     for name, value in response.get("responseParameters", {}).items():
-        if not name.startswith(prefix) or not re.fullmatch("'[^']*'", value):
+        if not name.startswith(prefix) or not re.fullmatch("'[ !-&(-~]*'", value):
             raise ValueError(f"{where}: {name} must be {prefix}NAME with a static value in single quotes (got {value})")
         headers[name.removeprefix(prefix).lower()] = value[1:-1]
     return headers
 
 
-def _compile_operation(where: str, operation: Json, body: Json, models: Json, services: Iterable[str]) -> Operation:
+def _compile_operation(where: str, operation: Json, body: Json, services: Iterable[str]) -> Operation:
     documentation = ("operationId", "summary", "description", "tags")
-    allow(where, operation, "parameters", "requestBody", "responses", VALIDATOR, INTEGRATION, *documentation)
+    allow(where, operation, "security", "requestBody", "responses", VALIDATOR, INTEGRATION, *documentation)
     if INTEGRATION not in operation:
         raise ValueError(f"{where}: No integration defined for method")
+    components = body.get("components", {})
     validator = operation.get(VALIDATOR, body.get(VALIDATOR))
     if validator is not None and validator not in body.get(VALIDATORS, {}):
         raise ValueError(f"{where}: the request validator {validator} is not defined")
     checks = body.get(VALIDATORS, {}).get(validator, {})
     allow(f"Body.{VALIDATORS}.{validator}", checks, "validateRequestBody", "validateRequestParameters")
-    checks_body = is_true(checks, "validateRequestBody")
-    required = []
-    for parameter in operation.get("parameters", []):
-        allow(f"{where}.parameters", parameter, "name", "in", "required", "schema", "description")
-        allow(f"{where}.parameters: in", {parameter["in"]: None}, "query", "header")
-        if is_true(checks, "validateRequestParameters") and is_true(parameter, "required"):
-            required.append((parameter["in"], parameter["name"]))
     request_body = operation.get("requestBody", {})
     allow(f"{where}.requestBody", request_body, "content", "required", "description")
-    validated = {}
+    models = {}
     for media, content in request_body.get("content", {}).items():
-        allow(f"{where}.requestBody.content.{media}", content, "schema")
-        schema = content.get("schema", {})
-        _check_model(f"{where}.requestBody.content.{media}.schema", schema, models)
-        if checks_body and schema:
-            validated[_media_key(where, media)] = Draft4Validator({**schema, "components": {"schemas": models}})
+        model = _model_type(f"{where}.requestBody.content.{media}", content, components.get("schemas", {}))
+        models[_media_key(where, media)] = model
     integration = operation[INTEGRATION]
     service, action, credentials = _compile_target(where, integration, services)
-    passthrough = str(integration.get("passthroughBehavior", "when_no_match")).lower()
-    allow(f"{where}: passthroughBehavior", {passthrough: None}, "never", "when_no_match", "when_no_templates")
     responses = integration.get("responses", {})
     return Operation(
-        required_parameters=required,
-        body_required=checks_body and is_true(request_body, "required"),
-        models=validated,
+        authorization=_authorization(where, operation.get("security", []), components.get("securitySchemes", {})),
+        body_required=is_true(checks, "validateRequestBody") and is_true(request_body, "required"),
+        models=models if is_true(checks, "validateRequestBody") else {},
         declared_statuses={int(status) for status in operation.get("responses", {})},
         service=service,
         action=action,
         credentials=credentials,
-        passthrough=passthrough,
         request_templates=_compile_templates(f"{where}: requestTemplates", integration.get("requestTemplates", {})),
         responses=[_compile_response(where, key, response, operation) for key, response in responses.items()],
     )
+
+
+def _authorization(where: str, security: list[Json], schemes: Json) -> str:
+    """What an operation asks for. API Gateway does not honour `security` of the whole body: it is refused there."""
+    names = [name for alternative in security for name in alternative]
+    if not names:
+        return "NONE"
+    scheme = schemes.get(names[0])
+    if len(names) > 1 or scheme not in (API_KEY_SCHEME, IAM_SCHEME):
+        raise ValueError(f"{where}.security: {names} must be one scheme, {API_KEY_SCHEME} or {IAM_SCHEME}")
+    return "API_KEY" if scheme == API_KEY_SCHEME else "AWS_IAM"
+
+
+def _model_type(where: str, content: Json, models: Json) -> type:
+    """The type that a model asks for. Other keywords are refused: API Gateway ignores some of them without a word."""
+    allow(where, content, "schema")
+    allow(where, content["schema"], "$ref")
+    name = content["schema"]["$ref"].removeprefix("#/components/schemas/")
+    if name not in models or not name.isalnum():
+        raise ValueError(f"{where}: {content['schema']} leads to no model with a name of letters and digits")
+    allow(f"{where}: {name}", models[name], "type", "title", "description")
+    allow(f"{where}: {name}.type", {models[name]["type"]: None}, *MODEL_TYPES)
+    return MODEL_TYPES[models[name]["type"]]
 
 
 def is_true(mapping: Json, name: str) -> bool:
@@ -341,13 +338,13 @@ def _compile_templates(where: str, templates: Json) -> dict[str, MappingTemplate
 
 def _compile_target(where: str, integration: Json, services: Iterable[str]) -> tuple[str, str, str]:
     """What an integration calls, as (service, action, role ARN); all empty for a mock."""
-    names = ("type", "httpMethod", "passthroughBehavior", "requestTemplates", "responses")
     kind = str(integration.get("type")).lower()
     allow(f"{where}: integration type", {kind: None}, "aws", "mock")
     if kind == "mock":
-        allow(f"{where}: integration", integration, *names)
+        allow(f"{where}: integration", integration, "type", "passthroughBehavior", "requestTemplates", "responses")
+        allow(f"{where}: passthroughBehavior", {str(integration["passthroughBehavior"]): None}, "when_no_match")
         return "", "", ""
-    allow(f"{where}: integration", integration, *names, "uri", "credentials", "requestParameters")
+    allow(f"{where}: integration", integration, "type", "requestTemplates", "responses", "requestParameters", *TARGET)
     for name, pattern in TARGET.items():
         if not pattern.fullmatch(str(integration.get(name))):
             raise ValueError(f"{where}: {name} must match {pattern.pattern} (got {integration.get(name)})")
@@ -370,5 +367,6 @@ def _compile_response(where: str, pattern: str, response: Json, operation: Json)
     undeclared = set(headers) - {name.lower() for name in (declared or {}).get("headers", {})}
     if declared is not None and undeclared:
         raise ValueError(f"{where}: the method's response {status} declares no header {', '.join(sorted(undeclared))}")
-    templates = _compile_templates(where, response.get("responseTemplates", {}))
-    return IntegrationResponse(None if pattern == "default" else re.compile(pattern), int(status), headers, templates)
+    allow(f"{where}: responseTemplates", response.get("responseTemplates", {}), "application/json")
+    template = _compile_templates(where, response.get("responseTemplates", {})).get("application/json")
+    return IntegrationResponse(None if pattern == "default" else re.compile(pattern), int(status), headers, template)

@@ -2,22 +2,27 @@
 
     python -m local.server --directory .sluice/local --port 4566
 
-While it can be reached, `server.json` in its directory holds its endpoint and process id. The process holds a lock on
-the directory, so that two of them never share one state.
+While it can be reached, `server.json` in its directory holds its endpoint. The process locks the file `lock`, which
+holds its id, so that no two of them share one state.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
+import shutil
+import signal
 import socket
 import sys
+import tempfile
+import time
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import uvicorn
 
@@ -27,12 +32,13 @@ from local.emulator import Emulator
 from local.firehose import Firehose
 
 SAVE_INTERVAL_SECONDS = 1.0
+LOCK_SECONDS = 0.5
 
 Message = MutableMapping[str, Any]
 
 
 class LocalAws:
-    """Routes each request: API Gateway's data plane to our engine, all else to MiniStack and what is plugged into it."""
+    """Routes each request: API Gateway's data plane to our engine, all else to MiniStack and what it was given."""
 
     def __init__(self, directory: Path, port: int) -> None:
         self.emulator = Emulator(directory, port)
@@ -54,7 +60,14 @@ class LocalAws:
             await self.apigateway.serve(scope, receive, send)
         else:
             self.changed = self.changed or scope.get("method") != "GET"
-            await self.emulator.app(scope, receive, send)
+
+            async def send_what_is_saved(message: Message) -> None:
+                # A stack that somebody was told is complete is so after a kill -9, too.
+                if b"_COMPLETE</StackStatus>" in message.get("body", b""):
+                    self.emulator.save()
+                await send(message)
+
+            await self.emulator.app(scope, receive, send_what_is_saved)
 
     async def _live(self, scope: Message, receive: Any, send: Any) -> None:
         """Deliver only between MiniStack's start, which restores roles and functions, and its stop."""
@@ -90,7 +103,7 @@ async def serve(directory: Path, listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     local_aws = LocalAws(directory, port)
     announcement = directory / "server.json"
-    announcement.write_text(json.dumps({"endpoint": f"http://127.0.0.1:{port}", "pid": os.getpid()}))
+    announcement.write_text(json.dumps({"endpoint": f"http://127.0.0.1:{port}"}))
     try:
         config = uvicorn.Config(local_aws, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
         await uvicorn.Server(config).serve(sockets=[listener])
@@ -98,23 +111,44 @@ async def serve(directory: Path, listener: socket.socket) -> None:
         announcement.unlink(missing_ok=True)
 
 
-def lock(directory: Path) -> TextIO:
-    """Take the directory for this process, or exit when another process has it."""
+def lock(directory: Path) -> int:
+    """Take the directory for as long as this process lives, or exit when another has it; the descriptor of the lock."""
     directory.mkdir(parents=True, exist_ok=True)
-    file = (directory / "lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit("error: the local AWS runs already: stop it with scripts/local.sh stop")
+    file = os.open(directory / "lock", os.O_WRONLY | os.O_CREAT)
+    # Whoever looks whether it is locked holds it for a moment.
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                sys.exit("error: the local AWS runs already: stop it with scripts/local.sh stop")
+            time.sleep(0.02)
+    os.ftruncate(file, 0)
+    os.write(file, str(os.getpid()).encode())
     return file
+
+
+def tidy(directory: Path) -> None:
+    """Remove what a killed process left: its endpoint, which may be another's by now, and its functions' code."""
+    (directory / "server.json").unlink(missing_ok=True)
+    temporary = directory / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    tempfile.tempdir = str(temporary)
 
 
 def listen(port: int) -> socket.socket:
     """Listen on 127.0.0.1 (port 0: any free port), or exit when the port is taken."""
     try:
-        return socket.create_server(("127.0.0.1", port), backlog=1024)
+        listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        # Connections inherit it. asyncio sets it only for sockets that it made, and an answer goes in two writes: every
+        # second write on a connection that stays open would wait 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
-        sys.exit(f"error: port {port} cannot be used ({error.strerror}): choose another with --port")
+        sys.exit(f"error: port {port} cannot be used ({os.strerror(error.errno or 0)}): choose another with --port")
 
 
 def main() -> None:
@@ -124,7 +158,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=4566, help="0 takes any free port")
     arguments = parser.parse_args()
     directory = arguments.directory.resolve()
-    with lock(directory), listen(arguments.port) as listener:
+    # As Ctrl-C does, SIGTERM ends the process by an exception, which tidies up on its way.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    lock(directory)
+    with contextlib.suppress(KeyboardInterrupt), listen(arguments.port) as listener:
+        tidy(directory)
         asyncio.run(serve(directory, listener))
 
 

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus
 
@@ -21,8 +21,8 @@ import airspeed
 from airspeed import operators as vtl
 
 FOREACH_LIMIT = 1_000
-JSON_PATH_STEP = re.compile(r"""\.([A-Za-z_][\w-]*)|\[(\d+)\]|\['([^']*)'\]""")
-RESPONSE_OVERRIDE = re.compile(r"\s*\(\s*\$context\.responseOverride\.(status|header\.[\w-]+)\s*=")
+JSON_PATH = re.compile(r"\$(\.[A-Za-z_]\w*)*")
+STATUS_OVERRIDE = re.compile(r"\s*\(\s*\$context\.responseOverride\.status\s*=")
 
 
 class Override(dict[str, Any]):
@@ -48,13 +48,12 @@ class Input:
         return json.loads(self.body) if self.body else {}
 
     def path(self, path: str) -> Any:
-        """The value that a JSONPath of names and indices finds, or None."""
+        """The value that a JSONPath of names finds, or None."""
+        if not JSON_PATH.fullmatch(path):
+            raise ValueError(f"JSONPath {path!r} is not implemented: only names, as $.a.b")
         value = self.document
-        for step in _json_path(path):
-            if isinstance(step, int):
-                value = value[step] if isinstance(value, list) and step < len(value) else None
-            else:
-                value = value.get(step) if isinstance(value, dict) else None
+        for name in path.split(".")[1:]:
+            value = value.get(name) if isinstance(value, dict) else None
         return value
 
     def json(self, path: str) -> str:
@@ -73,14 +72,6 @@ class Util:
     """`$util`: a namespace of functions, which stand in `TEMPLATE_METHODS`."""
 
 
-@lru_cache
-def _json_path(path: str) -> tuple[str | int, ...]:
-    steps = list(JSON_PATH_STEP.finditer(path))
-    if "$" + "".join(step[0] for step in steps) != path:
-        raise ValueError(f"JSONPath {path!r} is not implemented: only names and indices, as $.a[0]['b']")
-    return tuple(int(step[2]) if step[2] else step[1] or step[3] for step in steps)
-
-
 def _substring(text: str, start: int, end: int | None = None) -> str:
     # Java counts UTF-16 units, and raises where Python would return less.
     units = text.encode("utf-16-le", "surrogatepass")
@@ -90,41 +81,26 @@ def _substring(text: str, start: int, end: int | None = None) -> str:
     return units[2 * start : 2 * end].decode("utf-16-le", "surrogatepass")
 
 
-def _replace_all(text: str, pattern: str, replacement: str) -> str:
-    def expand(match: re.Match[str]) -> str:
-        # Java writes groups as $1, and a literal character as a backslash and the character.
-        return re.sub(r"\\(.)|\$(\d)", lambda part: part[1] or match[int(part[2])] or "", replacement)
-
-    return re.sub(pattern, expand, text)
-
-
-# What a template may call, by the type of the value. Where a comment says Java, Python alone would differ.
+# What a template may call, by the type of the value. Java encodes half of a surrogate pair, which substring can leave,
+# as a question mark.
 TEMPLATE_METHODS: dict[type, dict[str, Callable[..., Any]]] = {
     Input: {"json": Input.json, "params": Input.params, "path": Input.path},
     Util: {
-        # Java: half of a surrogate pair, which substring can leave, is encoded as a question mark.
         "base64Encode": lambda _, text: base64.b64encode(text.encode("utf-8", "replace")).decode(),
-        "base64Decode": lambda _, text: base64.b64decode(text).decode("utf-8", "replace"),
-        # Java: single quotes are escaped too, which JSON does not know: .replaceAll("\\'", "'") mends it.
-        "escapeJavaScript": lambda _, text: json.dumps(text)[1:-1].replace("'", "\\'").replace("/", "\\/"),
-        "parseJson": lambda _, text: json.loads(text),
         "urlDecode": lambda _, text: unquote_plus(text),
-        "urlEncode": lambda _, text: quote_plus(text, safe="*").replace("~", "%7E"),
+        "urlEncode": lambda _, text: quote_plus(text, safe="*", errors="replace").replace("~", "%7E"),
     },
     str: {
         "contains": lambda text, other: other in text,
-        "endsWith": str.endswith,
-        "equals": str.__eq__,
-        "isEmpty": lambda text: not text,
         "length": lambda text: len(text.encode("utf-16-le", "surrogatepass")) // 2,
-        "matches": lambda text, pattern: re.fullmatch(pattern, text) is not None,
-        "replaceAll": _replace_all,
-        "startsWith": str.startswith,
         "substring": _substring,
-        "toLowerCase": str.lower,
     },
-    dict: {"containsKey": dict.__contains__, "get": dict.get, "keySet": list, "size": len},
-    list: {"contains": list.__contains__, "get": list.__getitem__, "size": len},
+    dict: {
+        "entrySet": lambda entries: [{"key": name, "value": value} for name, value in entries.items()],
+        "get": dict.get,
+        "keySet": list,
+        "size": len,
+    },
 }
 KNOWN_METHODS = {name for methods in TEMPLATE_METHODS.values() for name in methods}
 # Directives that API Gateway does not know, and what airspeed reads other than Velocity.
@@ -187,7 +163,7 @@ def _corrected(element: Any) -> bool:
     elif isinstance(element, vtl.ForeachDirective):
         element.value.calculate = _iterated(element.value.expression)
     elif isinstance(element, vtl.Assignment):
-        return not element.terms or RESPONSE_OVERRIDE.match(element.my_text()) is not None
+        return not element.terms or STATUS_OVERRIDE.match(element.my_text()) is not None
     elif isinstance(element, vtl.BinaryOperator):
         return element.my_text().strip() not in REFUSED_OPERATORS
     elif isinstance(element, vtl.FallthroughHashText):

@@ -9,18 +9,25 @@
 # an event which a retry posts twice is counted once. For a file the ids follow from its content and the line numbers:
 # sending the same file again, whole or from some line on, gives the same ids. On standard input they are random.
 #
+# One event goes to /track. Those of a file go to /batch, up to 5,000 events or 500 KB in a request, which is taken or
+# refused as a whole; an event on standard input waits for others for half a second.
+#
 # Options:
-#   --local               the local AWS (scripts/local.sh) instead of your AWS account
+#   --local               the local AWS (scripts/local.sh start) instead of your AWS account
 #   --stack-name NAME     the stack (default: sluice)
 #   --file FILE           the events, one JSON object per line; - is standard input
 #   --from-line N         begin at this line, counted from 1; an interrupted run says which
 #   --refused FILE        write the events that were refused to this file, one per line
-#   --rate N              events per second at most (default: 80); a throttled API slows it down further
+#   --rate N              requests per second at most (default: 80), where each 10 KB of a request count as one: 80 is
+#                         800 KB/s, below the 1 MiB/s that a stream takes in most regions. A busy API slows it down
 #   --user-agent TEXT     the User-Agent header (default: sluice-track/1)
+#   --api-key VALUE       the API key of a stack with ApiAuth=API_KEY; better in the variable SLUICE_API_KEY, which the
+#                         list of processes does not show. Without either it is read from API Gateway, which takes the
+#                         permission apigateway:GET
 #
-# Answers 429, 503 and the like are tried again, with pauses, for up to 8 times. Standard output gets the API's answer
-# for one event, and a JSON summary for a file. Exit codes: 0 all accepted, 1 some refused or the API out of reach,
-# 2 wrong usage, 130 interrupted.
+# For a stack with ApiAuth=AWS_IAM, requests are signed with your AWS credentials. Answers 429, 503 and the like are
+# tried again, with pauses, for up to 8 times. Standard output gets the API's answer for one event, and a JSON summary
+# for a file. Exit codes: 0 all accepted, 1 some refused or the API out of reach, 2 wrong usage, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

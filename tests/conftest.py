@@ -10,9 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from local.emulator import Emulator
+
 ROOT = Path(__file__).resolve().parents[1]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    """MiniStack in the tests' own process, which takes one only; what it sets in the environment is taken back."""
+    environment = dict(os.environ)
+    emulator = Emulator(tmp_path_factory.mktemp("emulator"), port=1)
+    os.environ.clear()
+    os.environ.update(environment)
+    return emulator
 
 
 @pytest.fixture(scope="session")

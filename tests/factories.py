@@ -1,11 +1,14 @@
-"""What Firehose hands to the transform, made to measure."""
+"""What Firehose hands to the transform, made to measure, and a Firehose that takes what it puts."""
 
 from __future__ import annotations
 
 import base64
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from botocore.exceptions import ClientError
 
 EVENTS = Path(__file__).with_name("events")
 
@@ -76,3 +79,68 @@ def rows(data: bytes | str) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in lines]
     assert all(type(row) is dict for row in found)
     return found
+
+
+STREAM = "events"
+"""The name of the delivery stream that invocation() comes from."""
+
+
+class LambdaContext:
+    """Lambda's context object; `seconds` is the time that is left, and does not pass."""
+
+    function_name = "transform-function"
+
+    def __init__(self, seconds: float = 60) -> None:
+        self.seconds = seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.seconds * 1000)
+
+
+def refusal(code: str, status: int = 400, message: str = "no") -> ClientError:
+    """An error as boto3 raises it for an answer of AWS."""
+    answer: Any = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "PutRecordBatch")
+
+
+class FakeFirehose:
+    """Firehose behind PutRecordBatch, with its limits.
+
+    `faults` decides the coming calls, one item for each: an exception is raised, a set has the numbers of the records
+    that fail. `broken` is what a stream always raises.
+    """
+
+    def __init__(self, *faults: Exception | set[int] | None) -> None:
+        self.faults = list(faults)
+        self.broken: dict[str, Exception] = {}
+        self.calls: list[tuple[str, int]] = []
+        """The stream and the number of records of each call."""
+        self.streams: defaultdict[str, list[bytes]] = defaultdict(list)
+
+    def put_record_batch(self, *, DeliveryStreamName: str, Records: list[dict[str, bytes]]) -> dict[str, Any]:
+        datas = [record["Data"] for record in Records]
+        assert 1 <= len(datas) <= 500
+        assert all(len(data) <= 1_024_000 for data in datas)
+        assert sum(len(base64.b64encode(data)) for data in datas) <= 4 * 1024 * 1024
+        self.calls.append((DeliveryStreamName, len(datas)))
+        fault = self.faults.pop(0) if self.faults else None
+        if DeliveryStreamName in self.broken:
+            raise self.broken[DeliveryStreamName]
+        if isinstance(fault, Exception):
+            raise fault
+        failed = fault or set()
+        self.streams[DeliveryStreamName] += [data for number, data in enumerate(datas) if number not in failed]
+        return {
+            "FailedPutCount": len(failed),
+            "Encrypted": False,
+            "RequestResponses": [
+                {"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "Slow down."}
+                if number in failed
+                else {"RecordId": str(number)}
+                for number in range(len(datas))
+            ],
+        }
+
+    def rejected(self) -> list[dict[str, Any]]:
+        """The rows on the reject stream."""
+        return [row for data in self.streams["rejects"] for row in rows(data)]

@@ -8,13 +8,14 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from scripts.commands import queries
 from scripts.commands import template as templates
 from scripts.commands.template import TEMPLATE
-from transform import rules
+from transform import records, rules
 
 ROOT = TEMPLATE.parent
 README = (ROOT / "README.md").read_text()
@@ -23,7 +24,9 @@ SCHEMA = json.loads((ROOT / "lambda/transform/schema.json").read_text())
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.sh"))
 COMMANDS = [name for name in SCRIPTS if name != "environment.sh"]
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs/architecture.md", *DECISIONS]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")), *DECISIONS]
+OPERATING = (ROOT / "docs/operating.md").read_text()
+RULES_AND_SCHEMA = (ROOT / "docs/rules-and-schema.md").read_text()
 A_PAGE = pytest.mark.parametrize("page", DOCUMENTS, ids=[path.name for path in DOCUMENTS])
 
 
@@ -89,6 +92,39 @@ def test_every_column_of_the_schema_stands_in_the_readme(column: dict[str, str])
     assert f"\n{row}\n" in README, f"edit the table under The columns in README.md: {row}"
 
 
+@pytest.mark.parametrize("column", SCHEMA["rejected_columns"], ids=lambda column: column["name"])
+def test_every_column_of_rejected_events_stands_where_it_is_told_how_to_send_them_again(column: dict[str, str]) -> None:
+    row = f"| `{column['name']}` | {column['type']} | {column['description']} |"
+    assert f"\n{row}\n" in OPERATING, f"edit the table under Send rejected events again in docs/operating.md: {row}"
+
+
+def test_the_readme_has_every_reason_for_which_an_event_is_rejected_and_no_other() -> None:
+    sentence = section("What can happen to an event").split("The reasons for a rejection:")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(get_args(records.Reason))
+
+
+def test_every_reason_for_which_a_record_fails_is_explained() -> None:
+    handler = (ROOT / "lambda/transform/handler.py").read_text()
+    reasons = {*get_args(records.FaultReason), *re.findall(r'fail\(record, tally, "(\w+)"', handler)}
+    reasons |= set(re.findall(r'= put\([^\n]+, "(\w+)", \[', handler))
+    assert {"reply_full", "rejected_events", "reject_stream", "requeue"} < reasons
+    table = OPERATING.split("Why a record failed, by the reason in the log:")[1].split("\n\n")[1]
+    explained = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert explained == reasons
+
+
+@pytest.mark.parametrize("path", STACK["Resources"]["IngestApi"]["Properties"]["Body"]["paths"])
+def test_every_route_stands_in_the_readme_with_its_method_and_media_types(path: str) -> None:
+    operations = STACK["Resources"]["IngestApi"]["Properties"]["Body"]["paths"][path]
+    method = next(name for name in operations if name != "options")
+    row = next(line for line in section("Sending events").splitlines() if line.startswith(f"| `{method.upper()} {path}` |"))
+    if method == "post":
+        types = operations[method]["x-amazon-apigateway-integration"]["requestTemplates"]
+        assert [media_type for media_type in types if f"`{media_type}`" not in row] == []
+    preflight = next(line for line in section("Sending events").splitlines() if line.startswith("| `OPTIONS` on "))
+    assert (path in preflight) == ("options" in operations)
+
+
 @pytest.mark.parametrize("query", queries.read(), ids=lambda query: query.name)
 def test_every_saved_query_stands_in_the_readme_with_its_question(query: queries.SavedQuery) -> None:
     row = f"| `{query.name}` | {query.question} |"
@@ -106,6 +142,7 @@ def test_every_script_stands_in_the_readme_with_the_first_line_of_its_help(scrip
     [
         ("Parameters", set(STACK["Parameters"])),
         ("Outputs", set(STACK["Outputs"])),
+        ("Sending events", set(STACK["Parameters"]["ApiAuth"]["AllowedValues"])),
         ("The columns", {column["name"] for column in SCHEMA["columns"] + SCHEMA["partition_keys"]}),
         ("Saved queries", {query.name for query in queries.read()}),
     ],
@@ -210,7 +247,7 @@ def test_every_module_of_the_local_aws_is_on_its_map() -> None:
 
 
 def test_the_rules_that_the_readme_shows_are_rules() -> None:
-    blocks = code(section("Changing the rules and the schema"), "python")
+    blocks = code(section("Changing the rules and the schema") + RULES_AND_SCHEMA, "python")
     found: dict[str, object] = {}
     for block in blocks:
         exec(block, {**vars(rules)}, found)

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from local import firehose_log, firehose_stream
-from local.emulator import AccessDenied, Invocation, ServiceError
+from local.emulator import AccessDenied, Invocation, MetricDatum, ServiceError
 from local.firehose import Firehose
 from local.firehose_configuration import check_prefix, configure, conform, evaluate_prefix
 from local.firehose_log import Log
@@ -84,6 +84,7 @@ class FakeEmulator:
         self.invoking = self.most_invoking = 0
         self.resource: dict[str, Any] = {}
         self.services: dict[str, Any] = {}
+        self.metrics: list[MetricDatum] = []
 
     def add_resource(self, resource_type: str, **handlers: Any) -> None:
         self.resource = {"type": resource_type, **handlers}
@@ -126,6 +127,10 @@ class FakeEmulator:
 
     def log(self, group: str, stream: str, message: str) -> None:
         self.lines.append((group, stream, json.loads(message)))
+
+    def put_metric_data(self, namespace: str, dimensions: dict[str, str], data: list[MetricDatum]) -> None:
+        assert (namespace, dimensions.keys()) == ("AWS/Firehose", {"DeliveryStreamName"})
+        self.metrics += data
 
     def under(self, prefix: str) -> dict[str, bytes]:
         return {key: data for key, data in self.bucket.items() if key.startswith(prefix)}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import email.message
 import email.utils
-import io
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,31 +20,52 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import ClientError, CredentialRetrievalError
+from fake_cloudformation import FakeAws, FakeCloudFormation, Stack
 
 from scripts.commands import console, sender, track
-from scripts.commands.sender import Line, Pacer, Patience, Unreachable, send
-from scripts.commands.track import event_line, event_lines
+from scripts.commands.sender import PACKED, SINGLE, Line, Pacer, Packing, Patience, Unreachable, packs, send
+from scripts.commands.stack import Aws
+from scripts.commands.track import event_line, event_lines, read_lines
 
 QUICK = Patience(tries=4, first_seconds=0.002, longest_seconds=0.01)
+FIVES = Packing("application/x-ndjson", most_events=5, most_bytes=10_000, connections=4)
+API_KEY = "a-key-of-twenty-letters-or-more"
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
 class Api:
-    """A /track that keeps what it was sent. `answer` gets a request's number and body: status, headers, body."""
+    """A stack's API that keeps what it was sent. `answer` gets a request's number and body: status, headers, body."""
 
-    url: str = ""
+    home: str = ""
     answer: Callable[[int, bytes], tuple[int, dict[str, str], bytes]] = lambda number, body: (
         202,
         {},
         b'{"recordId":"r"}',
     )
+    paths: list[str] = field(default_factory=list)
+    headers: list[email.message.Message] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
-    agents: list[str] = field(default_factory=list)
-    types: list[str] = field(default_factory=list)
     accepted: list[dict[str, Any]] = field(default_factory=list)
     connections: int = 0
+    stack: Stack = field(default_factory=lambda: Stack("sluice", parameters={"ApiAuth": "NONE"}))
+
+    @property
+    def url(self) -> str:
+        return self.stack.outputs["TrackURL"]
+
+    def move(self, home: str) -> None:
+        self.home = home
+        self.stack.outputs = {"TrackURL": f"{home}/prod/track", "BatchURL": f"{home}/prod/batch"}
+
+    def sent(self, header: str) -> list[str | None]:
+        """A header of each request."""
+        return [headers[header] for headers in self.headers]
 
 
 @pytest.fixture
@@ -61,14 +84,14 @@ def api() -> Iterator[Api]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             with lock:
+                state.paths.append(self.path)
+                state.headers.append(self.headers)
                 state.bodies.append(body)
-                state.agents.append(self.headers["User-Agent"])
-                state.types.append(self.headers["Content-Type"])
                 number = len(state.bodies)
             status, headers, text = state.answer(number, body)
             if status == 202:
                 with lock:
-                    state.accepted.append(json.loads(body))
+                    state.accepted += events_in(body)
             if status == 0:  # hang up without an answer
                 self.close_connection = True
                 return
@@ -91,7 +114,7 @@ def api() -> Iterator[Api]:
     server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}/prod/track"
+    state.move(f"http://127.0.0.1:{server.server_port}")
     yield state
     server.shutdown()
     server.server_close()
@@ -99,9 +122,19 @@ def api() -> Iterator[Api]:
 
 
 @pytest.fixture
-def run(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def aws(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The AWS account that the command finds has the API's stack, and no other service."""
+    monkeypatch.delenv("SLUICE_API_KEY", raising=False)
+    monkeypatch.setattr(track, "session", lambda local: account(api))
+
+
+def account(api: Api, **clients: Any) -> Aws:
+    return FakeAws(cloudformation=FakeCloudFormation(api.stack), **clients)
+
+
+@pytest.fixture
+def run(aws: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Run the command against the API: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(track, "_track_url", lambda options: api.url)
     monkeypatch.setattr(sender, "Patience", lambda: QUICK)
 
     def command(*arguments: str) -> tuple[int, str, str]:
@@ -109,6 +142,26 @@ def run(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         return code, *capsys.readouterr()
 
     return command
+
+
+@pytest.fixture
+def one_by_one(api: Api) -> None:
+    """The stack has no /batch: each event of a file is a request of its own."""
+    del api.stack.outputs["BatchURL"]
+
+
+@pytest.fixture
+def in_fives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file goes in packs of five events."""
+    monkeypatch.setattr(track, "PACKED", FIVES)
+
+
+def events_in(body: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in body.split(b"\n")]
+
+
+def numbers_in(body: bytes) -> list[int]:
+    return [event["n"] for event in events_in(body)]
 
 
 def lines_of(*events: dict[str, Any]) -> Iterator[Line]:
@@ -181,8 +234,9 @@ def test_one_event_prints_the_answer_of_the_api_and_tells_its_id(run: Any, api: 
         "value": 100,
     }
     assert event["event_id"] in err
-    assert api.types == ["application/json"]
-    assert api.agents == [track.USER_AGENT]
+    assert api.paths == ["/prod/track"]
+    assert api.sent("Content-Type") == ["application/json"]
+    assert api.sent("User-Agent") == [track.USER_AGENT]
 
 
 def test_two_single_events_get_different_ids(run: Any, api: Api) -> None:
@@ -193,7 +247,7 @@ def test_two_single_events_get_different_ids(run: Any, api: Api) -> None:
 
 def test_the_user_agent_can_be_chosen(run: Any, api: Api) -> None:
     assert run("{}", "--user-agent", "Googlebot/2.1")[0] == 0
-    assert api.agents == ["Googlebot/2.1"]
+    assert api.sent("User-Agent") == ["Googlebot/2.1"]
 
 
 def test_a_single_event_that_is_refused_prints_the_answer_and_fails(run: Any, api: Api) -> None:
@@ -216,6 +270,7 @@ def test_a_single_event_that_is_refused_prints_the_answer_and_fails(run: Any, ap
         pytest.param(["{}", "--rate", "fast"], "'fast' is no rate", id="rate in words"),
         pytest.param(["{}", "--rate", "0"], "'0' is no rate", id="rate zero"),
         pytest.param(["{}", "--user-agent", "a\nb: c"], "is no HTTP header value", id="header injection"),
+        pytest.param(["{}", "--api-key", "secret"], "that is no API key (20 to 128", id="a key that is none"),
         pytest.param(["{}", "--bogus"], "unrecognized arguments: --bogus", id="unknown option"),
         pytest.param(["{}", "--fil", "x"], "unrecognized arguments: --fil", id="an option's prefix"),
         pytest.param(["--file"], "--file: expected one argument", id="missing value"),
@@ -227,18 +282,13 @@ def test_a_single_event_that_is_refused_prints_the_answer_and_fails(run: Any, ap
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2_and_sends_nothing(
-    api: Api,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    complaint: str,
+    api: Api, aws: None, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
 ) -> None:
-    monkeypatch.setattr(track, "_track_url", lambda options: api.url)
     assert console.guarded(track.command, arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and err.count("\n") == 1
-    assert complaint in err
+    assert complaint in err and "secret" not in err
     assert api.bodies == []
 
 
@@ -261,6 +311,7 @@ def test_a_refusal_is_final(run: Any, api: Api, status: int) -> None:
     assert len(api.bodies) == 1
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_after_the_last_try_the_event_counts_as_refused(run: Any, api: Api, tmp_path: Path) -> None:
     api.answer = lambda number, body: (503 if b'"bad"' in body else 202, {}, b'{"message": "slow down"}')
     code, out, err = run("--file", file_of(tmp_path, '{"n": "bad"}', '{"n": "good"}'))
@@ -273,10 +324,10 @@ def test_after_the_last_try_the_event_counts_as_refused(run: Any, api: Api, tmp_
 def test_an_api_that_cannot_be_reached_is_named_in_one_line(run: Any, api: Api) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        api.url = f"http://127.0.0.1:{unused.getsockname()[1]}/track"
+        api.move(f"http://127.0.0.1:{unused.getsockname()[1]}")
         code, out, err = run("{}")
     assert (code, out) == (1, "")
-    assert err.startswith(f"error: cannot reach {api.url.removesuffix('/track')}: ") and err.count("\n") == 1
+    assert err.startswith(f"error: cannot reach {api.home}: ") and err.count("\n") == 1
     assert "Connection refused" in err
 
 
@@ -370,6 +421,33 @@ def test_the_pace_slows_down_on_429_once_a_second_and_comes_back() -> None:
     assert 25 < seconds < 35
 
 
+def test_a_request_takes_a_turn_for_each_10_kb_and_one_at_the_least() -> None:
+    pacer = Pacer(10, lambda: 100.0)
+    assert [round(pacer.pause(size), 6) for size in (0, 9_999, 500_000, 15_000, 0)] == [0, 0.1, 0.2, 5.2, 5.35]
+
+
+def test_large_requests_win_the_full_rate_back_in_the_same_time() -> None:
+    clock = [0.0]
+    pacer = Pacer(90, lambda: clock[0])
+    for second in range(60):
+        clock[0] = second
+        pacer.throttled()
+    seconds = 0.0
+    while pacer.rate < 90:
+        seconds += 4 / pacer.rate
+        pacer.accepted(40_000)
+    assert 25 < seconds < 40
+
+
+@pytest.mark.parametrize(("status", "slows"), [(429, True), (503, True), (502, False), (504, False)])
+def test_who_is_busy_slows_the_pace(api: Api, monkeypatch: pytest.MonkeyPatch, status: int, slows: bool) -> None:
+    throttled: list[int] = []
+    monkeypatch.setattr(Pacer, "throttled", lambda self: throttled.append(1))
+    api.answer = lambda number, body: (status if number == 1 else 202, {}, b"{}")
+    assert len([*send(api.url, lines_of({"a": 1}), patience=QUICK, rate=1000)]) == 1
+    assert bool(throttled) == slows
+
+
 def test_a_slow_rate_is_never_raised_by_a_429() -> None:
     pacer = Pacer(0.5, lambda: 5.0)
     pacer.throttled()
@@ -382,27 +460,47 @@ def test_the_rate_limits_what_the_api_sees(api: Api) -> None:
     assert 0.1 <= time.monotonic() - started < 1
 
 
+def test_the_rate_counts_a_large_request_as_many(api: Api) -> None:
+    started = time.monotonic()
+    assert len([*send(api.url, lines_of(*[{"n": "x" * 100_000}] * 3), rate=100)]) == 3
+    assert 0.2 <= time.monotonic() - started < 1
+
+
 # Files
 
 
-def test_a_file_is_sent_whole_over_few_connections_and_summed_up(run: Any, api: Api, tmp_path: Path) -> None:
-    path = file_of(tmp_path, *[json.dumps({"n": n}) for n in range(500)])
+def test_a_file_goes_to_batch_in_packs_and_is_summed_up(run: Any, api: Api, tmp_path: Path) -> None:
+    path = file_of(tmp_path, *[json.dumps({"n": n}) for n in range(12_000)])
     code, out, err = run("--file", path)
     assert code == 0
-    assert json.loads(out) | {"seconds": 0} == {"accepted": 500, "refused": 0, "seconds": 0, "next_line": None}
-    assert sorted(event["n"] for event in api.accepted) == list(range(500))
-    assert len({event["event_id"] for event in api.accepted}) == 500
-    assert api.connections <= sender.CONNECTIONS
-    assert "500 accepted, 0 refused" in err
+    assert json.loads(out) | {"seconds": 0} == {"accepted": 12_000, "refused": 0, "seconds": 0, "next_line": None}
+    assert sorted(event["n"] for event in api.accepted) == list(range(12_000))
+    assert len({event["event_id"] for event in api.accepted}) == 12_000
+    assert sorted(len(events_in(body)) for body in api.bodies) == [2_000, 5_000, 5_000]
+    assert set(api.paths) == {"/prod/batch"}
+    assert set(api.sent("Content-Type")) == {"application/x-ndjson"}
+    assert "12,000 accepted, 0 refused" in err
 
 
-def test_answers_come_in_the_order_of_the_lines_however_the_requests_overtake_each_other(api: Api) -> None:
+@pytest.mark.usefixtures("one_by_one")
+def test_a_stack_without_batch_gets_each_event_on_track(run: Any, api: Api, tmp_path: Path) -> None:
+    code, out, _ = run("--file", file_of(tmp_path, *[json.dumps({"n": n}) for n in range(200)]))
+    assert (code, json.loads(out)["accepted"], len(api.bodies)) == (0, 200, 200)
+    assert set(api.paths) == {"/prod/track"}
+    assert set(api.sent("Content-Type")) == {"application/json"}
+    assert api.connections <= SINGLE.connections
+
+
+@pytest.mark.parametrize("packing", [pytest.param(SINGLE, id="single"), pytest.param(FIVES, id="packed")])
+def test_answers_come_in_the_order_of_the_lines_however_the_requests_overtake_each_other(
+    api: Api, packing: Packing
+) -> None:
     def answer(number: int, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        time.sleep(0.02 if json.loads(body)["n"] % 7 == 0 else 0)
+        time.sleep(0.02 if any(n % 15 == 0 for n in numbers_in(body)) else 0)
         return 202, {}, b"{}"
 
     api.answer = answer
-    answers = [*send(api.url, lines_of(*[{"n": n} for n in range(60)]), rate=5000)]
+    answers = [*send(api.url, lines_of(*[{"n": n} for n in range(60)]), packing=packing, rate=5000)]
     assert [answer.line.number for answer in answers] == list(range(1, 61))
     assert [event["n"] for event in api.accepted] != list(range(60))
 
@@ -416,6 +514,7 @@ def test_a_line_that_is_no_event_is_refused_here_and_the_rest_goes_on(run: Any, 
     assert sorted(event["n"] for event in api.accepted) == [1, 3]
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_the_first_ten_refusals_are_told_and_all_are_written_to_a_file(run: Any, api: Api, tmp_path: Path) -> None:
     api.answer = lambda number, body: (400, {}, b'{"message": "no"}') if b"bad" in body else (202, {}, b"{}")
     path = file_of(tmp_path, *['{"n": "bad"}'] * 12, "{not json", '{"n": "good"}')
@@ -467,8 +566,9 @@ def test_an_empty_file_sends_nothing_and_succeeds(run: Any, api: Api, tmp_path: 
     assert (code, json.loads(out)["accepted"], api.bodies) == (0, 0, [])
 
 
+@pytest.mark.usefixtures("in_fives")
 def test_when_the_api_goes_away_it_says_how_far_it_came(run: Any, api: Api, tmp_path: Path) -> None:
-    api.answer = lambda number, body: (202 if json.loads(body)["n"] < 20 else 0, {}, b"{}")
+    api.answer = lambda number, body: (202 if max(numbers_in(body)) < 20 else 0, {}, b"{}")
     path = file_of(tmp_path, *[json.dumps({"n": n}) for n in range(100)])
     code, out, err = run("--file", path)
     assert code == 1
@@ -477,24 +577,38 @@ def test_when_the_api_goes_away_it_says_how_far_it_came(run: Any, api: Api, tmp_
     assert "error: cannot reach http://127.0.0.1:" in err
 
 
-def test_lines_are_read_as_they_are_and_no_line_is_held_that_is_too_long() -> None:
-    huge = b'{"a": "' + b"x" * 3_000_000 + b'"}\n'
-    stream = io.BytesIO(b'\xef\xbb\xbf{"n": 1}\r\n' + huge + b'  \n{"n": 4}')
-    asked: list[int] = []
-
-    def readline(limit: int) -> bytes:
-        asked.append(limit)
-        return stream.readline(limit)
-
-    lines = [*event_lines(readline, lambda number: f"id-{number}")]
-    assert [line.number for line in lines] == [1, 2, 4]
-    assert lines[0].body == b'{"n": 1,"event_id":"id-1"}'
-    assert lines[1].problem is not None and "larger than 1,024,000 bytes" in lines[1].problem
-    assert lines[2].body == b'{"n": 4,"event_id":"id-4"}'
-    assert max(asked) <= sender.LARGEST_EVENT + 2
+def lines_read(content: bytes, directory: Path) -> list[Line]:
+    path = directory / "content"
+    path.write_bytes(content)
+    with path.open("rb", buffering=0) as stream:
+        texts = read_lines(stream, threading.Event())
+        return [line for line in event_lines(texts, lambda number: f"id-{number}") if line is not None]
 
 
-def test_a_file_is_read_no_faster_than_it_is_sent(api: Api) -> None:
+def test_lines_are_read_as_they_are(tmp_path: Path) -> None:
+    filler = b"".join(b'{"n": %d}\n' % n for n in range(100_000))
+    lines = lines_read(b'\xef\xbb\xbf{"n": 1}\r\n  \n' + filler + b'{"n": 4}', tmp_path)
+    assert lines[0] == Line(1, b'{"n": 1,"event_id":"id-1"}')
+    assert [line.number for line in lines[1:]] == list(range(3, 100_004))
+    assert lines[70_001].body == b'{"n": 70000,"event_id":"id-70003"}'
+    assert lines[-1] == Line(100_003, b'{"n": 4,"event_id":"id-100003"}')
+
+
+def test_no_line_is_held_that_is_too_long(tmp_path: Path) -> None:
+    most = b'{"a": "' + b"x" * (sender.LARGEST_EVENT - 30) + b'","event_id":"own"}'
+    content = b'{"n": 1}\n' + b"y" * 30_000_000 + b"\n" + most + b'\n{"n": 4}\n'
+    tracemalloc.start()
+    lines = lines_read(content, tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [(line.number, line.body[:5]) for line in lines] == [(1, b'{"n":'), (2, b""), (3, b'{"a":'), (4, b'{"n":')]
+    assert lines[1].problem == "larger than 1,024,000 bytes, which one Firehose record holds"
+    assert lines[2].problem is None
+    assert peak < 8_000_000
+
+
+@pytest.mark.parametrize("packing", [pytest.param(SINGLE, id="single"), pytest.param(FIVES, id="packed")])
+def test_a_file_is_read_no_faster_than_it_is_sent(api: Api, packing: Packing) -> None:
     read = 0
 
     def endless() -> Iterator[Line]:
@@ -503,14 +617,45 @@ def test_a_file_is_read_no_faster_than_it_is_sent(api: Api) -> None:
             read += 1
             yield event_line(read, b"{}", f"id-{read}")
 
-    answers = send(api.url, endless(), rate=5000)
+    answers = send(api.url, endless(), packing=packing, rate=5000)
     for _ in range(100):
         next(answers)
-    assert read <= 100 + sender.WINDOW
+    assert read <= 100 + packing.most_events * (packing.window + 1)
     answers.close()
     settled = len(api.bodies)
     time.sleep(0.05)
     assert len(api.bodies) == settled  # nothing goes on behind its back
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of its memory")
+def test_a_large_file_is_sent_in_the_memory_of_a_small_one(api: Api, tmp_path: Path) -> None:
+    path = tmp_path / "large.ndjson"
+    with path.open("w") as file:
+        file.writelines(f'{{"name": "temperature", "note": "{"x" * 150}", "value": {n}}}\n' for n in range(200_000))
+    api.accepted = Forgetful()
+    api.bodies = Forgetful()
+    process = start(api, "--file", str(path), "--rate", "100000", code=DRIVER + PEAK)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out)["accepted"] == api.accepted.count == 200_000
+    before, after = map(int, err.split()[-2:])
+    assert after - before < 30_000, "kB more than it has before it reads anything"
+
+
+class Forgetful(list[Any]):
+    """A list that only counts what it is given."""
+
+    count = 0
+
+    def append(self, item: Any) -> None:
+        self.count += 1
+
+    def __iadd__(self, items: Any) -> Forgetful:  # type: ignore[override, misc]
+        self.count += len(items)
+        return self
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def test_whoever_stops_reading_the_answers_gets_the_error_of_the_line_it_belongs_to(api: Api) -> None:
@@ -521,21 +666,306 @@ def test_whoever_stops_reading_the_answers_gets_the_error_of_the_line_it_belongs
         next(answers)
 
 
+# Packs
+
+
+def sizes(packing: Packing, *lengths: int) -> list[list[int]]:
+    """The lengths of the events in each pack."""
+    lines = [Line(number, b"x" * length) for number, length in enumerate(lengths, 1)]
+    return [[len(line.body) for line in pack] for pack in packs(lines, packing)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param([1], [[1]], id="one event"),
+        pytest.param([9] * 3, [[9, 9, 9]], id="as many as are allowed"),
+        pytest.param([9] * 4, [[9, 9, 9], [9]], id="one more"),
+        pytest.param([49, 50], [[49, 50]], id="exactly full with the newline between"),
+        pytest.param([50, 50], [[50], [50]], id="one byte too many"),
+        pytest.param([10, 999, 10], [[10], [999], [10]], id="one that is larger than a pack goes alone"),
+        pytest.param([100, 1], [[100], [1]], id="one that fills a pack"),
+    ],
+)
+def test_a_pack_holds_so_many_bytes_and_so_many_events(lengths: list[int], expected: list[list[int]]) -> None:
+    assert sizes(Packing("x", most_events=3, most_bytes=100, connections=1), *lengths) == expected
+
+
+def test_no_default_pack_passes_what_a_request_may_carry() -> None:
+    assert PACKED.most_bytes < sender.LARGEST_EVENT and PACKED.most_events < 10_000
+    assert [len(pack) for pack in sizes(PACKED, *[60] * 12_000)] == [5_000, 5_000, 2_000]
+    assert all(sum(pack) + len(pack) - 1 <= 500_000 for pack in sizes(PACKED, *range(1, 3_000)))
+
+
+def test_a_pack_waits_only_so_long_for_more_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(sender.time, "monotonic", lambda: clock[0])
+
+    def slow() -> Iterator[Line | None]:
+        for number in range(1, 7):
+            yield Line(number, b"{}")
+            clock[0] += sender.LINGER_SECONDS / 2
+        yield None
+        yield None
+
+    assert [[line.number for line in pack] for pack in packs(slow(), PACKED)] == [[1, 2], [3, 4], [5, 6], [], []]
+
+
+def answer_413_above(events: int) -> Callable[[int, bytes], tuple[int, dict[str, str], bytes]]:
+    def answer(number: int, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        too_large = len(events_in(body)) > events or b'"huge"' in body
+        return (413, {}, b'{"message": "too large"}') if too_large else (202, {}, b"{}")
+
+    return answer
+
+
+@pytest.mark.usefixtures("in_fives")
+def test_a_pack_that_is_too_large_is_posted_again_in_halves(run: Any, api: Api, tmp_path: Path) -> None:
+    api.answer = answer_413_above(2)
+    path = file_of(tmp_path, *[json.dumps({"n": n}) for n in range(12)])
+    code, out, _ = run("--file", path)
+    assert (code, json.loads(out)["accepted"]) == (0, 12)
+    assert sorted(event["n"] for event in api.accepted) == list(range(12))
+    assert sorted(map(numbers_in, api.bodies)) == sorted(
+        [[0, 1, 2, 3, 4], [0, 1], [2, 3, 4], [2], [3, 4], [5, 6, 7, 8, 9], [5, 6], [7, 8, 9], [7], [8, 9], [10, 11]]
+    )
+
+
+def test_the_halves_keep_the_order_and_only_the_event_that_is_too_large_is_refused(api: Api) -> None:
+    api.answer = answer_413_above(5)
+    lines = lines_of(*[{"n": "huge" if n == 6 else n} for n in range(20)])
+    answers = [*send(api.url, lines, packing=FIVES, rate=5000)]
+    assert [answer.line.number for answer in answers] == list(range(1, 21))
+    assert [(answer.line.number, answer.reason) for answer in answers if not answer.is_accepted] == [
+        (7, "413 too large")
+    ]
+    assert len(api.accepted) == 19
+
+
+def test_what_follows_a_half_that_no_answer_came_for_is_not_settled(api: Api) -> None:
+    def answer(number: int, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if len(events_in(body)) > 3:
+            return 413, {}, b"{}"
+        return (0 if 4 in numbers_in(body) else 202), {}, b"{}"
+
+    api.answer = answer
+    answers = send(api.url, lines_of(*[{"n": n} for n in range(10)]), packing=FIVES, rate=5000, patience=QUICK)
+    assert [next(answers).line.number for _ in range(2)] == [1, 2]
+    with pytest.raises(Unreachable):
+        next(answers)
+
+
+@pytest.mark.usefixtures("in_fives")
+@pytest.mark.parametrize("status", [400, 403, 415])
+def test_a_pack_is_refused_as_a_whole_and_the_others_go_on(run: Any, api: Api, tmp_path: Path, status: int) -> None:
+    api.answer = lambda number, body: (status if 7 in numbers_in(body) else 202, {}, b'{"message": "no"}')
+    refused = tmp_path / "refused.ndjson"
+    path = file_of(tmp_path, *[json.dumps({"n": n}) for n in range(15)])
+    code, out, err = run("--file", path, "--refused", str(refused))
+    assert code == 1
+    assert json.loads(out) | {"seconds": 0} == {"accepted": 10, "refused": 5, "seconds": 0, "next_line": None}
+    assert [line for line in err.splitlines() if f"{status} no" in line] == [
+        f"line {line}: {status} no" for line in (6, 7, 8, 9, 10)
+    ]
+    assert numbers_in(refused.read_bytes().rstrip()) == [5, 6, 7, 8, 9]
+    assert len(api.bodies) == 3
+
+
+@pytest.mark.usefixtures("in_fives")
+def test_a_pack_that_passed_its_last_try_is_refused_and_told(run: Any, api: Api, tmp_path: Path) -> None:
+    api.answer = lambda number, body: (503 if 1 in numbers_in(body) else 202, {}, b'{"message": "slow down"}')
+    code, out, err = run("--file", file_of(tmp_path, *[json.dumps({"n": n}) for n in range(10)]))
+    assert (code, json.loads(out)["accepted"], json.loads(out)["refused"]) == (1, 5, 5)
+    assert "line 5: 503 slow down" in err
+    tries = [body for body in api.bodies if 1 in numbers_in(body)]
+    assert len(tries) == QUICK.tries and len(set(tries)) == 1
+
+
+# Who may post
+
+
+class Keys:
+    """API Gateway's GetApiKey."""
+
+    def __init__(self, refusal: str | None = None) -> None:
+        self.refusal = refusal
+
+    def get_api_key(self, apiKey: str, includeValue: bool) -> dict[str, Any]:
+        assert (apiKey, includeValue) == ("k1", True)
+        if self.refusal:
+            raise ClientError({"Error": {"Code": self.refusal, "Message": "User: x is not authorized"}}, "GetApiKey")
+        return {"id": "k1", "value": API_KEY}
+
+
+@pytest.fixture
+def keys(api: Api, aws: None, monkeypatch: pytest.MonkeyPatch) -> Keys:
+    """The stack asks for an API key."""
+    found = Keys()
+    api.stack.parameters["ApiAuth"] = "API_KEY"
+    api.stack.outputs["ApiKeyId"] = "k1"
+    monkeypatch.setattr(track, "session", lambda local: account(api, apigateway=found))
+    return found
+
+
+@pytest.fixture
+def stranger(keys: Keys) -> Keys:
+    """Whoever runs the command may not read the key."""
+    keys.refusal = "AccessDeniedException"
+    return keys
+
+
+@pytest.mark.usefixtures("keys")
+def test_the_stacks_own_key_is_found_and_sent_and_never_printed(run: Any, api: Api, tmp_path: Path) -> None:
+    code, out, err = run("{}")
+    assert code == 0 and API_KEY not in out + err
+    code, out, err = run("--file", file_of(tmp_path, "{}", "{}"))
+    assert code == 0 and API_KEY not in out + err
+    assert api.sent("x-api-key") == [API_KEY, API_KEY]
+
+
+@pytest.mark.usefixtures("stranger")
+def test_a_key_that_may_not_be_read_is_an_error_that_names_the_permission_and_the_ways_out(run: Any, api: Api) -> None:
+    code, out, err = run("{}")
+    assert (code, out, api.bodies) == (1, "", [])
+    assert err == (
+        "error: the stack's API key cannot be read: apigateway:GET on /apikeys/k1 is not allowed to you: ask for that"
+        " permission, or give the key in SLUICE_API_KEY or with --api-key\n"
+    )
+
+
+def test_a_key_that_is_gone_is_told_as_aws_tells_it(keys: Keys, run: Any) -> None:
+    keys.refusal = "NotFoundException"
+    assert run("{}")[2] == "error: GetApiKey failed: NotFoundException: User: x is not authorized\n"
+
+
+@pytest.mark.usefixtures("stranger")
+def test_a_key_can_be_given_and_the_option_wins_over_the_variable(
+    run: Any, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_API_KEY", "from-the-environment-of-the-shell")
+    assert run("{}")[0] == 0
+    assert run("{}", "--api-key", API_KEY)[0] == 0
+    assert api.sent("x-api-key") == ["from-the-environment-of-the-shell", API_KEY]
+
+
+@pytest.mark.usefixtures("in_fives")
+def test_the_command_to_go_on_with_does_not_tell_the_key(run: Any, api: Api, tmp_path: Path) -> None:
+    api.answer = lambda number, body: (202 if max(numbers_in(body)) < 5 else 0, {}, b"{}")
+    path = file_of(tmp_path, *[json.dumps({"n": n}) for n in range(9)])
+    _, out, err = run("--file", path, "--api-key", API_KEY)
+    assert json.loads(out)["next_line"] == 6 and "go on with: scripts/track.sh" in err
+    assert API_KEY not in err
+
+
+def test_an_open_stack_is_sent_neither_key_nor_signature(run: Any, api: Api) -> None:
+    run("{}")
+    assert api.sent("x-api-key") == api.sent("Authorization") == [None]
+
+
+def signed_by(path: str, headers: email.message.Message, body: bytes) -> str | None:
+    """The access key that signed a request for execute-api, as AWS finds out; None if the signature is wrong."""
+    parts = re.fullmatch(
+        r"AWS4-HMAC-SHA256 Credential=(\w+)/\d{8}/eu-west-1/execute-api/aws4_request, "
+        r"SignedHeaders=([a-z0-9;-]+), Signature=([0-9a-f]{64})",
+        headers["Authorization"],
+    )
+    assert parts is not None
+    names = parts[2].split(";")
+    assert {"host", "x-amz-date", "content-type"} <= {*names}
+    request = AWSRequest("POST", f"http://nowhere{path}", {name: headers[name] for name in names}, body)
+    request.context["timestamp"] = headers["X-Amz-Date"]
+    session = boto3.Session(aws_access_key_id=parts[1], aws_secret_access_key="s3cret", aws_session_token="token")
+    auth = SigV4Auth(session.get_credentials(), "execute-api", "eu-west-1")
+    expected = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
+    return parts[1] if expected == parts[3] else None
+
+
+@pytest.fixture
+def iam(api: Api, aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stack wants signed requests."""
+    api.stack.parameters["ApiAuth"] = "AWS_IAM"
+    for name, value in (("ACCESS_KEY_ID", "AKIDEXAMPLE"), ("SECRET_ACCESS_KEY", "s3cret"), ("SESSION_TOKEN", "token")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+@pytest.mark.usefixtures("iam")
+def test_requests_are_signed_where_the_stack_asks_for_it(run: Any, api: Api, tmp_path: Path) -> None:
+    assert run('{"a": "é"}', "--user-agent", "own/1")[0] == 0
+    assert run("--file", file_of(tmp_path, '{"n": 1}', '{"n": 2}'), "--api-key", API_KEY)[0] == 0
+    assert [signed_by(*request) for request in zip(api.paths, api.headers, api.bodies, strict=True)] == [
+        "AKIDEXAMPLE",
+        "AKIDEXAMPLE",
+    ]
+    assert api.paths == ["/prod/track", "/prod/batch"]
+    assert api.sent("X-Amz-Security-Token") == ["token", "token"]
+    assert api.sent("User-Agent") == ["own/1", track.USER_AGENT]
+    assert signed_by(api.paths[0], api.headers[0], b"{}") is None  # this test can tell
+
+
+@pytest.mark.usefixtures("iam")
+def test_each_try_has_a_signature_of_its_own_time(run: Any, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed: list[bytes] = []
+    original = SigV4Auth.add_auth
+    monkeypatch.setattr(
+        SigV4Auth, "add_auth", lambda self, request: (signed.append(request.data), original(self, request))
+    )
+    api.answer = lambda number, body: (503 if number < 3 else 202, {}, b"{}")
+    assert run("{}")[0] == 0
+    assert signed == api.bodies and len(signed) == 3
+
+
+@pytest.mark.usefixtures("iam")
+def test_without_credentials_nothing_can_be_signed(run: Any, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boto3.Session, "get_credentials", lambda self: None)
+    code, _, err = run("{}")
+    assert (code, api.bodies) == (1, []) and "no AWS credentials: run `aws configure`" in err
+
+
+@pytest.mark.usefixtures("iam", "in_fives")
+def test_credentials_that_run_out_on_the_way_end_it_with_the_line_to_go_on_from(
+    run: Any, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = SigV4Auth.add_auth
+
+    def add_auth(self: SigV4Auth, request: AWSRequest) -> None:
+        if 7 in numbers_in(request.data):
+            raise CredentialRetrievalError(provider="sso", error_msg="the session has expired")
+        original(self, request)
+
+    monkeypatch.setattr(SigV4Auth, "add_auth", add_auth)
+    code, out, err = run("--file", file_of(tmp_path, *[json.dumps({"n": n}) for n in range(12)]))
+    assert (code, json.loads(out)["accepted"], json.loads(out)["next_line"]) == (1, 5, 6)
+    assert "--from-line 6" in err and "error: no AWS credentials: run `aws configure`" in err
+
+
 # Interruption
 
 
 DRIVER = """
 import sys
-from scripts.commands import console, track
-track._track_url = lambda options: {url!r}
-console.main(track.command)
+sys.path.insert(0, "tests")
+from fake_cloudformation import FakeAws, FakeCloudFormation, Stack
+from scripts.commands import console, sender, track
+aws = FakeAws(cloudformation=FakeCloudFormation(Stack("sluice", outputs={outputs!r})))
+track.session = lambda local: aws
+"""
+RUN = "console.main(track.command)"
+IN_FIVES = "track.PACKED = sender.Packing('application/x-ndjson', 5, 10_000, 4)\n"
+# Tells the most memory that it ever held, in kB: before and after. Not ru_maxrss, which the parent's memory counts in.
+PEAK = """
+import re
+peak = lambda: re.search(r"VmHWM:\\s+([0-9]+) kB", open("/proc/self/status").read())[1]
+before = peak()
+code = console.guarded(track.command, sys.argv[1:])
+print(before, peak(), file=sys.stderr)
+sys.exit(code)
 """
 
 
-def start(api: Api, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    code = DRIVER.format(url=api.url)
+def start(api: Api, *arguments: str, code: str = DRIVER + IN_FIVES + RUN, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code.format(outputs=api.stack.outputs), *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -559,8 +989,8 @@ def test_an_interrupted_file_goes_on_without_a_loss_or_a_second_id(
     api: Api, tmp_path: Path, number: int, exit_code: int
 ) -> None:
     path = file_of(tmp_path, *[json.dumps({"n": n}) for n in range(2000)])
-    process = start(api, "--file", path, "--rate", "2000")
-    until(lambda: len(api.bodies) > 150)
+    process = start(api, "--file", path, "--rate", "400")
+    until(lambda: len(api.bodies) > 30)
     process.send_signal(number)
     out, err = process.communicate(timeout=10)
     assert process.returncode == exit_code
@@ -568,7 +998,7 @@ def test_an_interrupted_file_goes_on_without_a_loss_or_a_second_id(
     done = summary["next_line"] - 1
     assert summary["accepted"] == done == len(api.accepted) < 2000
     assert (
-        f"sent {done:,} of 2,000; go on with: scripts/track.sh --rate 2000 --file {path} --from-line {done + 1}" in err
+        f"sent {done:,} of 2,000; go on with: scripts/track.sh --rate 400 --file {path} --from-line {done + 1}" in err
     )
     assert "Traceback" not in err
 
@@ -580,15 +1010,32 @@ def test_an_interrupted_file_goes_on_without_a_loss_or_a_second_id(
 
 
 def test_an_interruption_counts_only_what_is_settled_without_a_gap(api: Api, tmp_path: Path) -> None:
-    # Line 4 is never accepted: later lines are, but whoever goes on from there must not leave it out.
-    api.answer = lambda number, body: (503 if json.loads(body)["n"] == 4 else 202, {"Retry-After": "30"}, b"{}")
+    # Line 14 is never accepted: later packs are, but whoever goes on from there must not leave its pack out.
+    api.answer = lambda number, body: (503 if 14 in numbers_in(body) else 202, {"Retry-After": "30"}, b"{}")
     path = file_of(tmp_path, *[json.dumps({"n": n}) for n in range(1, 200)])
     process = start(api, "--file", path, "--rate", "2000")
     until(lambda: len(api.accepted) >= 20)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert json.loads(out)["next_line"] == 4
+    assert json.loads(out)["next_line"] == 11
+
+
+def test_what_a_pipe_brings_is_told_while_it_is_waited_for(api: Api) -> None:
+    process = start(api, "-", "--rate", "2000", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    api.answer = lambda number, body: (413 if len(events_in(body)) > 1 else 400, {}, b'{"message": "no"}')
+    process.stdin.write('{"n": 1}\n{"n": 2}\n{"n": ')
+    process.stdin.flush()
+    assert process.stderr is not None
+    overdue = threading.Timer(10, process.kill)
+    overdue.start()
+    assert process.stderr.readline() == "line 1: 400 no\n"  # the pipe is still open, and a line half there
+    assert process.stderr.readline() == "line 2: 400 no\n"
+    overdue.cancel()
+    out, _ = process.communicate("3}\n", timeout=10)
+    assert json.loads(out)["refused"] == 3
+    assert [numbers_in(body) for body in api.bodies if len(events_in(body)) > 1] == [[1, 2]]
 
 
 def test_ctrl_c_ends_a_wait_for_standard_input(api: Api) -> None:

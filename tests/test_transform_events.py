@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests import factories
-from transform import events
-from transform.events import COLUMNS, MAX_EVENTS, Accepted, Dropped, Fault, Outcome, Rejected, Settings, transform
+from transform import events, records
+from transform.events import COLUMNS, Accepted, Dropped, Outcome, Rejected, Settings, transform
+from transform.records import MAX_EVENTS, Fault, Reject, split, split_texts
 
 SETTINGS = Settings()
 
@@ -335,7 +337,7 @@ def test_a_column_of_another_type(type_: str, sent: Any, expected: object) -> No
     read = events._READERS[type_](events.Column("seats", type_, "sender", "How many"))
     try:
         found: object = read(sent)
-    except events.Reject as reject:
+    except Reject as reject:
         found = reject.reason
     assert found == expected
     assert type(found) is type(expected)
@@ -448,6 +450,7 @@ def test_a_body_cannot_forge_its_context(body: bytes) -> None:
         pytest.param(factories.record({}, time=10**15), "context_line", id="an impossible time"),
         pytest.param(factories.record({}, position="x"), "context_line", id="a position that is no number"),
         pytest.param(factories.record({}, colour="red"), "context_line", id="an unknown field"),
+        pytest.param(factories.record({}, form="xml"), "context_line", id="an unknown form"),
         pytest.param(factories.record({}).replace(b"user_agent=T", b"user_agent=*"), "context_line", id="bad base64"),
         pytest.param(factories.record({}).replace(b"sluice/1", b"sluice/2"), "context_line", id="another version"),
         pytest.param(b"sluice/1 ", "context_line", id="the marker alone"),
@@ -547,6 +550,13 @@ BODIES = [
     pytest.param(b'[{"a": "\xff"}, {"b": 1}]', ["not_json", "accepted"], id="array: not UTF-8"),
     pytest.param(b'[\n{"value": 1e400},\n{"value": 1}\n]', ["not_json", "accepted"], id="array: pretty-printed"),
     pytest.param(b'[{"a": 1}, {"b": 1}', ["not_json"], id="array: cut"),
+    pytest.param(b'[{"a": 1}, oops, {"b": 1}]', ["accepted", "not_json", "accepted"], id="array: no JSON between"),
+    pytest.param(b'[{"a": "],}{["}, {"b": NaN}]', ["accepted", "not_json"], id="array: brackets in text"),
+    pytest.param(b'[{"a": "\\""}, {"b": NaN}, "\\\\"]', ["accepted", "not_json", "not_an_object"], id="array: escapes"),
+    pytest.param(b'[{"a": "x}, {"b": 1}]', ["not_json"], id="array: a quote that never ends"),
+    pytest.param(b'[{"a": 1},]', ["accepted"], id="array: a trailing comma"),
+    pytest.param(b"[ , ]", ["not_json"], id="array: nothing but a comma"),
+    pytest.param(b'[{"a": NaN}]\n[{}]', ["not_json"], id="array: two of them"),
     pytest.param(b'[{}, {"a":' + b"[" * 300 + b"]" * 300 + b"}]", ["accepted", "nested_too_deeply"], id="array: deep"),
 ]  # fmt: skip
 
@@ -573,6 +583,82 @@ def test_the_last_of_two_values_under_one_key_counts() -> None:
     assert row(b'{"name": "first", "name": "last"}')["name"] == "last"
 
 
+QUERIES = [
+    pytest.param("name=John&action=charge&value=100", {"name": "John", "action": "charge", "value": 100.0}, id="plain"),
+    pytest.param("name=John&", {"name": "John"}, id="an ampersand at the end"),
+    pytest.param("name=a+b%20c%2B%26%3D", {"name": "a b c+&="}, id="encoded characters"),
+    pytest.param("name=Zo%C3%AB+%F0%9F%98%80", {"name": "Zoë 😀"}, id="UTF-8"),
+    pytest.param("name=%FF", {"name": "\ufffd"}, id="not UTF-8"),
+    pytest.param("name=first&name=last", {"name": "last"}, id="a name twice"),
+    pytest.param("name=", {"name": None}, id="a blank value"),
+    pytest.param("name", {"name": None}, id="no value"),
+    pytest.param("name=a&empty=&page=%2F", {"name": "a", "properties": '{"empty":"","page":"/"}'}, id="properties"),
+    pytest.param("timestamp=1763706000123", {"occurred_at": "2025-11-21 06:20:00.123"}, id="a time"),
+    pytest.param("event_id=mine", {"event_id": "mine"}, id="an id"),
+    pytest.param("", {"name": None, "properties": "{}"}, id="nothing at all"),
+    pytest.param('{"name":"a"}', {"name": None, "properties": '{"{\\"name\\":\\"a\\"}":""}'}, id="JSON is no query"),
+]
+
+
+@pytest.mark.parametrize(("query", "expected"), QUERIES)
+def test_a_query_string_is_one_event_of_text_values(query: str, expected: dict[str, Any]) -> None:
+    found = row(query, form="query")
+    assert {column: found[column] for column in expected} == expected
+
+
+def test_a_query_string_passes_the_rules_and_is_judged_as_any_event() -> None:
+    assert outcomes("name=a&debug=true", form="query") == [Dropped("debug")]
+    [rejected] = outcomes("value=abc", form="query")
+    assert isinstance(rejected, Rejected)
+    assert (rejected.reason, rejected.position) == ("not_a_number", 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'[{"a": 1}]', ["not_an_object"]),
+        (b"1\noops", ["not_an_object", "not_json"]),
+        (b"{}", ["accepted"]),
+        (b"{}\n[]", ["accepted", "not_an_object"]),
+    ],
+    ids=["an array alone", "no object among them", "an object alone", "both"],
+)
+def test_where_the_context_line_says_lines_each_line_is_an_event(body: bytes, expected: list[str]) -> None:
+    assert kinds(outcomes(body, form="lines")) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "texts"),
+    [
+        pytest.param(b' {"a": 1}\n', [b' {"a": 1}\n'], id="a document, space and all"),
+        pytest.param(b"\xef\xbb\xbf{}", [b"\xef\xbb\xbf{}"], id="a document with a byte order mark"),
+        pytest.param(b"\xff\xfe oops", [b"\xff\xfe oops"], id="no text"),
+        pytest.param(b"", [b""], id="nothing"),
+        pytest.param(b"[]", [], id="an empty array"),
+        pytest.param(b'[\n {"a":\n 1}, 2 ,"x,]"]', [b'{"a":\n 1}', b"2", b'"x,]"'], id="an array"),
+        pytest.param(b"\xef\xbb\xbf[1, 2]", [b"1", b"2"], id="an array with a byte order mark"),
+        pytest.param(b'[1e999, "\xff"]', [b"1e999", b'"\xff"'], id="an array that no JSON reader takes"),
+        pytest.param(b'{"a":1}\r\n\n oops \n', [b'{"a":1}\r', b" oops "], id="lines"),
+        pytest.param(b"\xef\xbb\xbf{}\n{}", [b"{}", b"{}"], id="lines with a byte order mark"),
+    ],
+)
+def test_each_event_has_the_text_that_was_sent(body: bytes, texts: list[bytes]) -> None:
+    form, found = split(body)
+    assert split_texts(body, form) == texts
+    assert len(found) == len(texts)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'["' + b'\\"' * 400_000, b"[" + b'"' * 800_000 + b"]", b"[" * 400_000 + b"]" * 400_000 + b",", b'["' * 400_000],
+    ids=["escaped quotes", "quotes", "brackets", "open arrays"],
+)
+def test_a_hostile_megabyte_takes_no_longer_than_any_other(body: bytes) -> None:
+    before = time.process_time()
+    outcomes(body)
+    assert time.process_time() - before < 2
+
+
 @pytest.mark.parametrize("separator", [b",", b"\n"], ids=["an array", "NDJSON"])
 def test_what_stands_beyond_10_000_events_is_one_rejected_event(separator: bytes) -> None:
     def body(events: int) -> bytes:
@@ -585,6 +671,7 @@ def test_what_stands_beyond_10_000_events_is_one_rejected_event(separator: bytes
     last = found[-1]
     assert isinstance(last, Rejected)
     assert (last.position, last.detail) == (10_020, "a record holds at most 10,000 events, and 5 more followed")
+    assert list(last.others) == [10_021, 10_022, 10_023, 10_024]
 
 
 @pytest.mark.parametrize(
@@ -592,13 +679,13 @@ def test_what_stands_beyond_10_000_events_is_one_rejected_event(separator: bytes
 )
 def test_what_stands_beyond_the_limit_is_not_even_read(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[None] = []
-    for reader in (events._parse, events._judge_alone):
+    parse = records.parse
 
-        def count(text: Any, reader: Any = reader) -> Any:
-            read.append(None)
-            return reader(text)
+    def count(text: bytes) -> Any:
+        read.append(None)
+        return parse(text)
 
-        monkeypatch.setattr(events, reader.__name__, count)
+    monkeypatch.setattr(records, "parse", count)
     found = outcomes(body)
     assert (len(found), kinds(found)[-1]) == (MAX_EVENTS + 1, "too_many_events")
     assert len(read) < 2 * MAX_EVENTS

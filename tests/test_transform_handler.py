@@ -1,11 +1,13 @@
-"""Whole invocations: what Firehose gets back, what is counted and what is logged."""
+"""Whole invocations: what Firehose gets back, what is counted and what is logged.
+
+There is no reject stream here: it has test_transform_rejects.py, and what passes a reply has test_transform_requeue.py.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 import logging
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from transform import events, handler
 from transform.events import Settings
 from transform.handler import lambda_handler, read_settings
 
-CONTEXT = SimpleNamespace(function_name="transform-function")
+CONTEXT = factories.LambdaContext()
 
 
 class Invoked:
@@ -116,7 +118,7 @@ def test_a_bug_in_a_rule_fails_every_event_of_its_record(invoke: Any, monkeypatc
 def test_the_metrics_are_one_line_of_the_embedded_metric_format(invoke: Any) -> None:
     metrics = invoke(factories.record({"name": "a"}), factories.record({"debug": True})).metrics
     [definition] = metrics["_aws"]["CloudWatchMetrics"]
-    names = ["Received", "Accepted", "Dropped", "Rejected", "Failed"]
+    names = ["Received", "Accepted", "Dropped", "Rejected", "Failed", "Requeued"]
     assert definition == {
         "Namespace": "Sluice",
         "Dimensions": [["FunctionName"]],
@@ -156,33 +158,38 @@ def test_an_invocation_without_records_is_answered(invoke: Any) -> None:
     assert (invoked.records, invoked.counts()) == ([], (0, 0, 0, 0, 0))
 
 
-def test_a_reply_never_passes_6_mb_and_what_no_longer_fits_fails_whole(invoke: Any) -> None:
-    """Small events have rows forty times as long: 600 KB come in, and 12 MB would go out."""
-    records = [factories.record([{}] * 1_500, user_agent="u" * 500) for _ in range(20)]
-    invoked = invoke(*records)
-    assert len(json.dumps(invoked.reply)) <= 6_000_000
-    kept = invoked.results.count("Ok")
-    assert invoked.results == ["Ok"] * kept + ["ProcessingFailed"] * (20 - kept)
-    assert invoked.counts() == (30_000, 1_500 * kept, 0, 0, 1_500 * (20 - kept))
-    assert invoked.metrics["FailedByReason"] == {"reply_full": 1_500 * (20 - kept)}
-    assert [base64.b64decode(record["data"]) for record in invoked.records[kept:]] == records[kept:]
-    # It stops for want of room, not from caution: one more such record would not have fitted.
-    assert len(json.dumps(invoked.reply)) + len(invoked.records[0]["data"]) > 6_000_000
-
-
-def test_a_small_record_after_one_that_did_not_fit_still_fits(invoke: Any) -> None:
+def test_what_is_put_back_counts_as_requeued_and_not_as_received(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firehose = factories.FakeFirehose()
+    monkeypatch.setattr(handler, "connect", lambda: firehose)
     giant = factories.record([{}] * 9_999, user_agent="u" * 1_000)
-    invoked = invoke(factories.record({}), giant, factories.record({}))
-    assert invoked.results == ["Ok", "ProcessingFailed", "Ok"]
+    invoked = Invoked(factories.invocation(factories.record({}), giant, factories.record({})), capsys)
+    assert invoked.results == ["Ok", "Ok", "Ok"]
+    assert len(json.dumps(invoked.reply)) <= 6_000_000
+    assert invoked.metrics["Received"] + invoked.metrics["Requeued"] == 10_001
+    assert invoked.metrics["Requeued"] > 5_000
+    assert {stream for stream, _ in firehose.calls} == {"events"}
 
 
-def test_the_room_of_a_reply_leaves_every_other_record_its_place(invoke: Any) -> None:
+def test_the_room_of_a_reply_leaves_every_other_record_its_place(invoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that come back as they came take their room too, before and after the rows."""
+    monkeypatch.setattr(handler, "connect", lambda: factories.FakeFirehose())
     failing = [factories.record("x" * 900_000) for _ in range(3)]
     growing = factories.record([{}] * 3_000, user_agent="u" * 500)
     invoked = invoke(growing, *failing, growing)
-    assert len(json.dumps(invoked.reply)) <= 6_000_000
-    assert invoked.results.count("Ok") < 2
+    assert invoked.results == ["Ok", *["ProcessingFailed"] * 3, "Ok"]
+    assert 5_990_000 < len(json.dumps(invoked.reply)) <= 6_000_000
+
+
+def test_whatever_goes_wrong_in_one_record_fails_that_record_alone(
+    invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "REJECT_STREAM", "rejects")
+    monkeypatch.setattr(handler, "read_record", lambda *_: 1 / 0)
+    invoked = invoke(factories.record({"name": "a"}), factories.record("oops"))
+    assert invoked.results == ["Ok", "ProcessingFailed"]
+    assert invoked.metrics["FailedByReason"] == {"record": 1}
 
 
 def test_the_overhead_of_a_record_in_a_reply_is_not_underestimated() -> None:

@@ -7,15 +7,15 @@ import math
 from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta, timezone
 from io import StringIO
-from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import factories
-from transform.events import COLUMNS, Accepted, Dropped, Fault, Rejected, Settings, transform
+from transform.events import COLUMNS, Accepted, Dropped, Rejected, Settings, transform
 from transform.handler import lambda_handler
+from transform.records import Fault
 
 # Every example is a whole record or invocation; a slow machine is no reason to fail.
 thorough = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -87,7 +87,7 @@ def test_any_bytes_have_an_outcome_or_are_a_fault_of_ours(data: bytes, arrived_a
 def test_an_invocation_is_answered_record_by_record_and_its_counts_add_up(found: list[bytes]) -> None:
     event = factories.invocation(*found)
     with redirect_stdout(StringIO()) as printed:
-        reply = lambda_handler(event, SimpleNamespace(function_name="f"))
+        reply = lambda_handler(event, factories.LambdaContext())
     assert [record["recordId"] for record in reply["records"]] == [record["recordId"] for record in event["records"]]
     rows = 0
     for sent, record in zip(event["records"], reply["records"], strict=True):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests import factories
-from transform.events import Accepted, Dropped, Fault, Settings, transform
+from transform.events import Accepted, Dropped, Settings, transform
+from transform.records import Fault
 from transform.rules import RULES, Context, Drop, Event, drop_debug, drop_known_bots, redact, trim
 
 CONTEXT = Context(received_at=factories.RECEIVED_AT)

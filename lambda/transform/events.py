@@ -7,7 +7,8 @@ What becomes of input that is not plain:
 
 - One JSON object is one event; the items of a JSON array are events; so are the lines of NDJSON, where blank lines do
   not count. A body that is no JSON document counts as NDJSON as soon as one of its lines is a JSON object; otherwise
-  it is one rejected event. A bad event in an array or among lines never harms its neighbours.
+  it is one rejected event. A bad event in an array or among lines never harms its neighbours. A query string is one
+  event of text values; of a name that stands twice in it, the last counts.
 - null and blank text count as "not given", for every column.
 - A string column takes text. A number or a boolean becomes its JSON text; so does an object or an array, as in
   Athena's own JSON reader. A double of 2^53 or more rejects the event: it may have been a long id that lost its last
@@ -23,46 +24,36 @@ What becomes of input that is not plain:
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
-from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from traceback import extract_tb
 from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
+from transform.records import (
+    EARLIEST,
+    EPOCH,
+    LATEST,
+    MAX_EVENTS,
+    MILLISECOND,
+    Fault,
+    Reason,
+    Reject,
+    describe,
+    read_record,
+    split,
+)
 from transform.rules import RULES, Context, Drop, Event, Rule
 
-MAX_EVENTS: Final = 10_000
-"""Events in one record; what stands beyond is one rejected event."""
-
 IpHandling: TypeAlias = Literal["TRUNCATE", "FULL", "NONE"]
-
-Reason: TypeAlias = Literal[
-    "not_json",
-    "not_an_object",
-    "nested_too_deeply",
-    "too_many_events",
-    "missing",
-    "too_long",
-    "not_text",
-    "not_a_number",
-    "not_a_boolean",
-    "not_a_time",
-]
-"""Why an event is rejected; events are counted by it."""
-
-FaultReason: TypeAlias = Literal["context_line", "end_line", "rule", "bug"]
-"""Why a record fails; its events are counted by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,40 +87,24 @@ class Rejected:
     detail: str
     position: int
     """Which event of its request it was, from 0."""
+    others: Sequence[int] = ()
+    """The positions of further events, where one rejection stands for many."""
 
 
 Outcome: TypeAlias = Accepted | Dropped | Rejected
 
 
-class Fault(Exception):
-    """We are wrong, not the sender: the whole record fails, untouched, to be replayed."""
-
-    def __init__(self, reason: FaultReason, detail: str, events: int = 1) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-        self.events = events
-        """How many events fail with the record; 1 when it could not be split."""
-
-
-class Reject(Exception):
-    """Inside this module: the event at hand is wrong."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
 def transform(data: bytes, arrived_at: int, settings: Settings, rules: Mapping[str, Rule] = RULES) -> list[Outcome]:
-    """Turn one record into the outcomes of its events, in their order.
+    """Turn one record into the outcomes of its events, one for each and in their order.
 
     `data` is the record as it stood on the delivery stream, `arrived_at` its approximateArrivalTimestamp in epoch
-    milliseconds. An empty array has no events and no outcomes. Raises Fault when not the sender but we are wrong.
+    milliseconds. An empty array has no events and no outcomes. What stands beyond MAX_EVENTS has one outcome together.
+    Raises Fault when not the sender but we are wrong.
     """
-    context, body = read_record(data, arrived_at, settings.redact_fields)
+    record = read_record(data, arrived_at, settings.redact_fields)
+    context = record.context
     columns_of_request = _columns_of_request(context, settings)
-    events = split(body)
+    _, events = split(record.body, record.form)
     alone = len(events) == 1
     beyond = len(events) - MAX_EVENTS
     outcomes: list[Outcome] = []
@@ -148,89 +123,32 @@ def transform(data: bytes, arrived_at: int, settings: Settings, rules: Mapping[s
         except Reject as reject:
             outcomes.append(Rejected(reject.reason, reject.detail, position))
         except Exception as error:
-            detail = f"rule {rule_name!r}: {_describe(error)}" if rule_name else _describe(error)
+            detail = f"rule {rule_name!r}: {describe(error)}" if rule_name else describe(error)
             raise Fault("rule" if rule_name else "bug", detail, min(len(events), MAX_EVENTS + 1)) from error
     if beyond > 0:
         detail = f"a record holds at most {MAX_EVENTS:,} events, and {beyond:,} more followed"
-        outcomes.append(Rejected("too_many_events", detail, context.position + MAX_EVENTS))
+        first = context.position + MAX_EVENTS
+        outcomes.append(Rejected("too_many_events", detail, first, range(first + 1, first + beyond)))
     return outcomes
 
 
-def _describe(error: Exception) -> str:
-    """An exception's type and place. Not its message, which may repeat what the sender wrote."""
-    place = extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {place.name}, {Path(place.filename).name} line {place.lineno}"
-
-
-# --- The record: a context line of ours, the body as it came, an end line of ours; or a bare body -----------------
-
-_CONTEXT_LINE: Final = re.compile(
-    rb"sluice/1 request_id=(\S*) extended_request_id=(\S+) time=(\d+) ip=(\S*) user_agent=(\S*)"
-    rb"((?: (?:event_id|position|received_at)=\S+)*)\n"  # written by a replay or a requeue
-)
-
-
-def read_record(data: bytes, arrived_at: int, redact_fields: frozenset[str] = frozenset()) -> tuple[Context, bytes]:
-    """Part a record into the context of its request and its body.
-
-    The API's mapping template writes the context line and the end line. The end line repeats the extended request id,
-    which no client can choose, and it must be the record's last: whatever looks like either line inside the body is
-    body. A record that does not begin with our marker was put on the stream by an SDK and is a body alone. Raises
-    Fault for a record of ours that is not whole.
-    """
-    if not data.startswith(b"sluice/"):
-        return Context(arrived_at, redact_fields=redact_fields), data
-    line = _CONTEXT_LINE.match(data)
-    if line is None:
-        raise Fault("context_line", "the record begins with our marker, and not with a context line of version 1")
-    request_id, extended_request_id, time, ip, user_agent, more = line.groups()
-    end = b"\nsluice/end extended_request_id=%b\n" % extended_request_id
-    if not data.endswith(end) or len(data) < line.end() + len(end):
-        raise Fault("end_line", "the record does not end with the end line of its own request")
-    try:
-        received_at, event_id, position = int(time), None, 0
-        if more:
-            replayed = dict([pair.split("=", 1) for pair in more.decode().split()])
-            received_at = int(replayed.get("received_at", received_at))
-            event_id = replayed.get("event_id")
-            position = int(replayed.get("position", 0))
-        context = Context(
-            received_at,
-            request_id.decode() or None,
-            extended_request_id.decode(),
-            ip.decode() or None,
-            _decode_user_agent(user_agent),
-            event_id,
-            position,
-            redact_fields,
-        )
-    except ValueError as error:
-        raise Fault("context_line", f"a field of the context line cannot be read: {_describe(error)}") from error
-    if not _EARLIEST <= received_at < _LATEST:
-        raise Fault("context_line", "the context line has a time outside the years 1970 to 2100")
-    return context, data[line.end() : -len(end)]
-
-
-@lru_cache(maxsize=4096)
-def _decode_user_agent(encoded: bytes) -> str | None:
-    """The user agent's text. The header may hold any bytes; what is not UTF-8 in it becomes U+FFFD."""
-    return b64decode(encoded, validate=True).decode(errors="replace") or None
+# --- The columns that the events of a request share ----------------------------------------------------------------
 
 
 def _columns_of_request(context: Context, settings: Settings) -> dict[str, Any]:
     """A row with the columns that all events of a request share, and None in every other."""
     row = _EMPTY_ROW.copy()
-    row["received_at"] = row["occurred_at"] = _format_time(context.received_at)
+    row["received_at"] = row["occurred_at"] = format_time(context.received_at)
     row["request_id"] = context.request_id
     if "user_agent" not in settings.redact_fields:
         row["user_agent"] = context.user_agent
     if context.ip is not None and "ip" not in settings.redact_fields:
-        row["ip"] = _handle_ip(context.ip, settings.ip_handling)
+        row["ip"] = handle_ip(context.ip, settings.ip_handling)
     return row
 
 
 @lru_cache(maxsize=4096)
-def _handle_ip(ip: str, handling: IpHandling) -> str | None:
+def handle_ip(ip: str, handling: IpHandling) -> str | None:
     """An address as its column shows it: truncated to its /24 or /48 network, in full, or not at all.
 
     Truncating an address that cannot be read would show it whole, so it is left out.
@@ -246,76 +164,6 @@ def _handle_ip(ip: str, handling: IpHandling) -> str | None:
             return str(IPv6Address(int(address) >> 80 << 80))
         address = address.ipv4_mapped
     return str(address).rpartition(".")[0] + ".0"
-
-
-# --- The body: one object, an array, or lines ---------------------------------------------------------------------
-
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some editors put it in front of a file
-
-
-def split(body: bytes) -> list[Any]:
-    """The events of a body, in their order: what was sent as an event, or a Reject where it cannot be read.
-
-    From MAX_EVENTS on there is one item for each event, and nothing else is said of it.
-    """
-    document = _parse(body)
-    if type(document) is Reject and body.startswith(_BYTE_ORDER_MARK):
-        body = body[len(_BYTE_ORDER_MARK) :]
-        document = _parse(body)
-    if type(document) is list:
-        return document
-    return _split_unreadable(body, document) if type(document) is Reject else [document]
-
-
-def _parse(text: bytes) -> Any:
-    """A JSON text's value, or a Reject that says where it is wrong."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        return Reject("not_json", str(error))
-
-
-def _split_unreadable(body: bytes, complaint: Reject) -> list[Any]:
-    """The events of a body that is not one JSON document in orjson's eyes; the complaint is what orjson says of it."""
-    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
-    # What stands beyond the limit is only counted: a megabyte of short bad lines would take a lot of time and memory.
-    events = [*map(_parse, lines[:MAX_EVENTS]), *lines[MAX_EVENTS:]]
-    if not events:
-        return [Reject("not_json", "the body is empty")]
-    # The first line decides most cases. Else an array comes before lines: a pretty-printed array with one number too
-    # large in it has lines that are whole objects, too.
-    if type(events[0]) is dict:
-        return events
-    items = _parse_array_leniently(body)
-    if items is not None:
-        return [*map(_judge_alone, items[:MAX_EVENTS]), *items[MAX_EVENTS:]]
-    return events if dict in map(type, events) else [complaint]
-
-
-def _parse_array_leniently(body: bytes) -> list[Any] | None:
-    """The items of an array that the standard library reads where orjson does not: it takes NaN, infinite numbers,
-    halves of surrogate pairs and, as smuggled surrogates, bytes that are not UTF-8. None if it is no array even so.
-    """
-    try:
-        document = json.loads(body.decode(errors="surrogateescape"), parse_int=_parse_int_leniently)
-    except (ValueError, RecursionError):
-        return None
-    return document if type(document) is list else None
-
-
-def _parse_int_leniently(text: str) -> float:
-    """A whole number; beyond any double it is infinite, because int() is slow on long texts and refuses the longest."""
-    return int(text) if len(text) < 400 else math.inf
-
-
-def _judge_alone(item: Any) -> Any:
-    """What orjson says of one item when it stands alone."""
-    try:
-        return orjson.loads(json.dumps(item, allow_nan=False))
-    except orjson.JSONDecodeError as error:
-        return Reject("not_json", error.msg)
-    except (ValueError, RecursionError):
-        return Reject("not_json", "a number is NaN or too large for a double, or the nesting is too deep")
 
 
 # --- The event: columns from the schema, everything else into properties ------------------------------------------
@@ -409,10 +257,6 @@ class Column:
         return (self.max_length or sys.maxsize) if self.type == "string" else 0
 
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND: Final = timedelta(milliseconds=1)
-_EARLIEST: Final = 0
-_LATEST: Final = (datetime(2101, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 Reader: TypeAlias = Callable[[Any], Any]
@@ -519,7 +363,7 @@ def _read_time(value: Any) -> tuple[int, str] | None:
                 moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except (ValueError, OverflowError):
             raise Reject("not_a_time", "the text is neither ISO-8601 nor epoch time") from None
-        return _in_range((moment - _EPOCH) // _MILLISECOND)
+        return _in_range((moment - EPOCH) // MILLISECOND)
     if type(value) is int or type(value) is float:
         return _read_epoch(value)
     raise Reject("not_a_time", "a time must be text or a number")
@@ -527,25 +371,25 @@ def _read_time(value: Any) -> tuple[int, str] | None:
 
 def _read_epoch(number: float) -> tuple[int, str]:
     """Epoch time: seconds below 1e11, else milliseconds."""
-    if not _EARLIEST <= number < _LATEST:  # before rounding, which an infinite number does not survive
+    if not EARLIEST <= number < LATEST:  # before rounding, which an infinite number does not survive
         raise Reject("not_a_time", "the time lies outside the years 1970 to 2100")
     return _in_range(round(number * 1000) if number < 1e11 else int(number))
 
 
 def _in_range(milliseconds: int, text: str | None = None) -> tuple[int, str]:
-    if not _EARLIEST <= milliseconds < _LATEST:
+    if not EARLIEST <= milliseconds < LATEST:
         raise Reject("not_a_time", "the time lies outside the years 1970 to 2100")
-    return milliseconds, text or _format_time(milliseconds)
+    return milliseconds, text or format_time(milliseconds)
 
 
-def _format_time(milliseconds: int) -> str:
+def format_time(milliseconds: int) -> str:
     """The form of a timestamp that OpenX JSON, Parquet conversion and Athena all read."""
     return f"{_format_second(milliseconds // 1000)}.{milliseconds % 1000:03d}"
 
 
 @lru_cache(maxsize=4096)
 def _format_second(seconds: int) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")
+    return (EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")
 
 
 # --- The schema ---------------------------------------------------------------------------------------------------

@@ -4,11 +4,20 @@ This is the only module that knows Firehose's contract (record ids, base64, `res
 
     IP_HANDLING     TRUNCATE (default), FULL or NONE: what becomes of the client's address
     REDACT_FIELDS   field names, separated by commas, whose values are emptied at any depth
+    REJECT_STREAM   the delivery stream that takes rejected events; without one, their records fail as a whole
 
 The contract (https://docs.aws.amazon.com/firehose/latest/dev/data-transformation.html): every recordId comes back
 exactly once with `data` and one of three results. The data of `Ok` is appended to the object as it stands, so one
 record may carry many rows. A record that is `ProcessingFailed` goes, as it came, to the error output. An exception
 would fail the records of the whole invocation, and so would a reply of more than 6 MB.
+
+Not everything leaves by the reply. Rejected events go to the reject stream, and events whose rows the reply has no room
+for go back to the stream that they came from, in smaller records. A record has its rows in the reply only when all of
+that is safely put; else it fails as a whole, and emits none.
+
+Putting back comes to an end, because every invocation settles at least one event: the first one that it looks at is
+dropped, rejected, or becomes a row; if its row is too long for any reply, it is rejected, and if it is too long beside
+the other records of this invocation, its record fails.
 """
 
 from __future__ import annotations
@@ -19,9 +28,14 @@ import os
 import time
 from binascii import a2b_base64, b2a_base64
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypedDict, cast, get_args
 
-from transform.events import Accepted, Dropped, Fault, IpHandling, Outcome, Rejected, Settings, transform
+from transform import rejects
+from transform.events import Accepted, Dropped, IpHandling, Outcome, Rejected, Settings, transform
+from transform.records import MAX_EVENTS, Fault, describe, read_record, write_rest
+from transform.streams import connect, put_records
 
 REPLY_LIMIT: Final = 6_000_000
 """Bytes of a reply. Lambda's limit is 6 MB for a synchronous invocation, read here as the smaller megabyte."""
@@ -54,6 +68,8 @@ class LambdaContext(Protocol):
     @property
     def function_name(self) -> str: ...
 
+    def get_remaining_time_in_millis(self) -> int: ...
+
 
 def read_settings(environment: dict[str, str]) -> Settings:
     """Settings from the environment; raises ValueError with the name, the value and the way out."""
@@ -65,10 +81,11 @@ def read_settings(environment: dict[str, str]) -> Settings:
 
 
 SETTINGS: Final = read_settings(dict(os.environ))
+REJECT_STREAM: Final = os.environ.get("REJECT_STREAM", "")
 
 
 class Tally:
-    """The outcomes of one invocation, counted in events."""
+    """Outcomes, counted in events."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -76,6 +93,16 @@ class Tally:
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.requeued = 0
+        """Not among the received: they are when they come again."""
+
+    def add(self, other: Tally) -> None:
+        self.received += other.received
+        self.accepted += other.accepted
+        self.dropped += other.dropped
+        self.rejected += other.rejected
+        self.failed += other.failed
+        self.requeued += other.requeued
 
     def metrics(self, function_name: str, milliseconds: int) -> dict[str, Any]:
         """The counts in CloudWatch's embedded metric format: a metric for each outcome.
@@ -88,6 +115,7 @@ class Tally:
             "Dropped": self.dropped.total(),
             "Rejected": self.rejected.total(),
             "Failed": self.failed.total(),
+            "Requeued": self.requeued,
         }
         definition = {
             "Namespace": "Sluice",
@@ -104,46 +132,81 @@ class Tally:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Detour:
+    """A record of which something leaves by a delivery stream; only when it is put does the reply stand."""
+
+    record: Record
+    reply: Reply
+    tally: Tally
+    """What counts then."""
+    events: int
+    """How many events fail otherwise."""
+    rejects: list[bytes]
+    """For the reject stream."""
+    rest: list[bytes]
+    """For the stream that the record came from."""
+
+
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, list[Reply]]:
     """Answer one invocation: a reply for each record, in their order, and one line of metrics on standard output."""
     records: list[Record] = event["records"]
     tally = Tally()
+    detours: list[Detour] = []
     # Every record can at least be handed back as it came; what is left is room for rows that are longer than that.
     room = REPLY_LIMIT - sum(len(record["data"]) + len(record["recordId"]) + REPLY_OVERHEAD for record in records)
     replies = []
     for record in records:
-        reply = answer(record, room, tally)
-        room += len(record["data"]) - len(reply["data"])
+        reply = answer(record, room, tally, detours)
+        growth = len(reply["data"]) - len(record["data"])
+        if growth > 0 or not (detours and detours[-1].reply is reply):  # a detour may yet be handed back as it came
+            room -= growth
         replies.append(reply)
+    if detours:
+        put_detours(detours, event.get("deliveryStreamArn", ""), tally, context.get_remaining_time_in_millis)
     print(json.dumps(tally.metrics(context.function_name, time.time_ns() // 1_000_000)), flush=True)
     return {"records": replies}
 
 
-def answer(record: Record, room: int, tally: Tally) -> Reply:
+def answer(record: Record, room: int, tally: Tally, detours: list[Detour]) -> Reply:
     """Transform one record and count its events; whatever is wrong with it, it is answered.
 
-    `room` is by how many bytes the reply's data may be longer than the record's.
+    `room` is by how many bytes the reply's data may be longer than the record's. If something must leave by a stream,
+    the record becomes one of the detours, and is counted with them.
     """
     try:
-        data = a2b_base64(record["data"], strict_mode=True)
-        outcomes = transform(data, record["approximateArrivalTimestamp"], SETTINGS)
+        return settle(record, room, tally, detours)
     except Fault as fault:
         return fail(record, tally, fault.reason, fault.detail, fault.events)
     except Exception as error:
         # Nothing that Firehose is known to do, such as bad base64 or an impossible arrival time.
-        return fail(record, tally, "record", f"the record cannot be read ({type(error).__name__})", 1)
-    rejected = [outcome for outcome in outcomes if type(outcome) is Rejected]
-    if rejected:
-        return reject(record, tally, outcomes, rejected)
+        return fail(record, tally, "record", f"the record cannot be read: {describe(error)}", 1)
+
+
+def settle(record: Record, room: int, tally: Tally, detours: list[Detour]) -> Reply:
+    """Answer a record with which nothing is wrong that concerns it as a whole."""
+    data = a2b_base64(record["data"], strict_mode=True)
+    outcomes = transform(data, record["approximateArrivalTimestamp"], SETTINGS)
     rows = [outcome.row for outcome in outcomes if type(outcome) is Accepted]
-    reply_data = b2a_base64(b"".join(rows), newline=False).decode("ascii") if rows else record["data"]
-    if len(reply_data) - len(record["data"]) > room:
-        return overflow(record, tally, outcomes)
+    reply = make_reply(record, rows)
+    if len(reply["data"]) - len(record["data"]) > room:
+        return part(record, data, outcomes, room, tally, detours)
+    if len(rows) < len(outcomes):
+        dropped = [outcome.rule for outcome in outcomes if type(outcome) is Dropped]
+        if len(rows) + len(dropped) < len(outcomes):
+            return part(record, data, outcomes, room, tally, detours)
+        tally.dropped.update(dropped)
     tally.received += len(outcomes)
     tally.accepted += len(rows)
-    if len(rows) < len(outcomes):
-        tally.dropped.update(outcome.rule for outcome in outcomes if type(outcome) is Dropped)
-    return {"recordId": record["recordId"], "result": "Ok" if rows else "Dropped", "data": reply_data}
+    return reply
+
+
+def make_reply(record: Record, rows: list[bytes]) -> Reply:
+    """A record that has become rows, or that is dropped, for want of any."""
+    if not rows:
+        return {"recordId": record["recordId"], "result": "Dropped", "data": record["data"]}
+    data = b2a_base64(b"".join(rows), newline=False).decode("ascii")
+    return {"recordId": record["recordId"], "result": "Ok", "data": data}
 
 
 def fail(record: Record, tally: Tally, reason: str, detail: str, events: int) -> Reply:
@@ -158,12 +221,12 @@ def fail(record: Record, tally: Tally, reason: str, detail: str, events: int) ->
     return {"recordId": record["recordId"], "result": "ProcessingFailed", "data": record["data"]}
 
 
-def reject(record: Record, tally: Tally, outcomes: list[Outcome], rejected: list[Rejected]) -> Reply:
+def fail_for_rejects(record: Record, tally: Tally, outcomes: list[Outcome], rejected: list[Rejected]) -> Reply:
     """Fail a record for the rejected events in it; they count as rejected, the others in it as failed.
 
-    Rejected events have no place of their own, so their record goes to Firehose's error output. It goes there whole,
-    with the good events that came with them: if those became rows here, a replay of the record would make them rows
-    again. A delivery stream for rejected events would take them here, and the others would go on to their rows.
+    Without a reject stream, rejected events have no place of their own, so their record goes to Firehose's error
+    output. It goes there whole, with the good events that came with them: if those became rows here, a replay of the
+    record would make them rows again.
     """
     tally.received += len(rejected)
     tally.rejected.update(outcome.reason for outcome in rejected)
@@ -172,9 +235,89 @@ def reject(record: Record, tally: Tally, outcomes: list[Outcome], rejected: list
     return fail(record, tally, "rejected_events", detail, len(outcomes) - len(rejected))
 
 
-def overflow(record: Record, tally: Tally, outcomes: list[Outcome]) -> Reply:
-    """Fail a record whose rows no longer fit the reply.
+# --- What leaves by a delivery stream -----------------------------------------------------------------------------
 
-    Nothing is wrong with its events. Put back on the stream in smaller records, from here, they would need no replay.
+
+def part(record: Record, data: bytes, outcomes: list[Outcome], room: int, tally: Tally, detours: list[Detour]) -> Reply:
+    """Answer a record of which not everything can become rows in this reply: some is wrong, or it is too much.
+
+    The rows that fit are its reply, up to the first that does not. From there on its events are put back on the stream.
     """
-    return fail(record, tally, "reply_full", "its rows no longer fit Lambda's reply of 6 MB", len(outcomes))
+    longest = REPLY_LIMIT - REPLY_OVERHEAD - len(record["recordId"])
+    contents = read_record(data, record["approximateArrivalTimestamp"], SETTINGS.redact_fields)
+    for index, outcome in enumerate(outcomes):
+        if type(outcome) is Accepted and base64_length(len(outcome.row)) > longest:
+            detail = f"its row has {len(outcome.row):,} bytes, which no reply of Lambda's {REPLY_LIMIT:,} holds"
+            outcomes[index] = Rejected("too_large", detail, contents.context.position + index)
+    rejected = [outcome for outcome in outcomes if type(outcome) is Rejected]
+    if rejected and not REJECT_STREAM:
+        return fail_for_rejects(record, tally, outcomes, rejected)
+
+    fitting = count_fitting(outcomes, room + len(record["data"]))
+    rest = outcomes[fitting:MAX_EVENTS]
+    settled = outcomes[:fitting] + outcomes[max(fitting, MAX_EVENTS) :]
+    if rest and not settled and not tally.received and not detours:
+        detail = "beside the other records, its first row does not fit Lambda's reply of 6 MB"
+        return fail(record, tally, "reply_full", detail, len(outcomes))
+
+    rows = [outcome.row for outcome in settled if type(outcome) is Accepted]
+    rejected = rejects.limit([outcome for outcome in settled if type(outcome) is Rejected])
+    counts = Tally()
+    counts.accepted = len(rows)
+    counts.dropped.update(outcome.rule for outcome in settled if type(outcome) is Dropped)
+    counts.rejected.update(reject.reason for reject in rejected)
+    counts.received = counts.accepted + counts.dropped.total() + len(rejected)
+    counts.requeued = len(rest)
+    now = time.time_ns() // 1_000_000
+    row_sizes = [len(outcome.row) if type(outcome) is Accepted else 0 for outcome in rest]
+    detours.append(
+        Detour(
+            record,
+            make_reply(record, rows),
+            counts,
+            len(outcomes),
+            list(rejects.pack(rejects.make_rows(contents, rejected, SETTINGS, now))) if rejected else [],
+            list(write_rest(contents, fitting, row_sizes, REPLY_LIMIT // 4)) if rest else [],
+        )
+    )
+    return detours[-1].reply
+
+
+def count_fitting(outcomes: list[Outcome], most: int) -> int:
+    """How many of the outcomes, from the first on, have rows of at most `most` bytes in base64."""
+    size = 0
+    for index, outcome in enumerate(outcomes):
+        if type(outcome) is Accepted:
+            size += len(outcome.row)
+            if base64_length(size) > most:
+                return index
+    return len(outcomes)
+
+
+def base64_length(size: int) -> int:
+    """Characters that so many bytes have in base64."""
+    return (size + 2) // 3 * 4
+
+
+def put_detours(
+    detours: list[Detour], main_stream_arn: str, tally: Tally, milliseconds_left: Callable[[], int]
+) -> None:
+    """Put on its stream what leaves by one, and count; a record of which something cannot be put fails.
+
+    The rejects go first. Of a record whose rejects are not put nothing is put back: a replay will bring it whole.
+    """
+
+    def put(stream: str, reason: str, data: list[list[bytes]]) -> list[Detour]:
+        """Put each detour's data; returns the detours of which all is put."""
+        owners = [number for number, own in enumerate(data) for _ in own]
+        errors = put_records(connect, stream, [record for own in data for record in own], milliseconds_left)
+        failed = {number: error for number, error in zip(owners, errors, strict=True) if error is not None}
+        for number, error in failed.items():
+            detour = detours[number]
+            detour.reply.update(fail(detour.record, tally, reason, f"on {stream!r}: {error}", detour.events))
+        return [detour for number, detour in enumerate(detours) if number not in failed]
+
+    detours = put(REJECT_STREAM, "reject_stream", [detour.rejects for detour in detours])
+    detours = put(main_stream_arn.rpartition("/")[2], "requeue", [detour.rest for detour in detours])
+    for detour in detours:
+        tally.add(detour.tally)

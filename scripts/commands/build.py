@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -37,14 +38,18 @@ LOCAL = Target(f"local-{sys.implementation.cache_tag}", ())
 def build(target: Target) -> Path:
     """Build and return the zip. Its name is its content's hash, so that the same code is the same object in S3."""
     libraries = _libraries(target)
-    draft = BUILD / f"{target.name}.zip.draft"
+    draft = BUILD / f"lambda-{target.name}-{os.getpid()}.draft"
     with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
         for root in (SOURCE, libraries):
             for path in sorted(root.rglob("*")):
                 if path.is_file() and "__pycache__" not in path.parts and path != SOURCE / "requirements.txt":
                     _add(archive, path, path.relative_to(root).as_posix())
     digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:16]
-    return draft.rename(BUILD / f"lambda-{target.name}-{digest}.zip")
+    built = draft.replace(BUILD / f"lambda-{target.name}-{digest}.zip")
+    for path in BUILD.glob(f"lambda-{target.name}-*.zip"):
+        if path != built:
+            path.unlink(missing_ok=True)
+    return built
 
 
 def _add(archive: zipfile.ZipFile, path: Path, name: str) -> None:
@@ -62,8 +67,9 @@ def _libraries(target: Target) -> Path:
     folder = BUILD / f"libraries-{target.name}-{digest}"
     if folder.exists():
         return folder
+    for path in BUILD.glob(f"libraries-{target.name}-*"):
+        shutil.rmtree(path, ignore_errors=True)
     draft = folder.with_suffix(".draft")
-    shutil.rmtree(draft, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     command += ["--target", str(draft), *target.pip_options, "-r", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

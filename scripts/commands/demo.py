@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,20 @@ from scripts.commands import local, query
 from scripts.commands.console import CommandError, Parser, main, progress, say
 from scripts.commands.deploy import deploy_stack
 from scripts.commands.sender import Answer, Line, send
-from scripts.commands.stack import DEFAULT_STACK_NAME, Aws, physical_ids, reachable_url, session, stack_outputs
+from scripts.commands.stack import DEFAULT_STACK_NAME, Aws, physical_ids, session, stack_outputs
 from scripts.commands.template import TEMPLATE
+from scripts.commands.track import Door, find_door
 
 DATA = TEMPLATE.parent / ".sluice" / "demo"
 TEMPERATURES = "vega_datasets==0.9.0"  # carries a year of hourly temperatures in San Francisco, 2010
-# The demo posts each event in a request of its own, faster than the default of 100 a second allows.
-PARAMETERS = {"FirehoseBufferingInterval": "5", "ThrottleRateLimit": "2000", "ThrottleBurstLimit": "2000"}
-EVENTS_PER_SECOND = 1_500.0
+PARAMETERS = {"FirehoseBufferingInterval": "5"}
 DELIVERY_SECONDS = 60
 _IDS = uuid.UUID("5b0c2f8e-6d2f-4f0c-9f7a-1f8f1d3f6a52")
 
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0"
+LOADER = "sluice-demo/1"
 BOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
+HELLO = {"event_id": str(uuid.uuid5(_IDS, "hello")), "name": "John", "action": "charge", "value": 100}
 # What the pipeline does not store as a row, and why: the event, and the user agent that sends it.
 ODD = [
     ({"name": "John", "action": "view"}, BOT),
@@ -44,7 +45,7 @@ ODD = [
 def demo(arguments: list[str]) -> int:
     """Entry point of scripts/demo.sh; returns the exit code."""
     parser = Parser("demo")
-    parser.add_argument("--port", type=int, default=local.DEFAULT_PORT)
+    parser.add_argument("--port", type=local.port_number, default=local.DEFAULT_PORT)
     options = parser.parse_args(arguments)
     started = time.monotonic()
 
@@ -60,7 +61,7 @@ def demo(arguments: list[str]) -> int:
 
     _headline("3. Events over HTTP")
     before = _counts(aws)
-    answers = _post(reachable_url(aws, outputs["TrackURL"]), temperatures)
+    answers = _post(aws, temperatures)
     taken = sum(answer.is_accepted for answer in answers)
 
     _headline("4. Delivery: Firehose collects, the Lambda function transforms, an object in the bucket appears")
@@ -100,10 +101,9 @@ def _fetch_temperatures() -> Path:
     return path
 
 
-def _events(temperatures: Path) -> Iterator[dict[str, Any]]:
-    """The hello-world event and 8,759 temperatures. The ids are the same each time: a second run adds no second row."""
-    yield {"event_id": str(uuid.uuid5(_IDS, "hello")), "name": "John", "action": "charge", "value": 100}
-    with temperatures.open(newline="") as file:
+def _temperatures(path: Path) -> Iterator[dict[str, Any]]:
+    """8,759 hourly temperatures. Their ids are the same each time: a second run of the demo adds no second row."""
+    with path.open(newline="") as file:
         for row in csv.DictReader(file):
             day, hour = row["date"].split(" ")
             yield {
@@ -115,18 +115,19 @@ def _events(temperatures: Path) -> Iterator[dict[str, Any]]:
             }
 
 
-def _post(url: str, temperatures: Path) -> list[Answer]:
-    events = [json.dumps(event).encode() for event in _events(temperatures)]
-    lines = [Line(number, body) for number, body in enumerate(events, 1)]
-    answers = []
+def _post(aws: Aws, temperatures: Path) -> list[Answer]:
+    """The hello-world event and the odd ones to /track, the temperatures to /batch, many in a request."""
+    single, batch = (find_door(aws, DEFAULT_STACK_NAME, many=many) for many in (False, True))
+    readings = list(_temperatures(temperatures))
+    answers: list[Answer] = []
     with progress() as bar:
-        task = bar.add_task(f"POST {url}", total=len(lines) + len(ODD))
-        for answer in send(url, lines, rate=EVENTS_PER_SECOND, user_agent=BROWSER):
-            answers.append(answer)
-            bar.advance(task)
-        for event, user_agent in ODD:
-            answers += send(url, [Line(len(answers) + 1, json.dumps(event).encode())], user_agent=user_agent)
-            bar.advance(task)
+        task = bar.add_task("Posting", total=1 + len(readings) + len(ODD))
+        posts: list[tuple[Door, Sequence[object], str]] = [(single, [HELLO], BROWSER), (batch, readings, LOADER)]
+        for door, events, user_agent in posts + [(single, [event], user_agent) for event, user_agent in ODD]:
+            lines = [Line(number, json.dumps(event).encode()) for number, event in enumerate(events, len(answers) + 1)]
+            for answer in send(door.url, lines, packing=door.packing, user_agent=user_agent):
+                answers.append(answer)
+                bar.advance(task)
     for answer in answers:
         if not answer.is_accepted:
             say(f"Refused at the door: {answer.line.body.decode()[:80]}: {answer.reason}")
@@ -185,7 +186,7 @@ def _account(answers: list[Answer], before: dict[str, int], after: dict[str, int
     for outcome, count, place in (
         ("a row in the table", counted["Accepted"], "events/"),
         ("dropped by a rule", counted["Dropped"], "nowhere: a bot, and a debug event"),
-        ("rejected", counted["Rejected"], 'errors/processing-failed/: "abc" is no number'),
+        ("rejected with a reason", counted["Rejected"], 'rejected/: "abc" is no number'),
         ("failed", counted["Failed"], "errors/"),
         ("refused at the door", refused, "the sender was told: an array is no event"),
     ):

@@ -7,7 +7,6 @@ import sys
 import time
 import uuid
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,22 @@ from rich.table import Table
 
 from scripts.commands import build, template
 from scripts.commands.console import CommandError, Parser, main, progress, say
+from scripts.commands.destroy import delete_stack
 from scripts.commands.stack import (
     DEFAULT_STACK_NAME,
     Aws,
     add_stack_arguments,
     describe_stack,
+    follow,
     reachable_url,
+    resources,
     session,
+    stack_events,
     stack_outputs,
 )
+
+# What this script itself fills in, with values that let the others be checked before the first call.
+FILLED_IN = {"ArtifactBucket": "artifacts", "TransformCodeKey": "key"}
 
 # What cannot change on a stack that holds data: the change would be refused by AWS, or hide what is stored.
 FIXED_PARAMETERS = {
@@ -33,6 +39,7 @@ FIXED_PARAMETERS = {
     "FirehoseS3Prefix": "the table would no longer find the events that are stored",
     "AthenaDatabaseName": "the tables would be made anew under another name",
     "AthenaTableName": "the tables would be made anew under another name",
+    "RawBackup": "AWS cannot switch it off again",
 }
 FIXED_RESOURCES = {
     "AWS::S3::Bucket",
@@ -40,7 +47,6 @@ FIXED_RESOURCES = {
     "AWS::Glue::Table",
     "AWS::KinesisFirehose::DeliveryStream",
 }
-FINAL = ("COMPLETE", "FAILED")
 
 
 def deploy(arguments: list[str]) -> int:
@@ -52,18 +58,17 @@ def deploy(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     text = template.TEMPLATE.read_text()
     given = dict(options.parameter)
-    # The two that this script fills in; the rest is checked before the first call.
-    placeholders = {"ArtifactBucket": "artifacts", "TransformCodeKey": "key"}
-    template.effective_parameters(template.load(text), {}, {**placeholders, **given})
-
-    aws = session(options.local)
-    return deploy_stack(aws, options.stack_name, text, given, ask=not options.yes)
+    for parameter in FILLED_IN.keys() & given.keys():
+        raise CommandError(f"{parameter} is filled in by this script: leave '{given[parameter]}' out", 2)
+    template.effective_parameters(template.load(text), {}, {**FILLED_IN, **given})
+    if not options.yes and not sys.stdin.isatty():
+        raise CommandError("no terminal to ask on: add --yes to deploy without being asked", 2)
+    return deploy_stack(session(options.local), options.stack_name, text, given, ask=not options.yes)
 
 
 def deploy_stack(aws: Aws, name: str, text: str, given: dict[str, str], *, ask: bool) -> int:
     """Deploy the template under this stack name with the given parameters; prints the outputs on stdout."""
-    cloudformation = aws.client("cloudformation")
-    stack = _existing_stack(aws, cloudformation, name)
+    stack = _existing_stack(aws, name)
     previous = {item["ParameterKey"]: item["ParameterValue"] for item in (stack or {}).get("Parameters", [])}
     if stack is None and name != DEFAULT_STACK_NAME:
         # A Glue database belongs to one stack, and its default name to the first.
@@ -77,19 +82,22 @@ def deploy_stack(aws: Aws, name: str, text: str, given: dict[str, str], *, ask: 
     parameters = template.effective_parameters(template.load(text), previous, given)
     url = _upload_template(aws, bucket, template.render(text, parameters))
 
-    change_set = _create_change_set(cloudformation, name, url, parameters, stack is not None)
-    if change_set is None:
-        say(f"Nothing to change: stack '{name}' in {aws.place} is up to date.")
-    else:
-        _show(change_set, name, aws)
-        try:
-            _refuse_replacements(change_set)
+    change_set = _create_change_set(aws, name, url, parameters, stack is not None)
+    try:
+        changes = _changes(aws, change_set)
+        if changes:
+            _show(changes, name, aws)
+            _refuse_replacements(changes)
             if ask:
                 _confirm(name)
-        except (CommandError, KeyboardInterrupt):
-            _discard(cloudformation, change_set, created=stack is None)
-            raise
-        _execute(cloudformation, change_set, name, aws)
+    except BaseException:
+        _discard(aws, change_set, created=stack is None)
+        raise
+    if changes:
+        _execute(aws, name, change_set, len(changes))
+    else:
+        _discard(aws, change_set, created=False)
+        say(f"Nothing to change: stack '{name}' in {aws.place} is up to date.")
     for key, value in stack_outputs(aws, name).items():
         print(f"{key}\t{reachable_url(aws, value)}")
     return 0
@@ -102,7 +110,7 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _existing_stack(aws: Aws, cloudformation: Any, name: str) -> dict[str, Any] | None:
+def _existing_stack(aws: Aws, name: str) -> dict[str, Any] | None:
     stack = describe_stack(aws, name)
     if stack is None:
         return None
@@ -111,18 +119,20 @@ def _existing_stack(aws: Aws, cloudformation: Any, name: str) -> dict[str, Any] 
         return None
     if status in ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED"):
         say(f"Removing what a failed deployment left of stack '{name}' ({status}) ...")
-        cloudformation.delete_stack(StackName=name)
-        cloudformation.get_waiter("stack_delete_complete").wait(StackName=stack["StackId"])
+        delete_stack(aws, name, stack["StackId"], len(resources(aws, stack["StackId"])))
         return None
     if status.endswith("_IN_PROGRESS"):
-        raise CommandError(f"stack '{name}' is being changed ({status}): wait until that has ended")
+        # The local AWS forgets what it was doing when it is killed; AWS does not.
+        way = ", or start anew with scripts/local.sh reset" if aws.is_local else ""
+        raise CommandError(f"stack '{name}' is being changed ({status}): wait until that has ended{way}")
     return stack
 
 
 def _refuse_what_would_hide_data(name: str, previous: dict[str, str], given: dict[str, str]) -> None:
     for parameter, reason in FIXED_PARAMETERS.items():
         before, after = previous.get(parameter), given.get(parameter)
-        if before is not None and after is not None and before != after:
+        # What is DISABLED can be switched on.
+        if after is not None and before not in (None, "DISABLED", after):
             raise CommandError(
                 f"{parameter} cannot change from '{before}' to '{after}' on stack '{name}': {reason}. Deploy a second "
                 f"stack beside it with --stack-name, and send events there"
@@ -177,12 +187,10 @@ def _upload_template(aws: Aws, bucket: str, text: str) -> str:
     return f"https://{bucket}.s3.{aws.region}.{suffix}/{key}"
 
 
-def _create_change_set(
-    cloudformation: Any, name: str, url: str, parameters: dict[str, str], exists: bool
-) -> dict[str, Any] | None:
-    """Create a change set and wait for it; None when there is nothing to change."""
+def _create_change_set(aws: Aws, name: str, url: str, parameters: dict[str, str], exists: bool) -> dict[str, str]:
+    """Ask for a change set: the names by which the other calls find it, and its stack."""
     try:
-        made = cloudformation.create_change_set(
+        made = aws.client("cloudformation").create_change_set(
             StackName=name,
             ChangeSetName=f"deploy-{uuid.uuid4().hex[:12]}",
             ChangeSetType="UPDATE" if exists else "CREATE",
@@ -191,49 +199,48 @@ def _create_change_set(
             Capabilities=["CAPABILITY_IAM"],
         )
     except ClientError as error:
+        if error.response["Error"]["Code"] != "ValidationError":
+            raise
         # A Rule that does not hold, or a template that CloudFormation cannot read: nothing has been created.
         raise CommandError(f"CloudFormation refuses this: {error.response['Error']['Message']}") from error
-    change_set: dict[str, Any] = {}
-    while not change_set.get("Status", "").endswith(FINAL):
-        if change_set:
-            time.sleep(0.2 if change_set["Status"] == "CREATE_PENDING" else 1)
-        change_set = cloudformation.describe_change_set(ChangeSetName=made["Id"], StackName=name)
-    if change_set["Status"] == "CREATE_COMPLETE":
-        while token := change_set.get("NextToken"):
-            page = cloudformation.describe_change_set(ChangeSetName=made["Id"], StackName=name, NextToken=token)
-            change_set = {**page, "Changes": change_set["Changes"] + page["Changes"]}
-        return change_set
-    reason = change_set.get("StatusReason", "")
-    _discard(cloudformation, change_set, created=not exists)
-    if "didn't contain changes" in reason or "No updates are to be performed" in reason:
-        return None
-    raise CommandError(f"CloudFormation refuses this: {reason}")
+    return {"ChangeSetName": made["Id"], "StackName": made["StackId"]}
 
 
-def _discard(cloudformation: Any, change_set: dict[str, Any], *, created: bool) -> None:
-    cloudformation.delete_change_set(ChangeSetName=change_set["ChangeSetId"])
+def _changes(aws: Aws, change_set: dict[str, str]) -> list[dict[str, Any]]:
+    """Wait for a change set: CloudFormation's ResourceChange structures, none when there is nothing to change."""
+    cloudformation = aws.client("cloudformation")
+    while (page := cloudformation.describe_change_set(**change_set))["Status"].startswith(("CREATE_P", "CREATE_IN")):
+        time.sleep(0.2 if aws.is_local else 1)
+    if page["Status"] == "FAILED":
+        reason = page.get("StatusReason", "")
+        if "didn't contain changes" in reason or "No updates are to be performed" in reason:
+            return []
+        raise CommandError(f"CloudFormation refuses this: {reason}")
+    changes = page["Changes"]
+    while token := page.get("NextToken"):
+        page = cloudformation.describe_change_set(**change_set, NextToken=token)
+        changes += page["Changes"]
+    return [change["ResourceChange"] for change in changes]
+
+
+def _discard(aws: Aws, change_set: dict[str, str], *, created: bool) -> None:
+    aws.client("cloudformation").delete_change_set(**change_set)
     if created:  # the shell of a stack that the change set made
-        cloudformation.delete_stack(StackName=change_set["StackId"])
+        aws.client("cloudformation").delete_stack(StackName=change_set["StackName"])
 
 
-def _show(change_set: dict[str, Any], name: str, aws: Aws) -> None:
+def _show(changes: list[dict[str, Any]], name: str, aws: Aws) -> None:
     table = Table(title=f"Changes to stack '{name}' in {aws.place}", title_justify="left")
     for heading in ("Action", "Resource", "Type", "Replaced"):
-        table.add_column(heading)
-    for change in change_set["Changes"]:
-        resource = change["ResourceChange"]
-        table.add_row(
-            resource["Action"],
-            resource["LogicalResourceId"],
-            resource["ResourceType"],
-            resource.get("Replacement", ""),
-        )
+        table.add_column(heading, overflow="fold")
+    for resource in changes:
+        names = (resource["Action"], resource["LogicalResourceId"], resource["ResourceType"])
+        table.add_row(*names, resource.get("Replacement", ""))
     Console(stderr=True).print(table)
 
 
-def _refuse_replacements(change_set: dict[str, Any]) -> None:
-    for change in change_set["Changes"]:
-        resource = change["ResourceChange"]
+def _refuse_replacements(changes: list[dict[str, Any]]) -> None:
+    for resource in changes:
         gone = resource["Action"] == "Remove" or resource.get("Replacement") == "True"
         if gone and resource["ResourceType"] in FIXED_RESOURCES:
             raise CommandError(
@@ -243,54 +250,43 @@ def _refuse_replacements(change_set: dict[str, Any]) -> None:
 
 
 def _confirm(name: str) -> None:
-    if not sys.stdin.isatty():
-        raise CommandError("no terminal to ask on: add --yes to deploy without being asked")
     say(f"Deploy these changes to '{name}'? [y/N] ")
-    if input().strip().lower() not in ("y", "yes"):
+    try:
+        is_agreed = input().strip().lower() in ("y", "yes")
+    except EOFError:
+        is_agreed = False
+    if not is_agreed:
         raise CommandError("nothing was changed")
 
 
-def _execute(cloudformation: Any, change_set: dict[str, Any], name: str, aws: Aws) -> None:
+def _execute(aws: Aws, name: str, change_set: dict[str, str], total: int) -> None:
     """Execute the change set; shows the stack's events as they come, and raises the first failure's reason."""
-    stack_id = change_set["StackId"]
-    seen = {event["EventId"] for event in _events(cloudformation, stack_id)}
-    cloudformation.execute_change_set(ChangeSetName=change_set["ChangeSetId"])
+    stack_id = change_set["StackName"]
+    seen = {event["EventId"] for event in stack_events(aws, stack_id)}
+    aws.client("cloudformation").execute_change_set(**change_set)
     failures: list[str] = []
-    with progress() as bar:
-        task = bar.add_task(f"Deploying '{name}'", total=len(change_set["Changes"]))
-        status = "IN_PROGRESS"
+    with progress() as display:
+        task = display.add_task(f"Deploying '{name}'", total=total)
         try:
-            while not status.endswith(FINAL):
-                time.sleep(0.2 if aws.is_local else 2)
-                # The status first: the events read after it are then all there are.
-                status = cloudformation.describe_stacks(StackName=stack_id)["Stacks"][0]["StackStatus"]
-                for event in _new_events(cloudformation, stack_id, seen):
-                    resource, state = event["LogicalResourceId"], event["ResourceStatus"]
-                    reason = event.get("ResourceStatusReason", "")
-                    if state.endswith("_FAILED") and "cancelled" not in reason.lower():
-                        failures.append(f"{resource} ({event['ResourceType']}): {reason}")
-                    if resource != name and state in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-                        bar.advance(task)
-                    if reason or not state.endswith("_IN_PROGRESS"):
-                        bar.console.print(f"{state:<20} {resource} {reason}", markup=False, highlight=False)
+            for event in follow(aws, stack_id, seen):
+                resource, state = event["LogicalResourceId"], event["ResourceStatus"]
+                reason = event.get("ResourceStatusReason", "")
+                is_stack = event.get("PhysicalResourceId") == stack_id
+                # One failure has the others cancelled, which then are failures too.
+                if state.endswith("_FAILED") and not is_stack and "cancelled" not in reason.lower():
+                    failures.append(f"{resource} ({event['ResourceType']}): {reason}")
+                if state in ("CREATE_COMPLETE", "UPDATE_COMPLETE") and not is_stack:
+                    display.advance(task)
+                if reason or not state.endswith("_IN_PROGRESS"):
+                    text = f"{state:<20} {resource} {reason}".rstrip()
+                    display.console.print(text, markup=False, highlight=False, soft_wrap=True)
         except KeyboardInterrupt:
-            say(f"CloudFormation goes on without this script; see how it ends with scripts/deploy.sh{aws.flag}")
+            way = f"scripts/deploy.sh{aws.flag} --stack-name {name}"
+            say(f"CloudFormation goes on without this script; see how it ends with {way}")
             raise
+    status = (describe_stack(aws, stack_id) or {}).get("StackStatus", "gone")
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-        first = failures[0] if failures else "see the stack's events"
-        raise CommandError(f"{first}. Stack '{name}' is now {status}")
-
-
-def _new_events(cloudformation: Any, stack_id: str, seen: set[str]) -> list[dict[str, Any]]:
-    new = [event for event in _events(cloudformation, stack_id) if event["EventId"] not in seen]
-    seen.update(event["EventId"] for event in new)
-    return new[::-1]
-
-
-def _events(cloudformation: Any, stack_id: str) -> Iterator[dict[str, Any]]:
-    """The stack's events, newest first."""
-    for page in cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack_id):
-        yield from page["StackEvents"]
+        raise CommandError(f"{[*failures, 'see its events'][0]}. Stack '{name}' is now {status}")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from scripts.commands.console import CommandError, Parser, main, say
@@ -25,10 +26,8 @@ def local(arguments: list[str]) -> int:
     """Entry point of scripts/local.sh; returns the exit code (status: 0 when it runs, 3 when it does not)."""
     parser = Parser("local")
     parser.add_argument("action", choices=["start", "stop", "status", "reset"])
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--port", type=port_number, default=DEFAULT_PORT)
     options = parser.parse_args(arguments)
-    if not 1 <= options.port <= 65535:
-        raise CommandError(f"--port must be 1 to 65535 (got '{options.port}')", 2)
     if options.action == "start":
         start(options.port)
         say(f"The local AWS runs on {local_endpoint()}")
@@ -38,47 +37,79 @@ def local(arguments: list[str]) -> int:
         return 0 if running else 3
     else:
         say("Stopped the local AWS." if stop() else "The local AWS was not running.")
-        if options.action == "reset":
-            shutil.rmtree(LOCAL_STATE, ignore_errors=True)
+        if options.action == "reset" and LOCAL_STATE.exists():
+            _refuse_what_is_not_ours()
+            shutil.rmtree(LOCAL_STATE)
             say("Removed its state: stacks, objects, everything.")
     return 0
+
+
+def port_number(text: str) -> int:
+    """A TCP port as a person writes it."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise ArgumentTypeError(f"must be 1 to 65535 (got '{text}')")
+    return int(text)
 
 
 def start(port: int) -> None:
     """Start the local AWS in the background and wait until it answers; does nothing when it runs already."""
     if is_running():
         return
-    LOCAL_STATE.mkdir(parents=True, exist_ok=True)
-    log = LOCAL_STATE / "server.log"
-    command = [sys.executable, "-m", "local.server", "--directory", str(LOCAL_STATE), "--port", str(port)]
-    with log.open("w") as output:
+    _refuse_what_is_not_ours()
+    try:
+        LOCAL_STATE.mkdir(parents=True, exist_ok=True)
+        output = (LOCAL_STATE / "server.log").open("a")
+    except OSError as error:
+        raise CommandError(f"{LOCAL_STATE} cannot hold the local AWS's state: {error.strerror}") from error
+    command = [sys.executable, "-m", "local.server", "--directory", str(LOCAL_STATE.resolve()), "--port", str(port)]
+    with output:
+        output.truncate(0)
         # A session of its own: Ctrl-C in this terminal is not for it.
         process = subprocess.Popen(
             command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
+    try:
+        _wait_for(process, Path(output.name))
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def _wait_for(process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not _answers():
-        if process.poll() is not None:
+        # When somebody else starts it at the same time, one of the two processes ends.
+        if process.poll() is not None and not is_running():
             lines = log.read_text().strip().splitlines()
             reason = (lines or [f"exit code {process.returncode}"])[-1].removeprefix("error: ")
             raise CommandError(f"the local AWS did not start: {reason} (all of it: {log})")
         if time.monotonic() > deadline:
-            process.terminate()
             raise CommandError(f"the local AWS did not answer within {START_SECONDS} s: see {log}")
         time.sleep(0.05)
+
+
+def _refuse_what_is_not_ours() -> None:
+    """Nobody's files get into a state that `reset` removes as a whole."""
+    found = {path.name for path in LOCAL_STATE.iterdir()} if LOCAL_STATE.is_dir() else set()
+    if found - {"server.log"} and "lock" not in found:
+        raise CommandError(
+            f"{LOCAL_STATE} holds other files: let SLUICE_LOCAL_STATE name an empty folder, or one that does not exist"
+        )
 
 
 def stop() -> bool:
     """Stop the local AWS; what it acknowledged stays on disk. False when it was not running."""
     if not is_running():
         return False
-    pid = int(json.loads((LOCAL_STATE / "server.json").read_text())["pid"])
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
+    pid = int((LOCAL_STATE / "lock").read_text())
+    number = signal.SIGTERM
+    deadline = time.monotonic()
     while is_running():
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            deadline += STOP_SECONDS
+        if time.monotonic() >= deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            number, deadline = signal.SIGKILL, time.monotonic() + STOP_SECONDS
         time.sleep(0.05)
     return True
 

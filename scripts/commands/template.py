@@ -1,4 +1,7 @@
-"""The CloudFormation template as data, and the one thing that is written into it before it is deployed."""
+"""The CloudFormation template as data, and what is written into it before it is deployed.
+
+python -m scripts.commands.template     print the template as scripts/deploy.sh deploys it, for the default parameters
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from scripts.commands import queries
 from scripts.commands.console import CommandError
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "template.yaml"
@@ -20,7 +24,11 @@ DEPLOYMENT = "IngestDeployment"
 Json = dict[str, Any]
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml is six times as fast; a PyYAML that was built from its source may come without it.
+_Safe: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Safe):  # type: ignore[misc, valid-type]
     """YAML with CloudFormation's short forms, read as their long forms: `!Ref X` as {"Ref": "X"}."""
 
 
@@ -84,7 +92,7 @@ def _check(name: str, definition: Json, value: str) -> None:
 
 
 def render(text: str, parameters: Mapping[str, str]) -> str:
-    """The template with the API's deployment renamed after what it deploys.
+    """The template with the saved queries as resources, and with the API's deployment renamed after what it deploys.
 
     A deployment is a snapshot. Only a new logical id makes a new one, so that the id carries a hash of the API's
     definition and of the effective value of every parameter that the definition depends on.
@@ -94,6 +102,7 @@ def render(text: str, parameters: Mapping[str, str]) -> str:
     depends_on = {name: parameters[name] for name in sorted(parameters_of(template, definition))}
     content = json.dumps([definition, template.get("Mappings"), depends_on], sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+    text = text.replace("\nOutputs:\n", f"{queries.resources(queries.read())}\nOutputs:\n", 1)
     return re.sub(rf"\b{DEPLOYMENT}\b", f"{DEPLOYMENT}{digest}", text)
 
 
@@ -135,3 +144,9 @@ def _conditions(node: Any) -> Iterator[str]:
             elif key == "Condition" and isinstance(value, str):
                 yield value
             yield from _conditions(value)
+
+
+if __name__ == "__main__":
+    source = TEMPLATE.read_text()
+    artifacts = {"ArtifactBucket": "artifacts", "TransformCodeKey": "lambda.zip"}
+    print(render(source, effective_parameters(load(source), {}, artifacts)), end="")

@@ -1,4 +1,4 @@
-"""Post one event, or the events of a file or of standard input, to a stack's /track.
+"""Post one event to a stack's /track, or the events of a file or of standard input, in packs, to its /batch.
 
 Each event has its event_id before its first try. For a file the id is derived from the file's content and the line's
 number: whoever sends the same file again, whole or from some line on, sends the same ids, and queries count by id.
@@ -10,17 +10,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import io
 import json
+import os
+import re
+import select
 import shlex
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from scripts.commands.console import (
@@ -33,11 +40,36 @@ from scripts.commands.console import (
     progress,
     say,
 )
-from scripts.commands.sender import EVENTS_PER_SECOND, LARGEST_EVENT, USER_AGENT, Answer, Line, Unreachable, send
-from scripts.commands.stack import DEFAULT_STACK_NAME, add_stack_arguments, reachable_url, session, stack_output
+from scripts.commands.sender import (
+    LARGEST_EVENT,
+    PACKED,
+    REQUESTS_PER_SECOND,
+    SINGLE,
+    USER_AGENT,
+    Answer,
+    Authorize,
+    Line,
+    Packing,
+    Unreachable,
+    anybody,
+    send,
+)
+from scripts.commands.stack import (
+    DEFAULT_STACK_NAME,
+    Aws,
+    add_stack_arguments,
+    describe_stack,
+    reachable_url,
+    session,
+    stack_output,
+    stack_outputs,
+)
 
 SHOWN_REFUSALS = 10
+POLL_SECONDS = 0.1  # between two looks at an input that keeps us waiting, for whether to go on waiting
 
+_TOO_LARGE = f"larger than {LARGEST_EVENT:,} bytes, which one Firehose record holds"
+_API_KEY = re.compile("[!-~]{20,128}")
 _FILE_IDS = uuid.UUID("a3f1c7de-4a0b-5f0e-9d1c-6f0e3b1d2c58")
 
 
@@ -63,32 +95,54 @@ def event_line(number: int, text: bytes, event_id: str) -> Line:
         comma = b"," if event else b""
         body = body[:-1].rstrip() + comma + f'"event_id":"{event_id}"}}'.encode()
     if len(body) > LARGEST_EVENT:
-        return Line(number, text, f"larger than {LARGEST_EVENT:,} bytes, which one Firehose record holds")
+        return Line(number, text, _TOO_LARGE)
     return Line(number, body)
 
 
-def event_lines(readline: Callable[[int], bytes], identify: Callable[[int], str], first: int = 1) -> Iterator[Line]:
-    """The events of an NDJSON stream from line `first` on; blank lines are passed over.
+def event_lines(texts: Iterable[bytes | None], identify: Callable[[int], str], first: int = 1) -> Iterator[Line | None]:
+    """The events of NDJSON from line `first` on; blank lines are passed over, None is handed on.
 
     Args:
-        readline: reads a line of at most so many bytes, as a binary file's `readline`.
+        texts: the lines, as `read_lines` gives them.
         identify: the event_id for a line number.
         first: the number of the first line to yield, counted from 1.
     """
     number = 0
-    while text := readline(LARGEST_EVENT + 2):
+    for text in texts:
+        if text is None:
+            yield None
+            continue
         number += 1
-        whole = text
-        while len(text) >= LARGEST_EVENT and not text.endswith(b"\n"):
-            text = readline(LARGEST_EVENT)  # the rest of a line that is too long anyway
         if number < first:
             continue
         if number == 1:
-            whole = whole.removeprefix(b"\xef\xbb\xbf")
-        if len(whole) > LARGEST_EVENT + 1:
-            yield Line(number, b"", f"larger than {LARGEST_EVENT:,} bytes, which one Firehose record holds")
-        elif whole.strip():
-            yield event_line(number, whole.rstrip(b"\r\n"), identify(number))
+            text = text.removeprefix(b"\xef\xbb\xbf")
+        text = text.rstrip(b"\r")
+        if len(text) > LARGEST_EVENT:
+            yield Line(number, b"", _TOO_LARGE)
+        elif text and not text.isspace():
+            yield event_line(number, text, identify(number))
+
+
+def read_lines(stream: io.RawIOBase, stop: threading.Event) -> Iterator[bytes | None]:
+    """The lines of a file or a pipe without their newlines, and None whenever the next one keeps us waiting.
+
+    They end where the input ends, or `stop` is set. Of a line that is too long for an event, only so much is kept that
+    it is still too long.
+    """
+    rest = b""
+    while not stop.is_set():
+        if not select.select([stream], [], [], POLL_SECONDS)[0]:
+            yield None
+            continue
+        chunk = stream.read(1 << 18)
+        if not chunk:
+            if rest:
+                yield rest
+            return
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+        rest = rest[: LARGEST_EVENT + 16]
 
 
 def survey(path: Path) -> tuple[int, str]:
@@ -105,13 +159,12 @@ def survey(path: Path) -> tuple[int, str]:
 class Interruption:
     """Ctrl-C or SIGTERM while events are on their way: `requested` is set, so that answers are still counted.
 
-    Nothing is raised, except out of a read that waits for input, and for the second Ctrl-C.
+    Nothing is raised, except for the second Ctrl-C.
     """
 
     def __init__(self) -> None:
         self.requested = threading.Event()
         self.exit_code = 0
-        self._is_reading = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -124,22 +177,75 @@ class Interruption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def readline(self, stream: IO[bytes], limit: int) -> bytes:
-        """As the stream's own; an interruption ends the input."""
-        try:
-            self._is_reading = True
-            return b"" if self.requested.is_set() else stream.readline(limit)
-        except KeyboardInterrupt:
-            return b""
-        finally:
-            self._is_reading = False
-
     def _handle(self, number: int, _frame: object) -> None:
         again = self.requested.is_set()
         self.exit_code = EXIT_TERMINATED if number == signal.SIGTERM else EXIT_INTERRUPTED
         self.requested.set()
-        if again or self._is_reading:
+        if again:
             raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where events go in, how many at once, and what lets them in: the arguments of `send`."""
+
+    url: str
+    packing: Packing
+    authorize: Authorize
+
+
+def find_door(aws: Aws, name: str, *, many: bool, api_key: str | None = None) -> Door:
+    """The way into a stack: /batch for many events, /track for one or where the stack has no other.
+
+    Args:
+        api_key: the key to send where the stack asks for one; without it, the stack's own is read.
+
+    Raises:
+        CommandError: no such stack, or its key may not be read.
+        NoCredentialsError: the stack wants signed requests, and there is nothing to sign them with.
+    """
+    outputs = stack_outputs(aws, name)
+    packing = PACKED if many and "BatchURL" in outputs else SINGLE
+    url = outputs["BatchURL"] if packing is PACKED else outputs.get("TrackURL") or stack_output(aws, name, "TrackURL")
+    authorize: Authorize = anybody
+    if _parameter(aws, name, "ApiAuth") == "AWS_IAM":
+        authorize = signature(aws)
+    elif api_key or "ApiKeyId" in outputs:
+        authorize = key_header(api_key or read_api_key(aws, outputs["ApiKeyId"]))
+    return Door(reachable_url(aws, url), packing, authorize)
+
+
+def signature(aws: Aws) -> Authorize:
+    """Signs each request (Signature Version 4) as whoever calls AWS here; the policy must allow execute-api:Invoke."""
+    credentials = aws.session.get_credentials()
+    if credentials is None:
+        raise NoCredentialsError()
+
+    def sign(url: str, body: bytes, headers: Mapping[str, str]) -> Mapping[str, str]:
+        request = AWSRequest("POST", url, headers=headers, data=body)
+        # Frozen for each request, as a role's credentials are renewed in between.
+        SigV4Auth(credentials.get_frozen_credentials(), "execute-api", aws.region).add_auth(request)
+        return dict(request.headers.items())
+
+    return sign
+
+
+def key_header(api_key: str) -> Authorize:
+    """Sends an API key along."""
+    return lambda _url, _body, headers: {**headers, "x-api-key": api_key}
+
+
+def read_api_key(aws: Aws, key_id: str) -> str:
+    """The value of an API key by its id, which is all that a stack's outputs tell of it."""
+    try:
+        return str(aws.client("apigateway").get_api_key(apiKey=key_id, includeValue=True)["value"])
+    except ClientError as error:
+        if error.response["Error"].get("Code") not in ("AccessDenied", "AccessDeniedException"):
+            raise
+        raise CommandError(
+            f"the stack's API key cannot be read: apigateway:GET on /apikeys/{key_id} is not allowed to you:"
+            " ask for that permission, or give the key in SLUICE_API_KEY or with --api-key"
+        ) from error
 
 
 @dataclass
@@ -163,12 +269,9 @@ def _track_one(options: argparse.Namespace) -> int:
     line = event_line(1, options.event.encode("utf-8", "surrogateescape"), event_id)
     if line.problem is not None:
         raise CommandError(f"{line.problem}: {options.event[:80]}", EXIT_USAGE)
-    url = _track_url(options)
+    door = _door(options)
     with Interruption() as interruption:
-        answers = send(
-            url, [line], rate=options.rate, connections=1, user_agent=options.user_agent, stop=interruption.requested
-        )
-        answer = next(iter([*answers]), None)
+        answer = next(iter([*_send(door, [line], options, interruption)]), None)
     if answer is None:
         raise CommandError("interrupted: the event was not accepted", interruption.exit_code)
     print(answer.text)
@@ -189,10 +292,10 @@ def _track_many(options: argparse.Namespace) -> int:
             if options.from_line > max(total, 1):
                 raise CommandError(f"--from-line {options.from_line}: {options.file} has {total:,} lines", EXIT_USAGE)
         refusals = stack.enter_context(_open_refusals(options))
-        url = _track_url(options)
+        door = _door(options)
         interruption = stack.enter_context(Interruption())
-        lines = event_lines(lambda limit: interruption.readline(stream, limit), identify, options.from_line)
-        answers = send(url, lines, rate=options.rate, user_agent=options.user_agent, stop=interruption.requested)
+        lines = event_lines(read_lines(stream, interruption.requested), identify, options.from_line)
+        answers = _send(door, lines, options, interruption)
         summary, last, fault = _report(answers, total, options.from_line, refusals)
     is_cut_short = fault is not None or interruption.requested.is_set()
     if is_cut_short and (total is None or last < total):
@@ -209,11 +312,26 @@ def _track_many(options: argparse.Namespace) -> int:
     return interruption.exit_code
 
 
+def _send(
+    door: Door, lines: Iterable[Line | None], options: argparse.Namespace, interruption: Interruption
+) -> Iterator[Answer]:
+    return send(
+        door.url,
+        lines,
+        packing=door.packing,
+        authorize=door.authorize,
+        rate=options.rate,
+        user_agent=options.user_agent,
+        stop=interruption.requested,
+    )
+
+
 def _report(
     answers: Iterator[Answer], total: int | None, first: int, refusals: IO[bytes] | None
-) -> tuple[Summary, int, Unreachable | None]:
+) -> tuple[Summary, int, Exception | None]:
     """Show the answers as they come: the sums, the last line that is settled, and what ended it early."""
-    summary, last, fault, started = Summary(), first - 1, None, time.monotonic()
+    summary, last, started = Summary(), first - 1, time.monotonic()
+    fault: Exception | None = None
     columns = (
         BarColumn(),
         TextColumn("{task.fields[accepted]:,} accepted, {task.fields[refused]:,} refused"),
@@ -235,7 +353,7 @@ def _report(
                     if refusals is not None:
                         refusals.write(answer.line.body + b"\n")
                 display.update(task, completed=last, accepted=summary.accepted, refused=summary.refused)
-        except Unreachable as error:
+        except (Unreachable, BotoCoreError) as error:  # the latter: credentials ran out while requests were signed
             fault = error
     if summary.refused > SHOWN_REFUSALS:
         say(f"... and {summary.refused - SHOWN_REFUSALS:,} more refused", style="red")
@@ -249,9 +367,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("event", nargs="?")
     parser.add_argument("--file")
     parser.add_argument("--from-line", type=_line_number, default=1)
-    parser.add_argument("--rate", type=_rate, default=EVENTS_PER_SECOND)
+    parser.add_argument("--rate", type=_rate, default=REQUESTS_PER_SECOND)
     parser.add_argument("--refused")
     parser.add_argument("--user-agent", type=_header_value, default=USER_AGENT)
+    parser.add_argument("--api-key", type=_api_key, default=os.environ.get("SLUICE_API_KEY") or None)
     options = parser.parse_args(arguments)
     if options.event == "-":
         if options.file is not None:
@@ -274,7 +393,13 @@ def _rate(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < (rate := float(text)) < float("inf"):
             return rate
-    raise argparse.ArgumentTypeError(f"'{text}' is no rate (events per second, above 0)")
+    raise argparse.ArgumentTypeError(f"'{text}' is no rate (requests per second, above 0)")
+
+
+def _api_key(text: str) -> str:
+    if not _API_KEY.fullmatch(text):  # said without the value: it is a secret
+        raise argparse.ArgumentTypeError("that is no API key (20 to 128 printable characters)")
+    return text
 
 
 def _header_value(text: str) -> str:
@@ -283,10 +408,10 @@ def _header_value(text: str) -> str:
     return text
 
 
-def _open(file: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+def _open(file: str) -> io.FileIO:
     try:
         # Standard input stays open; closing it is not ours.
-        return open(0, "rb", closefd=False) if file == "-" else Path(file).open("rb")
+        return open(0, "rb", buffering=0, closefd=False) if file == "-" else Path(file).open("rb", buffering=0)
     except OSError as error:
         raise CommandError(f"cannot read '{file}': {error.strerror}", EXIT_USAGE) from error
 
@@ -311,19 +436,24 @@ def _file_ids(digest: str) -> Callable[[int], str]:
     return lambda number: str(uuid.uuid5(_FILE_IDS, f"{digest}:{number}"))
 
 
-def _track_url(options: argparse.Namespace) -> str:
-    aws = session(options.local)
-    return reachable_url(aws, stack_output(aws, options.stack_name, "TrackURL"))
+def _door(options: argparse.Namespace) -> Door:
+    return find_door(session(options.local), options.stack_name, many=options.event is None, api_key=options.api_key)
+
+
+def _parameter(aws: Aws, name: str, key: str) -> str | None:
+    """A parameter of the stack; None if it has no such parameter."""
+    parameters = (describe_stack(aws, name) or {}).get("Parameters", [])
+    return next((item["ParameterValue"] for item in parameters if item["ParameterKey"] == key), None)
 
 
 def _again(options: argparse.Namespace, line: int) -> str:
-    """The command line that goes on from a line."""
+    """The command line that goes on from a line; without the API key, which is a secret."""
     words = ["scripts/track.sh"]
     if options.local:
         words.append("--local")
     if options.stack_name != DEFAULT_STACK_NAME:
         words += ["--stack-name", options.stack_name]
-    if options.rate != EVENTS_PER_SECOND:
+    if options.rate != REQUESTS_PER_SECOND:
         words += ["--rate", f"{options.rate:g}"]
     if options.user_agent != USER_AGENT:
         words += ["--user-agent", options.user_agent]

@@ -1,0 +1,111 @@
+"""From rejected events to the rows of the rejected table: the reason, the event's own text, and its request.
+
+Everything here is pure. A row is one JSON object and a newline, its keys the `rejected_columns` of schema.json in their
+order. The text of an event stands in its row byte for byte as it was sent, in base64, because much of it is no JSON and
+some of it no text. For the same reason no field of it can be redacted. A long text becomes several rows with the same
+id, numbered in `part`: decode each body, and join them.
+"""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import Any, Final
+
+import orjson
+
+from transform.events import Rejected, Settings, format_time, handle_ip
+from transform.records import Form, Record, parse, split, split_texts
+
+MAX_REJECTS: Final = 500
+"""Rejected events of one record that have rows of their own; what stands beyond has one together."""
+
+MAX_PART_BYTES: Final = 600_000
+"""Bytes of an event's text in one row: 800,000 in base64, so that a row fits a record of Firehose's 1,024,000."""
+
+MAX_PACKED_BYTES: Final = 1_000_000
+"""Bytes of rows in one record of the reject stream."""
+
+MAX_ID_CHARACTERS: Final = 1_024
+"""A longer id is not repeated in a row: it could be as long as its event."""
+
+
+def limit(rejected: list[Rejected]) -> list[Rejected]:
+    """At most MAX_REJECTS rejections, and one that stands for all others."""
+    if len(rejected) <= MAX_REJECTS + 1:
+        return rejected
+    rest = rejected[MAX_REJECTS:]
+    first, *others = (position for reject in rest for position in (reject.position, *reject.others))
+    detail = f"a record holds at most {MAX_REJECTS} rejected events, and {len(others) + 1:,} more followed"
+    return [*rejected[:MAX_REJECTS], Rejected("too_many_rejects", detail, first, others)]
+
+
+def make_rows(record: Record, rejected: list[Rejected], settings: Settings, rejected_at: int) -> Iterator[bytes]:
+    """The rows of a record's rejections. `rejected_at` is the present, in epoch milliseconds."""
+    form, _ = split(record.body, record.form)
+    texts = split_texts(record.body, form)
+    context = record.context
+    redacted = settings.redact_fields
+    # Whoever is wrong may be wrong often: a network is enough to find out who, even where IpHandling says FULL.
+    handling = "NONE" if settings.ip_handling == "NONE" or "ip" in redacted else "TRUNCATE"
+    row: dict[str, Any] = {
+        "received_at": format_time(context.received_at),
+        "rejected_at": format_time(rejected_at),
+        "ip": handle_ip(context.ip, handling) if context.ip else None,
+        "user_agent": None if "user_agent" in redacted else context.user_agent,
+        "request_id": context.request_id,
+        "extended_request_id": context.extended_request_id,
+    }
+    for reject in rejected:
+        text = b"\n".join(texts[position - context.position] for position in (reject.position, *reject.others))
+        parts = max(1, -(-len(text) // MAX_PART_BYTES))
+        own_id = _find_id(text, form) if not reject.others and "event_id" not in redacted else None
+        alone_id = context.event_id if len(texts) == 1 else None
+        event_id = own_id or alone_id or _make_id(record, reject.position, text)
+        for part in range(parts):
+            body = b2a_base64(text[part * MAX_PART_BYTES : (part + 1) * MAX_PART_BYTES], newline=False)
+            yield orjson.dumps(
+                {
+                    "reason": reject.reason,
+                    "detail": reject.detail,
+                    "event_id": event_id,
+                    "position": reject.position,
+                    "part": part + 1,
+                    "parts": parts,
+                    "body": body.decode(),
+                    **row,
+                },
+                option=orjson.OPT_APPEND_NEWLINE,
+            )
+
+
+def pack(rows: Iterable[bytes], most: int = MAX_PACKED_BYTES) -> Iterator[bytes]:
+    """The rows in few records of at most `most` bytes each, because Firehose bills a small record as if it had 5 KB."""
+    packed: list[bytes] = []
+    size = 0
+    for row in rows:
+        if packed and size + len(row) > most:
+            yield b"".join(packed)
+            packed, size = [], 0
+        packed.append(row)
+        size += len(row)
+    if packed:
+        yield b"".join(packed)
+
+
+def _find_id(text: bytes, form: Form) -> str | None:
+    """The id that the sender gave the event, if it can be read and is one."""
+    event = split(text, form)[1][0] if form == "query" else parse(text)
+    if type(event) is not dict:
+        return None
+    own = event.get("event_id")
+    if type(own) is int:
+        return str(own)
+    return own.strip() or None if type(own) is str and len(own) <= MAX_ID_CHARACTERS else None
+
+
+def _make_id(record: Record, position: int, text: bytes) -> str:
+    """An id that the same text at the same place of the same request always has."""
+    request = record.context.extended_request_id or record.context.received_at
+    return sha256(b"%b %d %b" % (str(request).encode(), position, text)).hexdigest()[:32]

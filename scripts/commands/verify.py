@@ -1,0 +1,348 @@
+"""Prove that a running stack accounts for every event: canaries through every door, and a look where each one went."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import ClientError, NoCredentialsError
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from scripts.commands import verify_checks, verify_report
+from scripts.commands.console import CommandError, Parser, main, progress, say
+from scripts.commands.sender import ANSWER_SECONDS, open_later, seconds_of_retry_after
+from scripts.commands.stack import (
+    Aws,
+    add_stack_arguments,
+    describe_stack,
+    missing,
+    physical_ids,
+    reachable_url,
+    session,
+    stack_outputs,
+)
+from scripts.commands.track import read_api_key
+from scripts.commands.verify_canaries import Canary, Expected, Flock, Like, Request
+from scripts.commands.verify_checks import OTHERS, Answer, Check
+from scripts.commands.verify_evidence import Evidence, Reader
+
+# As in the template: the transform's buffer, which what is requeued passes three times, and the buffer of raw/.
+TRANSFORM_SECONDS, RAW_SECONDS = 3 * 5, 300
+# What each may take beyond its buffer.
+SLACK_SECONDS, LOCAL_SLACK_SECONDS = 120, 12
+SHOWN = 80  # characters of a value
+TRIES = 8  # of a canary that is throttled
+THROTTLE_THREADS, THROTTLE_REQUESTS = 64, 6_000
+NEEDED_FIELDS = {"event_id", "source", "timestamp", "name", "action", "value"}
+
+
+def verify(arguments: list[str]) -> int:
+    """scripts/verify.sh"""
+    options = _parse(arguments)
+    if options.compare:
+        return verify_report.compare(*map(Path, options.compare))
+    aws = session(options.local)
+    stack = describe_stack(aws, options.stack_name)
+    if stack is None:
+        raise missing(aws, options.stack_name)
+    parameters = {item["ParameterKey"]: item.get("ParameterValue", "") for item in stack.get("Parameters", [])}
+    outputs, ids = stack_outputs(aws, options.stack_name), physical_ids(aws, options.stack_name)
+    if clash := sorted(verify_checks.redacted(parameters) & NEEDED_FIELDS):
+        raise CommandError(
+            f"RedactFields empties {', '.join(clash)}, which canaries are known by: verify another stack"
+        )
+    if options.probe_transform:
+        say(verify_report.PROBE_TRANSFORM)
+    run, started = f"verify-{uuid.uuid4().hex[:12]}", time.time()
+    canaries = Flock(run, parameters, outputs["StreamName"]).all()
+    if not (options.yes or aws.is_local):
+        _confirm(options.stack_name, aws, sum(canary.events for canary in canaries))
+    door = Door(aws, outputs, parameters)
+    answers = door.send_all(canaries)
+    throttled = door.throttle(parameters) if options.throttle else []
+    reader = Reader(aws, outputs, ids, run, started)
+    try:
+        evidence = wait(reader, answers, parameters, aws.is_local)
+        report = verify_report.Report(reader, answers, evidence, parameters)
+        checks = [*judge(report, answers, evidence, parameters, reader, run), *throttled]
+    finally:
+        checks_of_removal = remove(reader)
+    checks += checks_of_removal
+    if options.throttle and not throttled:
+        checks.append(Check("429", "an answer 429", f"none in {THROTTLE_REQUESTS:,} requests", False))
+    line, is_balanced = verify_checks.accounting(answers, evidence)
+    show(checks)
+    if evidence.foreign:
+        say(f"{OTHERS} ({evidence.foreign:,} rows of others)", style="yellow")
+    if options.report:
+        report.write(options.report, options.stack_name, aws, checks, line)
+    bad = sum(not check.is_ok for check in checks)
+    say(line, style="green" if is_balanced else "red")
+    say(f"{len(checks) - bad} of {len(checks)} checks are as expected", style="red" if bad else "green")
+    return 1 if bad or not is_balanced else 0
+
+
+# --- Sending
+
+
+class Door:
+    """The API of a stack and its delivery stream, with what lets a request in."""
+
+    def __init__(self, aws: Aws, outputs: Mapping[str, str], parameters: Mapping[str, str]) -> None:
+        self.aws, self.outputs, self.mode = aws, outputs, parameters.get("ApiAuth", "NONE")
+        self.base = reachable_url(aws, outputs["TrackURL"]).removesuffix("/track")
+        self.key = read_api_key(aws, outputs["ApiKeyId"]) if self.mode == "API_KEY" else ""
+        self.firehose = aws.client("firehose")
+
+    def send_all(self, canaries: list[Canary]) -> list[Answer]:
+        """Send the canaries one after the other, and show how it goes."""
+        answers = []
+        with progress() as display:
+            for canary in display.track(canaries, description="Sending canaries"):
+                send = self.request if isinstance(canary.sent, Request) else self.put
+                answers.append(send(canary))
+        return answers
+
+    def request(self, canary: Canary) -> Answer:
+        """One HTTP request; tried again as long as it is throttled."""
+        request = canary.sent
+        assert isinstance(request, Request)
+        url = urlsplit(self.base + request.path)
+        sent_at = time.time()
+        for _ in range(TRIES):
+            connection = open_later(url)
+            try:
+                connection.connect()
+                connection.sock.settimeout(ANSWER_SECONDS)
+                # A refusal may come before a large body is through.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    target = url.path + (f"?{url.query}" if url.query else "")
+                    connection.request(request.method, target, request.body or None, dict(self._authorized(request)))
+                response = connection.getresponse()
+                text = response.read().decode("utf-8", "replace")
+            except (OSError, http.client.HTTPException) as error:
+                return Answer(canary, 0, {}, str(error) or type(error).__name__, sent_at)
+            finally:
+                connection.close()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            if response.status != 429:
+                break
+            time.sleep(max(0.2, seconds_of_retry_after(headers.get("retry-after"), time.time())))
+        return Answer(canary, response.status, headers, text, sent_at)
+
+    def _authorized(self, request: Request) -> Mapping[str, str]:
+        if not request.is_authorized or self.mode == "NONE":
+            return request.headers
+        if self.mode == "API_KEY":
+            return {**request.headers, "x-api-key": self.key}
+        credentials = self.aws.session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError()
+        signed = AWSRequest(request.method, self.base + request.path, headers=dict(request.headers), data=request.body)
+        SigV4Auth(credentials.get_frozen_credentials(), "execute-api", self.aws.region).add_auth(signed)
+        return dict(signed.headers.items())
+
+    def put(self, canary: Canary) -> Answer:
+        """Put records as an SDK does: one with PutRecord, more with PutRecordBatch."""
+        assert isinstance(canary.sent, tuple)
+        stream, sent_at = self.outputs["StreamName"], time.time()
+        try:
+            if len(canary.sent) == 1:
+                ids = [self.firehose.put_record(DeliveryStreamName=stream, Record={"Data": canary.sent[0]})["RecordId"]]
+            else:
+                records = [{"Data": data} for data in canary.sent]
+                reply = self.firehose.put_record_batch(DeliveryStreamName=stream, Records=records)
+                ids = [one.get("RecordId") or one["ErrorCode"] for one in reply["RequestResponses"]]
+                if reply["FailedPutCount"]:
+                    return Answer(canary, 503, {}, json.dumps(ids), sent_at)
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            return Answer(canary, status, {}, json.dumps(error.response["Error"]), sent_at)
+        return Answer(canary, 200, {}, f"{len(ids)} record ids", sent_at)
+
+    def throttle(self, parameters: Mapping[str, str]) -> list[Check]:
+        """Ask for preflights, which are no events, until one is refused; the checks of that refusal."""
+        message = Like('{"message": ...}', lambda body: "message" in body)
+        cors = {"access-control-allow-origin": parameters.get("CorsAllowOrigin", "*"), "retry-after": "1"}
+        request, url = Request("OPTIONS", "/track"), urlsplit(f"{self.base}/track")
+        refusals: list[Answer] = []
+
+        def ask(_: int) -> None:
+            connection = open_later(url)
+            with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+                for _ in range(THROTTLE_REQUESTS // THROTTLE_THREADS):
+                    if refusals:
+                        return
+                    connection.request("OPTIONS", url.path)
+                    response = connection.getresponse()
+                    text = response.read().decode("utf-8", "replace")
+                    if response.status == 429:
+                        headers = {name.lower(): value for name, value in response.getheaders()}
+                        canary = Canary("OPTIONS /track too often", request, Expected(429, cors, message))
+                        refusals.append(Answer(canary, 429, headers, text, time.time()))
+
+        with ThreadPoolExecutor(THROTTLE_THREADS) as executor:
+            list(executor.map(ask, range(THROTTLE_THREADS)))
+        return [*verify_checks.check_answers(refusals[:1])]
+
+
+# --- Waiting and looking
+
+
+def wait(reader: Reader, answers: list[Answer], parameters: Mapping[str, str], is_local: bool) -> Evidence:
+    """Look until everything has arrived, or until it is late: what is late is seen as it then is.
+
+    The transform's counts come first. Tables are asked when they are complete, as each question costs.
+    """
+    in_tables, counted = verify_checks.outcome_counts(answers)
+    interval = float(parameters.get("FirehoseBufferingInterval", "60"))
+    slack = LOCAL_SLACK_SECONDS if is_local else SLACK_SECONDS
+    deadline = time.monotonic() + TRANSFORM_SECONDS + interval + slack
+    is_transformed, pause = False, 0.5 if is_local else 5.0
+    with progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}")) as display:
+        task = display.add_task("Waiting for the transform", total=counted, text="")
+        while True:
+            left = deadline - time.monotonic()
+            if not is_transformed and left > 0:
+                done, total = sum(line["Received"] for line in reader.read_metrics()), counted
+                if done >= counted:
+                    is_transformed, deadline = True, min(deadline, time.monotonic() + interval + slack)
+                    display.update(task, description="Waiting for delivery", total=in_tables)
+            else:
+                evidence = reader.look()
+                done, total = evidence.events, in_tables
+                if done >= in_tables or left <= 0:
+                    break
+                pause = min(pause * 1.5, 20)
+            display.update(task, completed=done, text=f"{done:,} of {total:,} events, {max(left, 0):.0f} s left")
+            time.sleep(min(pause, max(left, 0)))
+    if parameters.get("RawBackup") == "ENABLED":
+        _wait_for_raw(reader, answers, RAW_SECONDS + slack)
+    return evidence
+
+
+def _wait_for_raw(reader: Reader, answers: list[Answer], seconds: float) -> None:
+    expected = sum(_records(answer) for answer in answers if answer.is_acknowledged)
+    deadline = time.monotonic() + seconds
+    with progress(TextColumn("Waiting for raw/"), BarColumn(), TextColumn("{task.fields[text]}")) as display:
+        task = display.add_task("", total=expected, text="")
+        while (left := deadline - time.monotonic()) > 0:
+            own = reader.run.encode()
+            found = sum(own in record for records in reader.raw().values() for record in records)
+            display.update(task, completed=found, text=f"{found} of {expected} records, {left:.0f} s left")
+            if found >= expected:
+                return
+            time.sleep(min(5, seconds / 20))
+
+
+def _records(answer: Answer) -> int:
+    return 1 if isinstance(answer.canary.sent, Request) else len(answer.canary.sent)
+
+
+def judge(
+    report: verify_report.Report,
+    answers: list[Answer],
+    evidence: Evidence,
+    parameters: Mapping[str, str],
+    reader: Reader,
+    run: str,
+) -> Iterator[Check]:
+    """Every check, in the order of an event's way."""
+    yield from verify_checks.check_answers(answers)
+    yield from verify_checks.check_rows(answers, evidence, parameters, run)
+    yield from verify_checks.check_rejected(answers, evidence, parameters)
+    yield from verify_checks.check_failed(answers, evidence, report.function_arn)
+    canaries = [answer.canary for answer in answers if answer.is_acknowledged]
+    yield from verify_checks.check_metrics(canaries, evidence)
+    put = sum(_records(answer) for answer in answers if answer.is_acknowledged)
+    if (incoming := reader.incoming_records()) is not None:
+        yield verify_checks.same("metrics: IncomingRecords", Like(f"{put} or more", lambda n: n >= put), incoming)
+    prefix = parameters.get("FirehoseS3Prefix", "events/")
+    yield from verify_checks.check_objects(report.objects, reader.folders("") + reader.folders(prefix), parameters)
+    if parameters.get("RawBackup") == "ENABLED":
+        yield from verify_checks.check_raw(answers, report.raw_records, run)
+
+
+def remove(reader: Reader) -> list[Check]:
+    """Delete the objects that hold nothing but this run's data, with the results of its queries."""
+    evidence = reader.look()
+    raw = reader.raw()
+    own = [reader.key(path) for path, (ours, rows) in evidence.objects.items() if ours >= rows]
+    shared = [reader.key(path) for path, (ours, rows) in evidence.objects.items() if ours < rows]
+    for key, records in raw.items():
+        (own if all(reader.run.encode() in record for record in records) else shared).append(key)
+    reader.delete(own)
+    reader.delete_results()
+    for key in shared:
+        say(f"left s3://{reader.bucket}/{key}: other events stand in it, too", style="yellow")
+    left = [key for key in own if reader.is_there(key)]
+    return [verify_checks.same("objects that held nothing but canaries", "deleted", ", ".join(left) or "deleted")]
+
+
+# --- The person
+
+
+def show(checks: list[Check]) -> None:
+    """A table of all checks on stdout, wide enough for what it says where nobody's terminal limits it."""
+    table = Table("check", "expected", "seen", "verdict", box=box.SIMPLE_HEAD)
+    for check in checks:
+        verdict = Text("ok", style="green") if check.is_ok else Text("DIFFERS", style="bold red")
+        table.add_row(*(Text(_short(text)) for text in (check.name, check.expected, check.seen)), verdict)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(80, console.measure(table, options=console.options.update(width=1_000)).maximum)
+    console.print(table)
+
+
+def _short(text: str) -> str:
+    shown = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text[:SHOWN])
+    return shown + ("..." if len(text) > SHOWN else "")
+
+
+def _confirm(name: str, aws: Aws, events: int) -> None:
+    say(f"Send {events:,} canaries to '{name}' in {aws.place}, and delete the objects that hold nothing else? [y/N]")
+    try:
+        typed = input().strip().lower()
+    except EOFError:
+        raise CommandError("no terminal to ask on: add --yes to verify without being asked") from None
+    if typed not in ("y", "yes"):
+        raise CommandError("nothing was sent")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser("verify")
+    add_stack_arguments(parser)
+    parser.add_argument("--report", type=_writable)
+    parser.add_argument("--throttle", action="store_true")
+    parser.add_argument("--probe-transform", action="store_true")
+    parser.add_argument("--yes", action="store_true")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"))
+    options = parser.parse_args(arguments)
+    if options.compare and len(arguments) != 3:
+        parser.error("--compare goes alone, with two reports")
+    return options
+
+
+def _writable(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir() or path.is_dir():
+        raise argparse.ArgumentTypeError(f"cannot write '{text}': it needs a file's name in a directory that exists")
+    return path
+
+
+if __name__ == "__main__":
+    main(verify)

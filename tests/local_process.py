@@ -1,0 +1,171 @@
+"""A local AWS in a process that a test may kill, what is deployed to it, and what its bucket holds on disk."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import pyarrow.parquet
+from botocore.config import Config
+
+from tests.conftest import ROOT
+
+ACCOUNT = "000000000000"
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def eventually(look: Callable[[], Any], seconds: float = 20.0, pause: float = 0.1) -> Any:
+    """What `look` finds as soon as it finds something; AssertionError when it finds nothing in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, "nothing was found in time"
+        time.sleep(pause)
+    return found
+
+
+class LocalProcess:
+    """A local AWS with all of its state in `directory`; the same port after every start."""
+
+    def __init__(self, directory: Path, port: int = 0, preparation: Callable[[], None] | None = None) -> None:
+        self.directory, self.port, self.preparation = directory, port or free_port(), preparation
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        assert self.process
+        return self.process.pid
+
+    def start(self) -> float:
+        """Start it and return the seconds until it answered. `preparation` runs in the new process before Python."""
+        began = time.monotonic()
+        command = [sys.executable, "-m", "local.server", "--directory", str(self.directory), "--port", str(self.port)]
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=self.preparation
+            )
+        eventually(self._answers, pause=0.02)
+        return time.monotonic() - began
+
+    def _answers(self) -> bool:
+        assert self.process and self.process.poll() is None, (self.directory / "server.log").read_text()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/_aws/execute-api/none/none/none")
+            return connection.getresponse().status == 403
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def kill(self, with_signal: signal.Signals = signal.SIGKILL) -> None:
+        """End the process; by default as a power cut would."""
+        if self.process:
+            self.process.send_signal(with_signal)
+            self.process.wait(30)
+            self.process = None
+
+    def stop(self) -> None:
+        """End the process as scripts/local.sh does."""
+        self.kill(signal.SIGTERM)
+
+    def deploy(self, *parameters: str, name: str = "sluice") -> dict[str, str]:
+        """Deploy template.yaml and return the stack's outputs."""
+        options = [option for parameter in parameters for option in ("--parameter", parameter)]
+        command = [sys.executable, "-P", "-m", "scripts.commands.deploy", "--local", "--yes", "--stack-name", name]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLUICE_LOCAL_STATE": str(self.directory)}
+        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return dict(line.split("\t") for line in done.stdout.splitlines())
+
+    def client(self, service: str) -> Any:
+        """A client of boto3, as root of the local account."""
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            config=Config(retries={"max_attempts": 1}),
+        )
+
+    def resource(self, logical_id: str, name: str = "sluice") -> str:
+        """The physical id of a resource of the stack."""
+        found = self.client("cloudformation").describe_stack_resource(StackName=name, LogicalResourceId=logical_id)
+        return str(found["StackResourceDetail"]["PhysicalResourceId"])
+
+    def bucket(self, name: str) -> Bucket:
+        """The bucket's directory."""
+        return Bucket(self.directory / "s3" / ACCOUNT / name)
+
+
+class Bucket:
+    """Reads a bucket from its directory on disk, with nothing of the local AWS in between."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def files(self, prefix: str) -> Iterator[Path]:
+        """The objects under a prefix."""
+        for path in sorted((self.path / prefix).rglob("*")):
+            # MiniStack keeps metadata beside each object, and its writes are drafts until they are whole.
+            if path.is_file() and not path.name.endswith((".meta.json", ".tmp")):
+                yield path
+
+    def event_ids(self, prefix: str = "events/") -> Counter[str]:
+        """The event_id of each row."""
+        found: Counter[str] = Counter()
+        for path in self.files(prefix):
+            found.update(pyarrow.parquet.read_table(path, columns=["event_id"])["event_id"].to_pylist())
+        return found
+
+    def documents(self, prefix: str) -> list[dict[str, Any]]:
+        """The JSON lines under a prefix, of gzipped objects and of plain ones."""
+        found = []
+        for path in self.files(prefix):
+            content = path.read_bytes()
+            text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+            found += [json.loads(line) for line in text.splitlines()]
+        return found
+
+    def rejected_texts(self) -> list[bytes]:
+        """The text of each rejected event."""
+        return [base64.b64decode(document["body"]) for document in self.documents("rejected/")]
+
+    def failed_records(self, prefix: str = "errors/") -> list[bytes]:
+        """The records that Firehose could not deliver, as their producers sent them."""
+        return [base64.b64decode(document["rawData"]) for document in self.documents(prefix)]
+
+
+def post(url: str, body: bytes, media_type: str = "application/json") -> tuple[int, bytes]:
+    """POST once, over a connection of its own."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.netloc, timeout=30)
+    try:
+        connection.request("POST", address.path, body, {"Content-Type": media_type})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()

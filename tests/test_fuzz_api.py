@@ -1,0 +1,197 @@
+"""Arbitrary bytes through every route of template.yaml: always a documented answer, and a record only with a 2xx."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from local.emulator import Emulator
+from tests.gateway import Answer, Gateway
+
+KEY = "a-key-of-twenty-letters"
+REFUSALS = {400, 403, 413, 415, 431}
+Pairs = list[tuple[bytes, bytes]]
+
+hostile = st.sampled_from(
+    [b"$input.body", b"#set($a=1)", b"${x}", b"\r\n", b"\0", b"\xff", b"%0A", b"%", b"'", b'"', b"sluice/end ", b" ="]
+)
+anything = st.lists(hostile | st.binary(max_size=20), max_size=8).map(b"".join)
+json_text = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+).map(lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+bodies = anything | json_text | st.tuples(json_text, anything).map(b"".join)
+media_types = st.sampled_from(
+    [b"application/json", b"text/plain;charset=UTF-8", b"application/x-ndjson", b"application/json;", b"*/*", b";", b""]
+)
+names = st.sampled_from(
+    [b"user-agent", b"accept", b"x-api-key", b"x-amzn-requestid", b"content-length", b"authorization", b"x-amz-date"]
+)
+signatures = anything.map(lambda text: b"AWS4-HMAC-SHA256 Credential=test/20261121/us-east-1/execute-api/x, " + text)
+headers = st.lists(
+    st.tuples(st.just(b"content-type"), media_types | anything)
+    | st.tuples(names, anything)
+    | st.tuples(st.just(b"authorization"), signatures)
+    | st.just((b"x-api-key", KEY.encode()))
+    | st.tuples(anything, anything),
+    max_size=6,
+)
+queries = anything | st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=8).map(
+    lambda pairs: urlencode(pairs, errors="replace").encode()
+)
+paths = st.sampled_from(["/track", "/batch", "/pixel"]) | st.text().map(lambda text: "/" + text)
+methods = st.sampled_from(["POST", "GET", "OPTIONS", "HEAD", "PUT", "DELETE", "get", "\xe9"])
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory: pytest.TempPathFactory, emulator: Emulator) -> dict[str, Gateway]:
+    """The API in each of its ways to ask who is calling."""
+    found = {}
+    for auth in ("NONE", "API_KEY", "AWS_IAM"):
+        gateway = found[auth] = Gateway(Path(tmp_path_factory.mktemp(auth)))
+        gateway.deploy_product(ApiAuth=auth, ThrottleRateLimit="10000", ThrottleBurstLimit="5000")
+        gateway.emulator.plans[KEY, gateway.api, "prod"] = "key", {"id": "plan", "throttle": {}, "quota": {}}
+        gateway.emulator.authorize_request = emulator.authorize_request
+    return found
+
+
+def check(gateway: Gateway, method: str, path: str, query: bytes, given: Pairs, body: list[bytes]) -> Answer:
+    """One request, whatever it is: its answer, and the record that came of it."""
+    gateway.now += 1
+    gateway.firehose.calls.clear()
+    answer = gateway.request(method, path, list(body), given, query)
+    assert answer is not None
+    for name, value in answer.headers.items():
+        assert name == name.lower() and not set("\r\n\0") & set(name + value)
+    assert answer.status == 204 or method == "HEAD" or isinstance(answer.json, dict)
+    if path == "/pixel" and method == "GET" and answer.status == 500:
+        assert len(parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True)) > 1000
+    elif method == "OPTIONS":
+        assert answer.status in REFUSALS | {204, 500}
+    else:
+        assert answer.status in REFUSALS | {202, 204}
+    if answer.status not in (202, 204) or method == "OPTIONS":
+        assert gateway.firehose.calls == []
+        return answer
+    whole, agents = b"".join(body).decode("utf-8", "replace"), [value for name, value in given if name == b"user-agent"]
+    context = gateway.firehose.context
+    expected = ["request_id", "extended_request_id", "time", "ip", "user_agent"]
+    assert list(context) == expected + ["form"] * (path == "/pixel")
+    recorded = base64.b64decode(context["user_agent"]).decode()
+    assert recorded == (agents[-1].decode("latin-1") if agents else "")
+    if path == "/pixel":
+        sent = dict(parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True))
+        assert parse_qsl(gateway.firehose.body, keep_blank_values=True) == list(sent.items())
+    else:
+        assert gateway.firehose.body == whole
+    return answer
+
+
+@pytest.mark.parametrize("auth", ["NONE", "API_KEY", "AWS_IAM"])
+@given(method=methods, path=paths, query=queries, given_headers=headers, body=st.lists(bodies, min_size=1, max_size=3))
+@settings(max_examples=400, deadline=2_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_gets_a_documented_answer(
+    gateways: dict[str, Gateway],
+    auth: str,
+    method: str,
+    path: str,
+    query: bytes,
+    given_headers: Pairs,
+    body: list[bytes],
+) -> None:
+    check(gateways[auth], method, path, query, given_headers, body)
+
+
+@given(body=bodies, media_type=media_types, path=st.sampled_from(["/track", "/batch"]))
+@settings(max_examples=300, deadline=2_000)
+def test_json_passes_by_its_type_and_nothing_else(
+    gateways: dict[str, Gateway], body: bytes, media_type: bytes, path: str
+) -> None:
+    answer = check(gateways["NONE"], "POST", path, b"", [(b"content-type", media_type)], [body])
+    if media_type.startswith((b"application/json", b";")) or not media_type:
+        assert answer.status == (202 if is_json(body, dict if path == "/track" else list) else 400)
+    elif media_type.startswith(b"text/plain" if path == "/track" else b"application/x-ndjson"):
+        assert answer.status == (202 if body else 400)
+    else:
+        assert answer.status in (400, 415)
+
+
+def is_json(body: bytes, kind: type) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        return isinstance(json.loads(body.decode("utf-8", "replace"), parse_constant=refuse), kind)
+    except ValueError:
+        return False
+
+
+# Requests that once did something else, or that fuzzing is unlikely to reach.
+CASES: dict[str, tuple[str, Callable[[Gateway], tuple[Any, ...]], int]] = {
+    "a signature that is no ASCII": (
+        "AWS_IAM",
+        lambda _: ("POST", "/track", b"", [(b"authorization", b"AWS4-HMAC-SHA256 Credential=\xe9")], [b"{}"]),
+        403,
+    ),
+    "a credential of slashes": (
+        "AWS_IAM",
+        lambda _: (
+            *("POST", "/track", b""),
+            [
+                (b"authorization", b"AWS4-HMAC-SHA256 Credential=////, SignedHeaders=host, Signature=0"),
+                (b"x-amz-date", b"20261121T000000Z"),
+            ],
+            [b"{}"],
+        ),
+        403,
+    ),
+    "a credential of nobody": (
+        "AWS_IAM",
+        lambda _: (
+            *("POST", "/track", b""),
+            [
+                (
+                    b"authorization",
+                    b"AWS4-HMAC-SHA256 Credential=/0/us-east-1/execute-api/x, SignedHeaders=host, Signature=0",
+                ),
+                (b"x-amz-date", b"\xe9"),
+            ],
+            [b"{}"],
+        ),
+        403,
+    ),
+    "deep JSON": ("NONE", lambda _: ("POST", "/batch", b"", [], [b"[" * 100_000]), 400),
+    "a number of many digits": ("NONE", lambda _: ("POST", "/batch", b"", [], [b"[" + b"9" * 10_000 + b"]"]), 202),
+    "a number with an exponent": ("NONE", lambda _: ("POST", "/batch", b"", [], [b"[1e99999]"]), 202),
+    "half a surrogate pair": ("NONE", lambda _: ("POST", "/track", b"", [], [rb'{"\ud800": "\udfff"}']), 202),
+    "a byte order mark": ("NONE", lambda _: ("POST", "/track", b"", [], ["\ufeff{}".encode()]), 400),
+    "pairs without end": ("NONE", lambda _: ("GET", "/pixel", b"&" * 60_000, [], [b""]), 204),
+    "names without end": ("NONE", lambda _: ("GET", "/pixel", b"a&" * 30_000, [], [b""]), 204),
+    "percent signs without end": ("NONE", lambda _: ("GET", "/pixel", b"a=" + b"%" * 60_000, [], [b""]), 204),
+    "a user agent of 10,000 bytes": (
+        "NONE",
+        lambda _: ("GET", "/track", b"", [(b"user-agent", b"\xff" * 10_000)], [b""]),
+        403,
+    ),
+    "two content types": (
+        "NONE",
+        lambda _: ("POST", "/track", b"", [(b"content-type", b"a/b"), (b"content-type", b"text/plain")], [b"x"]),
+        202,
+    ),
+}
+
+
+@pytest.mark.parametrize(("auth", "request_of", "status"), CASES.values(), ids=CASES.keys())
+def test_a_request_worth_keeping(
+    gateways: dict[str, Gateway], auth: str, request_of: Callable[[Gateway], tuple[Any, ...]], status: int
+) -> None:
+    assert check(gateways[auth], *request_of(gateways[auth])).status == status

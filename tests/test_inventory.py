@@ -1,0 +1,221 @@
+"""What the template and the scripts use is what the local AWS implements, and it refuses everything else by name."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from local.apigateway import ApiGateway
+from local.athena import Athena
+from local.emulator import Emulator
+from local.firehose import Firehose
+from scripts.commands import template as templates
+from tests.conftest import ROOT
+from tests.gateway import ACCOUNT, REGION, resolve
+
+Json = dict[str, Any]
+
+# As it is deployed: the saved queries are resources, too.
+RENDERED = templates.load(
+    templates.render(
+        templates.TEMPLATE.read_text(),
+        templates.effective_parameters(
+            templates.load(templates.TEMPLATE.read_text()), {}, {"ArtifactBucket": "artifacts", "TransformCodeKey": "k"}
+        ),
+    )
+)
+RESOURCES: dict[str, Json] = RENDERED["Resources"]
+TYPES = {resource["Type"] for resource in RESOURCES.values()}
+ENGINES = {"AWS::ApiGateway": "apigateway", "AWS::KinesisFirehose": "firehose", "AWS::Athena": "athena"}
+# The values of parameters that bring parts of the template to light which the others hide.
+VARIANTS: dict[str, dict[str, str]] = {
+    "the defaults": {},
+    "JSON": {"OutputFormat": "JSON"},
+    "raw backup": {"RawBackup": "ENABLED"},
+    "API keys": {"ApiAuth": "API_KEY"},
+    "IAM": {"ApiAuth": "AWS_IAM"},
+    **{f"{codec} Parquet": {"FirehoseCompressionFormat": codec} for codec in ("SNAPPY", "UNCOMPRESSED")},
+    **{f"{codec} JSON": {"OutputFormat": "JSON", "FirehoseCompressionFormat": codec} for codec in ("SNAPPY", "GZIP")},
+}
+ARNS = {
+    "AWS::S3::Bucket": "arn:aws:s3:::{}",
+    "AWS::Lambda::Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{{}}",
+    "AWS::IAM::Role": f"arn:aws:iam::{ACCOUNT}:role/{{}}",
+    "AWS::KinesisFirehose::DeliveryStream": f"arn:aws:firehose:{REGION}:{ACCOUNT}:deliverystream/{{}}",
+}
+# Names that the user chooses, documentation, JSON schemas, and what nothing refers to.
+FREE = re.compile(
+    r"Variables|Body\.(info|paths|x-amazon-apigateway-request-validators)|Body\.components\.(schemas|securitySchemes).*"
+    r"|Body\.paths\./\w+\.\w+\.(responses|requestBody|parameters).*|.*\.(requestTemplates|responseTemplates)"
+    # Nothing is encrypted here, and a plan's limits are read one by one.
+    r"|WorkGroupConfiguration\.ResultConfiguration\.EncryptionConfiguration|Throttle"
+)
+
+
+class Registry:
+    """An emulator that keeps what the engines give it."""
+
+    account, region = ACCOUNT, REGION
+
+    def __init__(self) -> None:
+        self.made: dict[str, SimpleNamespace] = {}
+        self.checked: dict[str, Callable[[Json], None]] = {}
+
+    def add_resource(self, resource_type: str, **handlers: Any) -> None:
+        self.made[resource_type] = SimpleNamespace(**handlers)
+
+    def check_resource(self, resource_type: str, check: Callable[[Json], None]) -> None:
+        self.checked[resource_type] = check
+
+    def add_service(self, name: str, handler: Any) -> None:
+        pass
+
+    def authorize(self, role_arn: str, service: str, action: str, resource: str) -> None:
+        pass
+
+    def glue_table(self, database: str, table: str) -> Json:
+        (found,) = [one for name, one in RESOURCES.items() if name == table]
+        described: Json = found["Properties"]["TableInput"]
+        return described
+
+    def create(self, logical_id: str, resource_type: str, properties: Json) -> str:
+        if resource_type in self.checked:
+            self.checked[resource_type](properties)
+            return logical_id
+        physical_id: str = self.made[resource_type].create(logical_id, properties, "stack")[0]
+        return physical_id
+
+
+def registry(directory: Path) -> Registry:
+    made: Any = Registry()
+    firehose = Firehose(made, directory / "firehose")
+    for engine in (
+        firehose,
+        Athena(made, directory / "athena"),
+        ApiGateway(made, directory / "apigateway", integrations={"firehose": firehose.request}),
+    ):
+        engine.register()
+    registered: Registry = made
+    return registered
+
+
+def with_arns(node: Any) -> Any:
+    """Fn::GetAtt of an Arn worked out by the type of what it names."""
+    if isinstance(node, list):
+        return [with_arns(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if list(node) == ["Fn::GetAtt"]:
+        name, attribute = node["Fn::GetAtt"]
+        return ARNS[RESOURCES[name]["Type"]].format(name.lower()) if attribute == "Arn" else node
+    return {key: with_arns(value) for key, value in node.items()}
+
+
+def without_nothing(node: Any) -> Any:
+    if isinstance(node, list):
+        return [without_nothing(item) for item in node if item != "AWS::NoValue"]
+    if isinstance(node, dict):
+        return {key: without_nothing(value) for key, value in node.items() if value != "AWS::NoValue"}
+    return node
+
+
+def names(node: Any) -> set[str]:
+    return {name for name in templates.references(node) if name in RESOURCES}
+
+
+def in_order() -> Iterator[str]:
+    """The engines' resources, each after those it refers to."""
+    waiting = [name for name, one in RESOURCES.items() if one["Type"].rpartition("::")[0] in ENGINES]
+    done: set[str] = set()
+    while waiting:
+        name = next(one for one in waiting if not (names(RESOURCES[one]["Properties"]) & set(waiting)) - {one})
+        waiting.remove(name)
+        done.add(name)
+        yield name
+
+
+ORDER = list(in_order())
+
+
+def create_all(made: Registry, parameters: dict[str, str]) -> Iterator[tuple[str, str, Json]]:
+    """Create the engines' resources of the template; each as (logical id, type, resolved properties), before it is."""
+    defaults = {name: str(one.get("Default", "x")) for name, one in RENDERED["Parameters"].items()}
+    known = {**defaults, "AWS::StackName": "stack", "AWS::AccountId": ACCOUNT, "AWS::Partition": "aws"}
+    known |= {"AWS::Region": REGION, "StoreBucket": "storebucket", **parameters}
+    for logical_id in ORDER:
+        resource = RESOURCES[logical_id]
+        properties = without_nothing(resolve(with_arns(resource.get("Properties", {})), known))
+        yield logical_id, resource["Type"], properties
+        known[logical_id] = made.create(logical_id, resource["Type"], properties)
+
+
+@pytest.mark.parametrize("resource_type", sorted(TYPES))
+def test_every_type_of_resource_can_be_made_locally(resource_type: str, emulator: Emulator, tmp_path: Path) -> None:
+    made = registry(tmp_path)
+    assert resource_type in {*made.made, *made.checked, *emulator._resource_handlers}
+
+
+def test_the_engines_implement_no_type_that_the_template_does_not_use(tmp_path: Path) -> None:
+    made = registry(tmp_path)
+    assert {*made.made, *made.checked} <= TYPES
+
+
+@pytest.mark.parametrize("parameters", VARIANTS.values(), ids=VARIANTS)
+def test_every_property_that_the_template_uses_is_accepted(parameters: dict[str, str], tmp_path: Path) -> None:
+    assert [logical_id for logical_id, _, _ in create_all(registry(tmp_path), parameters)] == ORDER
+
+
+def objects(node: Any, path: str = "") -> Iterator[tuple[str, Json]]:
+    """Every JSON object below, the node itself included, with its path."""
+    if isinstance(node, list):
+        for item in node:
+            yield from objects(item, path)
+    elif isinstance(node, dict):
+        yield path, node
+        for key, value in node.items():
+            yield from objects(value, f"{path}.{key}".lstrip("."))
+
+
+@pytest.mark.parametrize("variant", ["the defaults", "raw backup", "API keys"])
+def test_a_property_that_is_not_implemented_is_refused_by_name(variant: str, tmp_path: Path) -> None:
+    """At every place of every resource: what an engine would pass over in silence would differ from AWS."""
+    made, tried, passed = registry(tmp_path), 0, []
+    for logical_id, resource_type, properties in create_all(made, VARIANTS[variant]):
+        for index, (path, _) in enumerate(objects(properties)):
+            if FREE.fullmatch(path):
+                continue
+            wrong = copy.deepcopy(properties)
+            [*objects(wrong)][index][1]["Unheard-of"] = {}
+            tried += 1
+            try:
+                physical_id = made.create("Other", resource_type, wrong)
+            except ValueError as error:
+                # By its own name, or by what has to stand in its place.
+                if re.search("Unheard-of|must be", str(error)):
+                    continue
+                passed.append(f"{logical_id} {path}: {error}")
+            else:
+                passed.append(f"{logical_id} {path}")
+                if resource_type in made.made:
+                    made.made[resource_type].delete(physical_id, wrong)
+    assert tried > len(ORDER)
+    assert not passed, "\n".join(passed)
+
+
+CALL = re.compile(r"""\bathena(?:"\))?\.(?:get_paginator\("(\w+)"|(\w+)\()""")
+
+
+def test_the_scripts_call_no_operation_that_the_local_athena_lacks(tmp_path: Path) -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "scripts" / "commands").glob("*.py"))
+    made: Any = Registry()
+    implemented = set(Athena(made, tmp_path).operations)
+    found = {paginated or called for paginated, called in CALL.findall(sources)}
+    called = {"".join(word.capitalize() for word in name.split("_")) for name in found}
+    assert {"StartQueryExecution", "GetQueryExecution", "GetQueryResults"} <= called
+    assert called <= implemented

@@ -1,0 +1,486 @@
+"""scripts/deploy.sh: a scripted CloudFormation that makes change sets; S3 and STS are moto's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from fake_cloudformation import FakeAws, FakeCloudFormation, Stack
+from moto import mock_aws
+
+from scripts.commands import deploy
+from scripts.commands.console import guarded
+
+ACCOUNT = "123456789012"
+BUCKET = f"sluice-artifacts-{ACCOUNT}-eu-west-1"
+NO_CHANGES = "The submitted information didn't contain changes. Submit different information to create a change set."
+Event = tuple[str, str, str]
+Change = tuple[str, str, str, str]
+
+CHANGES: list[Change] = [
+    ("Add", "StoreBucket", "AWS::S3::Bucket", ""),
+    ("Add", "TransformFunction", "AWS::Lambda::Function", ""),
+    ("Modify", "IngestStage", "AWS::ApiGateway::Stage", "False"),
+]
+CREATION: list[Event] = [
+    ("StoreBucket", "CREATE_IN_PROGRESS", ""),
+    ("StoreBucket", "CREATE_COMPLETE", ""),
+    ("TransformFunction", "CREATE_COMPLETE", ""),
+]
+
+
+class Created(Stack):
+    """A stack that a change set made; CloudFormation gives each stack an id of its own."""
+
+    @property
+    def id(self) -> str:
+        return super().id.replace("1b1ad1f0", "2c2be2f1")
+
+
+class ChangeSets(FakeCloudFormation):
+    """Makes and executes change sets; `events` is what happens then, `ends_as` the stack's last status."""
+
+    def __init__(self, *stacks: Stack) -> None:
+        super().__init__(*stacks)
+        self.changes = CHANGES
+        self.events = [*CREATION]
+        self.ends_as = ""
+        self.reason = ""  # of a change set that fails
+        self.refusal: ClientError | None = None
+        self.on_describe: Callable[[], None] = lambda: None
+        self.requests: list[dict[str, Any]] = []
+        self.open: dict[str, list[str]] = {}  # statuses to come, by change set
+        self.executed: list[str] = []
+
+    def stack(self, name: str) -> Stack:
+        return self._find(name, "DescribeStacks")
+
+    def create_change_set(self, **request: Any) -> dict[str, str]:
+        self.requests.append(request)
+        if self.refusal:
+            raise self.refusal
+        name = request["StackName"]
+        if request["ChangeSetType"] == "CREATE":
+            self.stacks = (*self.stacks, Created(name, status="REVIEW_IN_PROGRESS"))
+        identifier = f"arn:changeSet/{request['ChangeSetName']}"
+        self.open[identifier] = ["CREATE_PENDING", "CREATE_IN_PROGRESS", "FAILED" if self.reason else "CREATE_COMPLETE"]
+        return {"Id": identifier, "StackId": self.stack(name).id}
+
+    def describe_change_set(self, ChangeSetName: str, StackName: str, NextToken: str = "0") -> dict[str, Any]:
+        statuses = self.open[ChangeSetName]
+        status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+        names = ("Action", "LogicalResourceId", "ResourceType", "Replacement")
+        changes = [
+            {"Type": "Resource", "ResourceChange": {key: value for key, value in zip(names, one, strict=True) if value}}
+            for one in self.changes
+        ]
+        start = int(NextToken)
+        page: dict[str, Any] = {"Status": status, "StatusReason": self.reason, "Changes": changes[start : start + 2]}
+        return {**page, "NextToken": str(start + 2)} if start + 2 < len(changes) else page
+
+    def delete_change_set(self, ChangeSetName: str, StackName: str) -> None:
+        del self.open[ChangeSetName]
+
+    def execute_change_set(self, ChangeSetName: str, StackName: str) -> None:
+        del self.open[ChangeSetName]
+        self.executed.append(ChangeSetName)
+        stack = self.stack(StackName)
+        is_new = stack.status == "REVIEW_IN_PROGRESS"
+        stack.resources = [(name, kind, f"{name}-id", "") for _, name, kind, _ in self.changes]
+        stack.status = "CREATE_IN_PROGRESS" if is_new else "UPDATE_IN_PROGRESS"
+        self.ends_as = self.ends_as or ("CREATE_COMPLETE" if is_new else "UPDATE_COMPLETE")
+        stack.outputs = {"TrackURL": "https://x.example/prod/track", "BucketName": "the-data"}
+
+    def describe_stacks(self, StackName: str) -> dict[str, Any]:
+        stack = self.stack(StackName)
+        if stack.status in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS") and self.executed:
+            self.on_describe()
+            if self.events:
+                stack.tell(*self.events.pop(0))
+            else:
+                stack.status = self.ends_as
+                stack.tell(stack.name, stack.status)
+        return super().describe_stacks(StackName)
+
+    def delete_stack(self, StackName: str) -> None:
+        stack = self.stack(StackName)
+        is_shell = stack.status == "REVIEW_IN_PROGRESS"
+        super().delete_stack(StackName)
+        if is_shell:
+            stack.status = "DELETE_COMPLETE"
+
+
+def existing(status: str = "CREATE_COMPLETE", **parameters: str) -> Stack:
+    stack = Stack("sluice", status=status, parameters=parameters, outputs={"BucketName": "the-data"})
+    stack.tell("StoreBucket", "CREATE_FAILED", "an old story")
+    return stack
+
+
+@pytest.fixture(scope="module")
+def clients() -> dict[str, Any]:
+    """Made once, as that takes longer than a test; each test has a moto of its own."""
+    session = boto3.Session("testing", "testing", region_name="eu-west-1")
+    # Whatever other tests have set AWS_ENDPOINT_URL to.
+    config = Config(ignore_configured_endpoint_urls=True)
+    return {service: session.client(service, config=config) for service in ("s3", "sts")}
+
+
+@pytest.fixture
+def s3(clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    archive = tmp_path / "lambda-python3.13-arm64-0123.zip"
+    archive.write_bytes(b"code")
+    monkeypatch.setattr(deploy.build, "BUILD", tmp_path)
+    monkeypatch.setattr(deploy.build, "build", lambda target: archive)
+    with mock_aws():
+        yield clients["s3"]
+
+
+@pytest.fixture
+def run(
+    s3: Any, clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """Run the command against this CloudFormation, with this typed (None: no terminal): (exit code, stdout, stderr)."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+    def command(
+        cloudformation: ChangeSets, *arguments: str, typed: str | None = None, **others: Any
+    ) -> tuple[int, str, str]:
+        stdin = io.StringIO(typed or "")
+        monkeypatch.setattr(stdin, "isatty", lambda: typed is not None)
+        monkeypatch.setattr("sys.stdin", stdin)
+        aws = FakeAws(**{**clients, "cloudformation": cloudformation, **others})
+        monkeypatch.setattr(deploy, "session", lambda local: aws)
+        code = guarded(deploy.deploy, [*arguments])
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def parameters(request: dict[str, Any]) -> dict[str, str]:
+    return {item["ParameterKey"]: item["ParameterValue"] for item in request["Parameters"]}
+
+
+# The bucket for code
+
+
+def test_the_artifact_bucket_is_made_once_private_and_in_the_stacks_region(run: Any, s3: Any) -> None:
+    assert "Making the bucket" in run(ChangeSets(), "--yes")[2]
+    assert s3.get_bucket_location(Bucket=BUCKET)["LocationConstraint"] == "eu-west-1"
+    assert all(s3.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"].values())
+    assert "Making the bucket" not in run(ChangeSets(), "--yes")[2]
+
+
+def test_a_bucket_of_somebody_else_is_not_used(run: Any) -> None:
+    class Theirs:
+        def head_bucket(self, Bucket: str, ExpectedBucketOwner: str) -> None:
+            assert (Bucket, ExpectedBucketOwner) == (BUCKET, ACCOUNT)
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadBucket")
+
+    cloudformation = ChangeSets()
+    code, _, err = run(cloudformation, "--yes", s3=Theirs())
+    assert code == 1
+    assert f"error: bucket '{BUCKET}' cannot be used (403): it must belong to account {ACCOUNT}" in err
+    assert cloudformation.requests == []
+
+
+def test_the_same_code_is_uploaded_once(run: Any, s3: Any) -> None:
+    first = ChangeSets()
+    run(first, "--yes")
+    key = parameters(first.requests[0])["TransformCodeKey"]
+    assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"code"
+    s3.put_object(Bucket=BUCKET, Key=key, Body=b"already there")
+    run(ChangeSets(), "--yes")
+    assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"already there"
+
+
+def test_the_template_reaches_cloudformation_by_its_url_with_the_deployment_renamed(run: Any, s3: Any) -> None:
+    cloudformation = ChangeSets()
+    run(cloudformation, "--yes")
+    url = cloudformation.requests[0]["TemplateURL"]
+    assert url.startswith(f"https://{BUCKET}.s3.eu-west-1.amazonaws.com/template-")
+    text = s3.get_object(Bucket=BUCKET, Key=url.rpartition("/")[2])["Body"].read().decode()
+    assert "IngestDeployment:" not in text and "  IngestDeployment" in text
+
+
+# What is deployed
+
+
+def test_a_new_stack_is_made_and_its_outputs_alone_are_on_stdout(run: Any) -> None:
+    cloudformation = ChangeSets()
+    code, out, err = run(cloudformation, "--yes")
+    assert (code, out) == (0, "TrackURL\thttps://x.example/prod/track\nBucketName\tthe-data\n")
+    assert cloudformation.requests[0]["ChangeSetType"] == "CREATE"
+    assert len(cloudformation.executed) == 1 and cloudformation.open == {}
+    assert all(name in err for _, name, _, _ in CHANGES)
+    told = [line.split()[:2] for line in err.splitlines() if line.startswith("CREATE_")]
+    complete = "CREATE_COMPLETE"
+    assert told == [[complete, "StoreBucket"], [complete, "TransformFunction"], [complete, "sluice"]]
+
+
+def test_an_update_keeps_what_was_set_before_and_forgets_what_the_template_no_longer_has(run: Any) -> None:
+    cloudformation = ChangeSets(existing(ThrottleRateLimit="7", LambdaTimeout="99", GoneParameter="x"))
+    code, _, err = run(cloudformation, "--yes", "--parameter", "LambdaTimeout=30")
+    (request,) = cloudformation.requests
+    assert (code, request["ChangeSetType"]) == (0, "UPDATE")
+    sent = parameters(request)
+    assert (sent["ThrottleRateLimit"], sent["LambdaTimeout"], sent["ThrottleBurstLimit"]) == ("7", "30", "200")
+    assert "GoneParameter" not in sent
+    assert "an old story" not in err
+
+
+def test_the_first_stack_has_the_default_database_and_another_one_of_its_own(run: Any) -> None:
+    first, second, chosen = ChangeSets(), ChangeSets(), ChangeSets()
+    run(first, "--yes")
+    run(second, "--yes", "--stack-name", "My-Shop")
+    run(chosen, "--yes", "--stack-name", "My-Shop", "--parameter", "AthenaDatabaseName=mine")
+    names = [parameters(one.requests[0])["AthenaDatabaseName"] for one in (first, second, chosen)]
+    assert names == ["serverless_data_pipeline", "my_shop", "mine"]
+
+
+def test_an_update_leaves_the_database_of_a_second_stack_as_it_is(run: Any) -> None:
+    stack = Stack("other", parameters={"AthenaDatabaseName": "mine"}, outputs={"BucketName": "b"})
+    cloudformation = ChangeSets(stack)
+    assert run(cloudformation, "--yes", "--stack-name", "other")[0] == 0
+    assert parameters(cloudformation.requests[0])["AthenaDatabaseName"] == "mine"
+
+
+@pytest.mark.parametrize("reason", [NO_CHANGES, "No updates are to be performed."])
+def test_nothing_to_change_is_no_failure(run: Any, reason: str) -> None:
+    cloudformation = ChangeSets(existing())
+    cloudformation.reason = reason
+    code, out, err = run(cloudformation, "--yes")
+    assert (code, out) == (0, "BucketName\tthe-data\n")
+    assert "Nothing to change: stack 'sluice' in eu-west-1 is up to date." in err
+    assert (cloudformation.open, cloudformation.executed, cloudformation.deleted) == ({}, [], [])
+
+
+@pytest.mark.parametrize("status", ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED"])
+def test_what_a_failed_deployment_left_is_removed_first(run: Any, status: str) -> None:
+    stack = existing(status, LambdaTimeout="99")
+    cloudformation = ChangeSets(stack)
+    code, _, err = run(cloudformation, "--yes")
+    assert (code, cloudformation.deleted, stack.status) == (0, ["sluice"], "DELETE_COMPLETE")
+    assert f"Removing what a failed deployment left of stack 'sluice' ({status})" in err
+    (request,) = cloudformation.requests
+    assert (request["ChangeSetType"], parameters(request)["LambdaTimeout"]) == ("CREATE", "60")
+
+
+def test_what_cannot_be_removed_is_said(run: Any) -> None:
+    stack = existing("ROLLBACK_COMPLETE")
+    stack.resources = [("Role", "AWS::IAM::Role", "a-role", "")]
+    stack.deletion, stack.ends_as = [("Role", "DELETE_FAILED", "Cannot delete entity")], "DELETE_FAILED"
+    cloudformation = ChangeSets(stack)
+    code, _, err = run(cloudformation, "--yes")
+    assert code == 1 and "Role (AWS::IAM::Role) could not be deleted: Cannot delete entity" in err
+    assert cloudformation.requests == []
+
+
+def test_the_shell_of_a_stack_that_was_never_made_is_no_stack(run: Any) -> None:
+    cloudformation = ChangeSets(existing("REVIEW_IN_PROGRESS"))
+    cloudformation.stacks[0].outputs = {}
+    run(cloudformation, "--yes")
+    assert cloudformation.requests[0]["ChangeSetType"] == "CREATE"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["--parameter", "LambdaTimeout"], "'LambdaTimeout' is not of the form Key=Value", id="no value"),
+        pytest.param(["--parameter", "=3"], "'=3' is not of the form Key=Value", id="no key"),
+        pytest.param(["--parameter"], "expected one argument", id="nothing"),
+        pytest.param(["--parameter", "Typo=3"], "the template has no parameter 'Typo'", id="unknown parameter"),
+        pytest.param(
+            ["--parameter", "LambdaTimeout=3w"], "LambdaTimeout must be 10 to 300 seconds (got '3w')", id="bad value"
+        ),
+        pytest.param(
+            ["--parameter", "ArtifactBucket=mine"],
+            "ArtifactBucket is filled in by this script: leave 'mine' out",
+            id="the bucket",
+        ),
+        pytest.param(
+            ["--parameter", "TransformCodeKey=a.zip"],
+            "TransformCodeKey is filled in by this script: leave 'a.zip' out",
+            id="the code",
+        ),
+        pytest.param(["--stack-name", "a_b"], "'a_b' is no stack name", id="stack name"),
+        pytest.param(["sluice"], "unrecognized arguments: sluice", id="no option"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_first_call(run: Any, arguments: list[str], words: str) -> None:
+    class NoAws:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(f"called {name}")
+
+    code, out, err = run(NoAws(), "--yes", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+def test_without_a_terminal_nobody_is_asked_and_nothing_begun(run: Any, s3: Any) -> None:
+    cloudformation = ChangeSets()
+    code, _, err = run(cloudformation)
+    assert (code, err) == (2, "error: no terminal to ask on: add --yes to deploy without being asked\n")
+    assert cloudformation.requests == [] and s3.list_buckets()["Buckets"] == []
+
+
+@pytest.mark.parametrize("parameter", deploy.FIXED_PARAMETERS)
+def test_a_parameter_that_decides_where_data_is_does_not_change(run: Any, s3: Any, parameter: str) -> None:
+    values = {
+        "FirehoseS3Prefix": ("a/", "b/"),
+        "OutputFormat": ("PARQUET", "JSON"),
+        "RawBackup": ("ENABLED", "DISABLED"),
+    }
+    before, after = values.get(parameter, ("a", "b"))
+    cloudformation = ChangeSets(existing(**{parameter: before}))
+    code, _, err = run(cloudformation, "--yes", "--parameter", f"{parameter}={after}")
+    assert code == 1
+    assert f"{parameter} cannot change from '{before}' to '{after}' on stack 'sluice'" in err
+    assert "Deploy a second stack beside it with --stack-name" in err
+    assert cloudformation.requests == [] and s3.list_buckets()["Buckets"] == []
+    assert run(cloudformation, "--yes", "--parameter", f"{parameter}={before}")[0] == 0
+
+
+LOSSES = [
+    pytest.param(("Modify", "StoreBucket", "AWS::S3::Bucket", "True"), id="another bucket"),
+    pytest.param(("Remove", "CatalogEventsTable", "AWS::Glue::Table", ""), id="no table"),
+    pytest.param(("Modify", "StreamDelivery", "AWS::KinesisFirehose::DeliveryStream", "True"), id="another stream"),
+    pytest.param(("Remove", "CatalogDatabase", "AWS::Glue::Database", ""), id="no database"),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_change_set_that_loses_stored_data_is_refused_and_removed(run: Any, loss: Change) -> None:
+    cloudformation = ChangeSets(existing())
+    cloudformation.changes = [*CHANGES, loss]  # on the second page
+    code, out, err = run(cloudformation, "--yes")
+    assert (code, out) == (1, "")
+    assert f"error: {loss[1]} ({loss[2]}) would be replaced or removed" in err
+    assert (cloudformation.open, cloudformation.executed, cloudformation.deleted) == ({}, [], [])
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        pytest.param(("Modify", "StoreBucket", "AWS::S3::Bucket", "False"), id="a bucket that stays"),
+        pytest.param(("Modify", "StoreBucket", "AWS::S3::Bucket", "Conditional"), id="a bucket that may stay"),
+        pytest.param(("Remove", "OldQuery", "AWS::Athena::NamedQuery", ""), id="no data"),
+    ],
+)
+def test_a_change_set_that_loses_no_data_is_executed(run: Any, harmless: Change) -> None:
+    cloudformation = ChangeSets(existing())
+    cloudformation.changes = [harmless]
+    assert run(cloudformation, "--yes")[0] == 0
+
+
+def test_a_refused_change_set_of_a_new_stack_leaves_no_shell_behind(run: Any) -> None:
+    cloudformation = ChangeSets()
+    cloudformation.changes = [("Remove", "StoreBucket", "AWS::S3::Bucket", "")]
+    assert run(cloudformation, "--yes")[0] == 1
+    assert (cloudformation.open, cloudformation.deleted) == ({}, ["sluice"])
+
+
+def test_what_cloudformation_refuses_is_told_and_leaves_nothing(run: Any) -> None:
+    cloudformation = ChangeSets()
+    cloudformation.reason = "Parameter validation failed"
+    code, _, err = run(cloudformation, "--yes")
+    assert (code, err.splitlines()[-1]) == (1, "error: CloudFormation refuses this: Parameter validation failed")
+    assert (cloudformation.open, cloudformation.deleted) == ({}, ["sluice"])
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        pytest.param("ValidationError", "error: CloudFormation refuses this: a rule does not hold", id="a rule"),
+        pytest.param("AccessDenied", "error: CreateChangeSet is not allowed: a rule does not hold", id="no permission"),
+    ],
+)
+def test_a_refused_call_is_told_for_what_it_is(run: Any, code: str, words: str) -> None:
+    cloudformation = ChangeSets(existing())
+    error = {"Error": {"Code": code, "Message": "a rule does not hold"}}
+    cloudformation.refusal = ClientError(error, "CreateChangeSet")  # type: ignore[arg-type]
+    exit_code, _, err = run(cloudformation, "--yes")
+    assert exit_code == 1 and words in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("status", ["CREATE_IN_PROGRESS", "UPDATE_ROLLBACK_IN_PROGRESS", "DELETE_IN_PROGRESS"])
+def test_a_stack_that_is_being_changed_is_left_alone(run: Any, status: str) -> None:
+    stack = existing(status)
+    stack.deletion = [("StoreBucket", "DELETE_SKIPPED", "")]
+    cloudformation = ChangeSets(stack)
+    code, _, err = run(cloudformation, "--yes")
+    assert (code, err) == (
+        1,
+        f"error: stack 'sluice' is being changed ({status}): wait until that has ended\n",
+    )
+    assert cloudformation.requests == []
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "", "yesterday\n"], ids=["no", "enter", "Ctrl-D", "something else"])
+def test_a_declined_deployment_leaves_nothing(run: Any, answer: str) -> None:
+    new, old = ChangeSets(), ChangeSets(existing())
+    for cloudformation in (new, old):
+        code, out, err = run(cloudformation, typed=answer)
+        assert (code, out, err.splitlines()[-1]) == (1, "", "error: nothing was changed")
+        assert (cloudformation.open, cloudformation.executed) == ({}, [])
+    assert (new.deleted, old.deleted) == (["sluice"], [])
+
+
+@pytest.mark.parametrize("answer", ["y\n", "YES\n"])
+def test_an_agreed_deployment_is_executed_after_the_changes_were_shown(run: Any, answer: str) -> None:
+    cloudformation = ChangeSets()
+    code, _, err = run(cloudformation, typed=answer)
+    shown, _, followed = err.partition("Deploy these changes to 'sluice'? [y/N]")
+    assert code == 0 and "TransformFunction" in shown and "CREATE_COMPLETE" not in shown and followed
+
+
+# What fails on the way
+
+
+def test_a_failure_is_told_with_the_resource_that_failed_first(run: Any) -> None:
+    cloudformation = ChangeSets()
+    cloudformation.events = [
+        ("IngestStage", "CREATE_FAILED", "Resource creation cancelled"),
+        ("TransformFunction", "CREATE_FAILED", "The role cannot be assumed"),
+        ("StoreBucket", "CREATE_FAILED", "Another reason"),
+        ("sluice", "ROLLBACK_IN_PROGRESS", "The following resource(s) failed to create: [TransformFunction]"),
+    ]
+    cloudformation.ends_as = "ROLLBACK_COMPLETE"
+    code, out, err = run(cloudformation, "--yes")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "error: TransformFunction (AWS::Lambda::Function): The role cannot be assumed. "
+        "Stack 'sluice' is now ROLLBACK_COMPLETE"
+    )
+
+
+def test_ctrl_c_while_cloudformation_works_says_that_it_goes_on(run: Any) -> None:
+    cloudformation = ChangeSets(existing())
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    cloudformation.on_describe = interrupt
+    code, _, err = run(cloudformation, "--yes")
+    assert code == 130 and len(cloudformation.executed) == 1
+    assert "goes on without this script; see how it ends with scripts/deploy.sh --stack-name sluice" in err
+
+
+def test_ctrl_c_before_that_leaves_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloudformation = ChangeSets()
+
+    def interrupt(**request: str) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cloudformation, "describe_change_set", interrupt)
+    code, _, err = run(cloudformation, "--yes")
+    assert code == 130 and "goes on" not in err
+    assert (cloudformation.open, cloudformation.deleted) == ({}, ["sluice"])
