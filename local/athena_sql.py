@@ -67,6 +67,8 @@ TRANSLATIONS: dict[type[exp.Expr], Callable[[Any], exp.Expr]] = {
     # DuckDB's arg_max passes over rows whose first argument is NULL.
     exp.ArgMax: lambda n: call("arg_max_null", n.this, n.expression),
     exp.ArgMin: lambda n: call("arg_min_null", n.this, n.expression),
+    # DuckDB's own is NULL where every condition is NULL, Trino's is 0.
+    exp.CountIf: lambda n: exp.Count(this=exp.case().when(n.this, exp.Literal.number(1))),
     # Trino's is exact for small numbers, DuckDB's is not.
     exp.ApproxDistinct: lambda n: exp.Count(this=exp.Distinct(expressions=[n.this])),
     # The result has the type of the argument.

@@ -6,12 +6,13 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from local.emulator import _AS_THE_ACCOUNT, ACCOUNT, AccessDenied, Emulator, Resources
+from local.emulator import _AS_THE_ACCOUNT, ACCOUNT, AccessDenied, Emulator, MetricDatum, Resources, ServiceError
 
 FIREHOSE = "firehose.amazonaws.com"
 BUCKET = "arn:aws:s3:::bucket"
@@ -114,6 +115,38 @@ def test_objects_are_files_under_their_keys(emulator: Emulator) -> None:
         ("events/dt=2026-01-01/b.json", b"b"),
     ]
     assert emulator.object_paths("bucket", "events/dt=2026-01-02/") == []
+
+
+def test_an_object_that_the_disk_did_not_take_is_an_error(emulator: Emulator, tmp_path: Path) -> None:
+    async def put() -> None:
+        await emulator._services["s3"]("PUT", "/lost", dict(_AS_THE_ACCOUNT), b"", {})
+        (emulator.directory / "s3" / ACCOUNT / "lost").rename(tmp_path / "lost")
+        (emulator.directory / "s3" / ACCOUNT / "lost").write_text("no directory any more")
+        await emulator.put_object("lost", "events/a.json", b"a")
+
+    with pytest.raises(ServiceError, match="could not be written"):
+        asyncio.run(put())
+
+
+def test_metrics_are_statistic_sets_in_cloudwatch(emulator: Emulator) -> None:
+    datum = MetricDatum("IncomingBytes", "Bytes", 1, 5, 5, 5)
+    datum.add(2)
+    emulator.put_metric_data("AWS/Firehose", {"DeliveryStreamName": "events"}, [datum])
+    query = {
+        "Namespace": "AWS/Firehose",
+        "MetricName": "IncomingBytes",
+        "Dimensions": [{"Name": "DeliveryStreamName", "Value": "events"}],
+        "StartTime": time.time() - 60,
+        "EndTime": time.time() + 60,
+        "Period": 3600,
+        "Statistics": ["SampleCount", "Sum", "Minimum", "Maximum"],
+    }
+    headers = {**_AS_THE_ACCOUNT, "x-amz-target": "GraniteServiceVersion20100801.GetMetricStatistics"}
+    answer = emulator._services["monitoring"]("POST", "/", headers, json.dumps(query).encode(), {})
+    _, _, body = asyncio.run(answer)  # type: ignore[arg-type]
+    (point,) = json.loads(body)["Datapoints"]
+    seen = (point["SampleCount"], point["Sum"], point["Minimum"], point["Maximum"], point["Unit"])
+    assert seen == (2, 7, 2, 5, "Bytes")
 
 
 def test_resources_are_on_disk_as_a_whole(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,11 @@ def table(text: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_it_may_be_interrupted_and_run_again_and_adds_up(tmp_path: Path, free_port: int) -> None:
+def test_it_may_be_interrupted_and_run_again_and_adds_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SLUICE_LOCAL_STATE": str(tmp_path / "aws")}
-    command = ["bash", str(ROOT / "scripts" / "demo.sh"), "--port", str(free_port + 1)]
+    command = ["bash", str(ROOT / "scripts" / "demo.sh"), "--port", str(port)]
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -107,9 +110,11 @@ def test_it_may_be_interrupted_and_run_again_and_adds_up(tmp_path: Path, free_po
     try:
         first = start()
         assert first.stderr
-        for line in first.stderr:
-            if line.startswith("3. "):
-                break
+        told = ""
+        while "3. Events over HTTP" not in told:
+            line = first.stderr.readline()
+            assert line, told
+            told += line
         # To the whole group, as a terminal sends Ctrl-C.
         os.killpg(first.pid, signal.SIGINT)
         assert "interrupted" in first.communicate(timeout=30)[1]

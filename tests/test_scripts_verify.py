@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from scripts.commands import build, verify_report
+from scripts.commands import build, verify, verify_report
+from scripts.commands.console import EXIT_USAGE, CommandError
+from scripts.commands.verify_canaries import Accepted, Canary, Dropped, Like
+from scripts.commands.verify_checks import Answer, Check, accounting, address, compare
+from scripts.commands.verify_evidence import Evidence, envelopes, kind_of, split_records
 from tests.conftest import ROOT
-
-pytestmark = pytest.mark.slow
 
 FAST = ("--parameter", "FirehoseBufferingInterval=1")
 AT_ONCE = 4  # stacks that are verified at the same time: they wait as much as they work
@@ -134,7 +137,9 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def deploy_and_verify(repository: Path, *parameters: str) -> subprocess.CompletedProcess[str]:
+def deploy_and_verify(
+    repository: Path, parameters: Iterable[str], options: Iterable[str]
+) -> subprocess.CompletedProcess[str]:
     """Both in a local AWS that nobody else keeps busy."""
     environment = {"PATH": os.environ["PATH"], "SLUICE_LOCAL_STATE": str(repository / "aws")}
 
@@ -147,7 +152,7 @@ def deploy_and_verify(repository: Path, *parameters: str) -> subprocess.Complete
     run("local", "start", "--port", str(port))
     try:
         run("deploy", "--local", "--yes", *FAST, *parameters)
-        return run("verify", "--local", "--throttle", "--report", str(repository / "report.json"), check=False)
+        return run("verify", "--local", *options, "--report", str(repository / "report.json"), check=False)
     finally:
         run("local", "stop")
 
@@ -160,13 +165,15 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verified]:
     with ThreadPoolExecutor(AT_ONCE) as executor:
         for name, parameters in OTHER_STACKS.items():
             copy = copy_repository(tmp_path_factory.mktemp(name), "template.yaml", "", "")
-            runs[name] = executor.submit(deploy_and_verify, copy, *parameters)
+            runs[name] = executor.submit(deploy_and_verify, copy, parameters, ["--throttle"])
         for name, (breakage, _) in BREAKAGES.items():
             copy = copy_repository(tmp_path_factory.mktemp("broken"), *breakage)
-            runs[name] = executor.submit(deploy_and_verify, copy)
+            options = ["--throttle"] if "throttled" in name else []
+            runs[name] = executor.submit(deploy_and_verify, copy, [], options)
         yield lambda name: runs[name].result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER_STACKS)
 def test_a_sound_stack_passes_every_check_and_all_events_are_accounted_for(verified: Verified, name: str) -> None:
     done = verified(name)
@@ -176,6 +183,7 @@ def test_a_sound_stack_passes_every_check_and_all_events_are_accounted_for(verif
     assert re.search(r"17,543 acknowledged = 7,025 accepted \+ 10,004 dropped \+ 512 rejected \+ 2 failed", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_what_is_broken_is_named(verified: Verified, name: str) -> None:
     done = verified(name)
@@ -184,6 +192,7 @@ def test_what_is_broken_is_named(verified: Verified, name: str) -> None:
     assert any(re.search(line, difference) for difference in differences(done)), (differences(done), done.stderr)
 
 
+@pytest.mark.slow
 def test_two_reports_are_compared_without_their_ids_and_times(
     verified: Verified, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,9 +200,10 @@ def test_two_reports_are_compared_without_their_ids_and_times(
     assert verify_report.compare(sound, broken) == 1
     told = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  /")]
     assert "/answers/GET" in told
-    assert all(re.match("/(answers|checks)/GET", line) for line in told), told
+    assert all(re.match("/(answers|checks)/(GET|OPTIONS)", line) for line in told), told
 
 
+@pytest.mark.slow
 def test_a_report_answers_what_aws_does_not_document(verified: Verified) -> None:
     answers = json.loads(Path(verified("sound").args[-1]).read_text())["unsourced"]
     assert {one["status"] for one in answers["put errors"]["of Firehose itself"]} == {400}
@@ -206,13 +216,111 @@ def test_a_report_answers_what_aws_does_not_document(verified: Verified) -> None
     assert answers["extensions of event objects"] == [".parquet"]
 
 
+@pytest.mark.slow
 def test_nothing_of_a_run_is_left_in_the_bucket(verified: Verified) -> None:
     repository = Path(verified("sound").args[1]).parents[1]
-    left = [path for path in (repository / "aws" / "s3").rglob("*verify-*") if path.is_file()]
-    data = [path for path in (repository / "aws" / "s3").rglob("*") if path.is_file() and "/dt=" in str(path)]
-    results = [path for path in (repository / "aws" / "s3").rglob("athena-results/*") if path.is_file()]
-    assert (left, data, results) == ([], [], [])
+    stored = [path for path in (repository / "aws" / "s3").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".zip" for path in stored)
+    assert [path for path in stored if "/dt=" in str(path) or "athena-results" in str(path)] == []
 
 
 def differences(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.rstrip().endswith("DIFFERS")]
+
+
+# --- The parts
+
+
+def test_records_that_were_stored_in_a_row_are_told_apart_even_if_a_body_looks_like_an_end_line() -> None:
+    def record(identifier: bytes, body: bytes) -> bytes:
+        line = b"sluice/1 request_id=r extended_request_id=%b time=1 ip= user_agent=" % identifier
+        return b"%b\n%b\nsluice/end extended_request_id=%b\n" % (line, body, identifier)
+
+    first, second = record(b"a=", b"{}\nsluice/end extended_request_id=b\n"), record(b"b", b"")
+    bare = b'{"x": 1}'
+    assert split_records(first + bare + second + bare) == [first, bare, second, bare]
+    assert split_records(b"") == []
+
+
+@pytest.mark.parametrize("separator", ["", "\n", "\r\n"], ids=["nothing", "newline", "windows"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_error_objects_are_read_whatever_separates_their_documents(
+    separator: str, pack: Callable[[bytes], bytes]
+) -> None:
+    text = separator.join(['{"rawData": "e30="}', '{"a": {"b": 1}}']) + separator
+    documents, between = envelopes(pack(text.encode()))
+    assert documents == [{"rawData": "e30="}, {"a": {"b": 1}}]
+    assert between == [separator, separator]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"PAR1...PAR1", "parquet"),
+        (b"PAR1 cut off", "starting with b'PAR1'"),
+        (gzip.compress(b"{}"), "gzip"),
+        (b"{}", "json"),
+        (b"\0\x04\0\0", "snappy"),
+        (b"", "starting with b''"),
+    ],
+    ids=["parquet", "half a parquet", "gzip", "json", "snappy", "nothing"],
+)
+def test_an_object_is_what_its_first_and_last_bytes_say(content: bytes, kind: str) -> None:
+    assert kind_of(content, content[-4:]) == kind
+
+
+@pytest.mark.parametrize(
+    ("handling", "text", "is_fine"),
+    [
+        ("TRUNCATE", "198.51.100.0", True),
+        ("TRUNCATE", "198.51.100.7", False),
+        ("TRUNCATE", "2001:db8:1::", True),
+        ("TRUNCATE", "2001:db8:1::1", False),
+        ("TRUNCATE", None, False),
+        ("FULL", "198.51.100.7", True),
+        ("FULL", None, False),
+    ],
+)
+def test_an_address_is_truncated_or_not_as_the_parameter_says(handling: str, text: str | None, is_fine: bool) -> None:
+    expected = address(handling)
+    assert expected is not None
+    assert expected.test(text) is is_fine
+
+
+def test_the_same_values_make_one_good_line_and_each_other_value_a_bad_one() -> None:
+    expected = {"a": 1, "b": Like("long", lambda text: len(text) > 3), "c": None}
+    assert [*compare("x", expected, {"a": 1, "b": "long", "d": 5}, "fine")] == [Check("x", "fine", "fine", True)]
+    assert [*compare("x", expected, {"a": 2, "b": "no", "c": "y"}, "fine")] == [
+        Check("x: a", "1", "2", False),
+        Check("x: b", "long", "no", False),
+        Check("x: c", "nothing", "y", False),
+    ]
+
+
+def test_events_that_are_missing_leave_the_account_unbalanced() -> None:
+    canary = Canary("c", (b"{}",), None, (Accepted("1", {}), Dropped("bot", 2)))
+    counts = Evidence(rows=[{"event_id": "1"}], metrics=[{"DroppedByRule": {"bot": 2}}])
+    answers = [Answer(canary, 200, {}, "", 0.0), Answer(canary, 503, {}, "", 0.0)]
+    assert accounting(answers, counts) == (
+        "3 acknowledged = 1 accepted + 2 dropped + 0 rejected + 0 failed",
+        True,
+    )
+    assert accounting(answers, Evidence(metrics=counts.metrics)) == (
+        "3 acknowledged but 0 accepted + 2 dropped + 0 rejected + 0 failed = 2",
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--compare", "a.json", "b.json", "--local"], "--compare goes alone"),
+        (["--report", "/nowhere/report.json"], "cannot write '/nowhere/report.json'"),
+        (["--compare", "no.json", "no.json"], "cannot read 'no.json'"),
+        (["--stack-name", "1st"], "'1st' is no stack name"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(CommandError, match=re.escape(message)) as caught:
+        verify.verify(arguments)
+    assert caught.value.exit_code == EXIT_USAGE

@@ -256,7 +256,8 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], room: int, tally:
     fitting = count_fitting(outcomes, room + len(record["data"]))
     rest = outcomes[fitting:MAX_EVENTS]
     settled = outcomes[:fitting] + outcomes[max(fitting, MAX_EVENTS) :]
-    if rest and not settled and not tally.received and not detours:
+    settled_before = tally.received or any(detour.tally.received for detour in detours)
+    if rest and not settled and not settled_before:
         detail = "beside the other records, its first row does not fit Lambda's reply of 6 MB"
         return fail(record, tally, "reply_full", detail, len(outcomes))
 

@@ -71,6 +71,7 @@ def verify(arguments: list[str]) -> int:
     canaries = Flock(run, parameters, outputs["StreamName"]).all()
     if not (options.yes or aws.is_local):
         _confirm(options.stack_name, aws, sum(canary.events for canary in canaries))
+    say(f"This run is {run}: its events have that as their source.")
     door = Door(aws, outputs, parameters)
     answers = door.send_all(canaries)
     throttled = door.throttle(parameters) if options.throttle else []
@@ -78,10 +79,10 @@ def verify(arguments: list[str]) -> int:
     try:
         evidence = wait(reader, answers, parameters, aws.is_local)
         report = verify_report.Report(reader, answers, evidence, parameters)
-        checks = [*judge(report, answers, evidence, parameters, reader, run), *throttled]
+        checks = [*judge(report, answers, evidence, parameters, reader), *throttled]
     finally:
-        checks_of_removal = remove(reader)
-    checks += checks_of_removal
+        removed = remove(reader)
+    checks += removed
     if options.throttle and not throttled:
         checks.append(Check("429", "an answer 429", f"none in {THROTTLE_REQUESTS:,} requests", False))
     line, is_balanced = verify_checks.accounting(answers, evidence)
@@ -259,13 +260,12 @@ def judge(
     evidence: Evidence,
     parameters: Mapping[str, str],
     reader: Reader,
-    run: str,
 ) -> Iterator[Check]:
     """Every check, in the order of an event's way."""
     yield from verify_checks.check_answers(answers)
-    yield from verify_checks.check_rows(answers, evidence, parameters, run)
+    yield from verify_checks.check_rows(answers, evidence, parameters, reader.run)
     yield from verify_checks.check_rejected(answers, evidence, parameters)
-    yield from verify_checks.check_failed(answers, evidence, report.function_arn)
+    yield from verify_checks.check_failed(answers, evidence, reader.outputs["FunctionName"])
     canaries = [answer.canary for answer in answers if answer.is_acknowledged]
     yield from verify_checks.check_metrics(canaries, evidence)
     put = sum(_records(answer) for answer in answers if answer.is_acknowledged)
@@ -274,7 +274,7 @@ def judge(
     prefix = parameters.get("FirehoseS3Prefix", "events/")
     yield from verify_checks.check_objects(report.objects, reader.folders("") + reader.folders(prefix), parameters)
     if parameters.get("RawBackup") == "ENABLED":
-        yield from verify_checks.check_raw(answers, report.raw_records, run)
+        yield from verify_checks.check_raw(answers, report.raw_records)
 
 
 def remove(reader: Reader) -> list[Check]:

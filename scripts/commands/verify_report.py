@@ -50,10 +50,6 @@ class Report:
         self, reader: Reader, answers: list[Answer], evidence: Evidence, parameters: Mapping[str, str]
     ) -> None:
         self.reader, self.answers, self.evidence, self.parameters = reader, answers, evidence, parameters
-        function = f":function:{reader.outputs['FunctionName']}"
-        self.function_arn = next(
-            (row["lambdaarn"] for row in evidence.failed if function in row["lambdaarn"]), function
-        )
         raw = reader.raw() if parameters.get("RawBackup") == "ENABLED" else {}
         self.raw_records = [record for records in raw.values() for record in records]
         keys = [reader.key(path) for path in evidence.objects]

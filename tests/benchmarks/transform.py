@@ -56,7 +56,7 @@ def event(number: int) -> dict[str, Any]:
         "timestamp": f"2026-11-21T06:{number // 60 % 60:02d}:{number % 60:02d}.{number % 1_000:03d}Z",
         "url": f"https://shop.example.com/catalogue/shoes/{number % 97}?colour=red&size=42",
         "referrer": "https://search.example.org/",
-        "title": "Röde Schuhe – Größe 42",
+        "title": "Röde Schuhe, Größe 42",
         "screen": {"width": 2560, "height": 1440, "ratio": 1.25},
         "language": "de-DE",
         "properties": {

@@ -1,6 +1,6 @@
 """The transform's work as a plain loop over the standard library: what the transform is compared with.
 
-It reads the same records and writes the same rows, as somebody would write it without a thought for speed. Only what the
+It reads the same records and writes the same rows, as one would write it without a thought for speed. Only what the
 measured events need is here: no limits, no reject stream, no other shapes of times and values.
 """
 
