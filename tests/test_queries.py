@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,8 @@ SQL = {
     name: text.replace("${AthenaDatabaseName}", "sluice").replace("${AthenaTableName}", "records")
     for name, text in TEXT.items()
 }
+SCHEMA = FILE.parent / "lambda" / "transform" / "schema.json"
+REJECTED_COLUMNS = {one["name"]: one["type"] for one in json.loads(SCHEMA.read_text())["rejected_columns"]}
 # The counting queries, which must see an event that was delivered twice once.
 COUNTING = set(SAVED) - {"latest-events", "history-of-one-event", "failures"}
 
@@ -67,6 +70,7 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
             "projection.error_type.values": "processing-failed,format-conversion-failed",
         },
     )
+    lake.add_table("records_rejected", REJECTED_COLUMNS, serde=OPENX_JSON, template="rejected/dt=${dt}/")
     return lake
 
 
@@ -110,7 +114,7 @@ class TestEverySavedQuery:
     def test_names_its_table_by_the_two_placeholders_and_has_no_other(self, name: str) -> None:
         placeholders = set(re.findall(r"\$\{[^}]*}", TEXT[name]))
         assert placeholders == {"${AthenaDatabaseName}", "${AthenaTableName}"}
-        assert re.search(r'"\$\{AthenaDatabaseName}"\."\$\{AthenaTableName}(_errors)?"', TEXT[name])
+        assert re.search(r'"\$\{AthenaDatabaseName}"\."\$\{AthenaTableName}(_errors|_rejected)?"', TEXT[name])
 
     def test_filters_its_partitions_or_says_why_it_reads_all(self, name: str) -> None:
         filters = re.search(r"WHERE dt >= date_format\(current_date - interval '\d+' day, '%Y-%m-%d'\)", SQL[name])
@@ -119,7 +123,8 @@ class TestEverySavedQuery:
     def test_counts_an_event_once_however_often_it_was_delivered(self, name: str) -> None:
         statement = sqlglot.parse_one(SQL[name], read="trino")
         if name in COUNTING:
-            assert "PARTITION BY event_id ORDER BY received_at) AS delivery" in SQL[name]
+            # A rejected event's text may stand in several rows, its parts.
+            assert re.search(r"PARTITION BY event_id(, part)? ORDER BY received_at\) AS delivery", SQL[name])
             assert "delivery = 1" in SQL[name]
         elif name != "failures":
             assert not list(statement.find_all(exp.AggFunc))
@@ -228,6 +233,27 @@ def test_the_history_of_one_event_shows_every_copy_and_the_object_that_holds_it(
     assert [path.rpartition(".")[0].removesuffix(".json") for path in objects] == [
         f"s3://lake/events/dt={day(300)}/object",
         f"s3://lake/events/dt={day(2)}/again",
+    ]
+
+
+def test_rejections_count_an_event_once_by_its_reason_and_show_the_latest_text(client: Client, lake: Lake) -> None:
+    def rejected(event_id: str, reason: str, text: str, minutes: int, part: int = 1) -> dict[str, Any]:
+        body = base64.b64encode(text.encode()).decode()
+        time = ago(minutes=minutes).isoformat(" ", "milliseconds")
+        return {"event_id": event_id, "reason": reason, "detail": f"of {text}", "part": part, "parts": part} | {
+            "received_at": time,
+            "rejected_at": time,
+            "body": body,
+        }
+
+    rows = [rejected("1", "not_json", "older", 9), rejected("2", "not_json", "newer", 5)]
+    rows += [rejected("1", "not_json", "older", 9), rejected("3", "too_long", "one", 4)]
+    rows += [rejected("3", "too_long", "and its second part", 4, part=2)]
+    lake.put_json(f"rejected/dt={day()}/a.json.gz", rows)
+    answer = client.run(SQL["rejections"])
+    assert [[row[0], row[1], *row[3:]] for row in answer.rows] == [
+        ["not_json", "2", "of newer", "newer"],
+        ["too_long", "1", "of one", "one"],
     ]
 
 

@@ -153,14 +153,15 @@ def test_the_saved_queries_are_resources_of_what_is_deployed() -> None:
         assert saved[query.logical_id]["WorkGroup"] == {"Ref": "QueryWorkGroup"}
 
 
-def test_the_columns_of_the_events_table_are_those_of_the_schema() -> None:
+@pytest.mark.parametrize(
+    ("table", "part"), [("CatalogEventsTable", "columns"), ("CatalogRejectedTable", "rejected_columns")]
+)
+def test_the_columns_of_a_table_are_those_of_the_schema(table: str, part: str) -> None:
     schema = json.loads((ROOT / "lambda/transform/schema.json").read_text())
-    columns = properties("CatalogEventsTable")["TableInput"]["StorageDescriptor"]["Columns"]
+    columns = properties(table)["TableInput"]["StorageDescriptor"]["Columns"]
     declared = [(column["Name"], column["Type"]) for column in columns]
-    wanted = [(column["name"], column["type"]) for column in schema["columns"]]
-    assert declared == wanted, (
-        "edit CatalogEventsTable's Columns in template.yaml to match lambda/transform/schema.json"
-    )
+    wanted = [(column["name"], column["type"]) for column in schema[part]]
+    assert declared == wanted, f"edit {table}'s Columns in template.yaml to match lambda/transform/schema.json"
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
