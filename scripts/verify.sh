@@ -4,7 +4,7 @@
 # usage: scripts/verify.sh [options]
 #        scripts/verify.sh --compare a.json b.json
 #
-# Sends about 8,000 events through every route and refusal of the API and through an SDK, waits for their delivery, and
+# Sends about 17,500 events through every route and refusal of the API and through an SDK, waits for their delivery, and
 # checks answers, rows, rejected events, failed records, objects and metrics. Prints one line a check: expected, seen.
 # Objects that hold nothing but canaries are deleted again, in all versions; others are left, and named.
 #

@@ -87,7 +87,8 @@ class ChangeSets(FakeCloudFormation):
     def delete_change_set(self, ChangeSetName: str, StackName: str) -> None:
         del self.open[ChangeSetName]
 
-    def execute_change_set(self, ChangeSetName: str, StackName: str) -> None:
+    def execute_change_set(self, ChangeSetName: str, StackName: str, RetainExceptOnCreate: bool) -> None:
+        assert RetainExceptOnCreate, "a failed first deployment would leave an empty bucket"
         del self.open[ChangeSetName]
         self.executed.append(ChangeSetName)
         stack = self.stack(StackName)

@@ -26,7 +26,7 @@ def row(content: Any, settings: Settings = SETTINGS, **context: Any) -> dict[str
     """The row of the only event of a record."""
     [outcome] = transform(factories.record(content, **context), 0, settings)
     assert isinstance(outcome, Accepted), outcome
-    [found] = factories.rows(outcome.row)
+    [found] = factories.rows(outcome)
     return found
 
 
@@ -38,7 +38,9 @@ def reason(content: Any) -> str:
 
 
 def kinds(found: list[Outcome]) -> list[str]:
-    return [outcome.reason if isinstance(outcome, Rejected) else type(outcome).__name__.lower() for outcome in found]
+    """For each event the reason why it was rejected, or else accepted or dropped."""
+    names = {bytes: "accepted", Dropped: "dropped"}
+    return [outcome.reason if isinstance(outcome, Rejected) else names[type(outcome)] for outcome in found]
 
 
 # --- The row ------------------------------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ def test_a_value_rejects_its_event(text: str, expected: str) -> None:
 def test_blank_text_is_not_given_even_without_the_rule_that_trims(key: str) -> None:
     [outcome] = transform(factories.record({key: " \t "}), 0, SETTINGS, {})
     assert isinstance(outcome, Accepted)
-    [found] = factories.rows(outcome.row)
+    [found] = factories.rows(outcome)
     assert len(found.pop("event_id")) == 32
     absent = row({})
     assert found == {column: absent[column] for column in found}
@@ -366,7 +368,7 @@ def test_a_redelivered_record_has_the_same_ids() -> None:
     content = [{"name": "a"}, {"name": "a"}, {"event_id": None}]
     first, second = outcomes(content), transform(factories.record(content), 99, SETTINGS)
     assert first == second
-    ids = [factories.rows(outcome.row)[0]["event_id"] for outcome in first if isinstance(outcome, Accepted)]
+    ids = [factories.rows(outcome)[0]["event_id"] for outcome in first if isinstance(outcome, Accepted)]
     assert len(set(ids)) == 3
 
 
@@ -387,7 +389,7 @@ def test_the_arrival_time_stands_for_the_request_id_of_a_bare_record() -> None:
     def identify(data: bytes, arrived_at: int) -> str:
         [outcome] = transform(data, arrived_at, SETTINGS)
         assert isinstance(outcome, Accepted)
-        return str(factories.rows(outcome.row)[0]["event_id"])
+        return str(factories.rows(outcome)[0]["event_id"])
 
     assert identify(b'{"name": "a"}', 1) == identify(b'{"name": "a"}', 1)
     assert len({identify(b'{"name": "a"}', 1), identify(b'{"name": "a"}', 2), identify(b'{"name": "b"}', 1)}) == 3
@@ -399,7 +401,7 @@ def test_the_arrival_time_stands_for_the_request_id_of_a_bare_record() -> None:
 def test_a_bare_record_has_its_arrival_time_and_no_request() -> None:
     [outcome] = transform(b'{"name": "a"}', factories.RECEIVED_AT, SETTINGS)
     assert isinstance(outcome, Accepted)
-    [found] = factories.rows(outcome.row)
+    [found] = factories.rows(outcome)
     assert found["received_at"] == found["occurred_at"] == factories.RECEIVED_AT_TEXT
     assert found["ip"] is found["user_agent"] is found["request_id"] is None
 
@@ -408,7 +410,7 @@ def test_a_replayed_record_keeps_its_time_its_position_and_its_id() -> None:
     found = row({"name": "a"}, event_id="kept==", position=3, received_at=1000)
     assert (found["event_id"], found["received_at"]) == ("kept==", "1970-01-01 00:00:01.000")
     assert row({"event_id": "own"}, event_id="kept")["event_id"] == "own"
-    assert len({outcome.row for outcome in outcomes([{}, {}], event_id="one") if isinstance(outcome, Accepted)}) == 2
+    assert len({outcome for outcome in outcomes([{}, {}], event_id="one") if isinstance(outcome, Accepted)}) == 2
 
 
 @pytest.mark.parametrize(
@@ -426,7 +428,7 @@ def test_a_replayed_record_keeps_its_time_its_position_and_its_id() -> None:
 def test_a_body_cannot_forge_its_context(body: bytes) -> None:
     found = [outcome for outcome in outcomes(body) if isinstance(outcome, Accepted)]
     assert len(found) == 1
-    [only] = factories.rows(found[0].row)
+    [only] = factories.rows(found[0])
     assert (only["request_id"], only["ip"]) == (factories.REQUEST_ID, "203.0.113.0")
     assert only["received_at"] == factories.RECEIVED_AT_TEXT
 
@@ -574,7 +576,7 @@ def test_a_neighbour_of_a_bad_event_keeps_its_content() -> None:
     )
     _, neighbour = outcomes(content)
     assert isinstance(neighbour, Accepted)
-    [found] = factories.rows(neighbour.row)
+    [found] = factories.rows(neighbour)
     assert found["event_id"] == "12345678901234567890"
     assert json.loads(found["properties"]) == {"text": "é\u2028 😀", "n": 0.1, "deep": [{"a": None}]}
 

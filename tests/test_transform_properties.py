@@ -68,7 +68,7 @@ def test_any_bytes_have_an_outcome_or_are_a_fault_of_ours(data: bytes, arrived_a
     for outcome in outcomes:
         assert isinstance(outcome, Accepted | Dropped | Rejected)
         if isinstance(outcome, Accepted):
-            [row] = factories.rows(outcome.row)
+            [row] = factories.rows(outcome)
             assert list(row) == COLUMN_NAMES
             assert row["event_id"]
             assert type(json.loads(row["properties"])) is dict
@@ -139,7 +139,7 @@ plain_values = st.recursive(
 def test_what_is_outside_the_schema_reads_back_from_properties_as_it_was(event: dict[str, Any]) -> None:
     [outcome] = transform(factories.record(event), 0, Settings())
     assert isinstance(outcome, Accepted)
-    [row] = factories.rows(outcome.row)
+    [row] = factories.rows(outcome)
     assert json.loads(row["properties"]) == event
 
 
@@ -156,7 +156,7 @@ def test_a_moment_is_the_same_row_in_every_way_of_writing_it(milliseconds: int, 
     for way in ways:
         [outcome] = transform(factories.record({"timestamp": way}), 0, Settings())
         assert isinstance(outcome, Accepted), way
-        [row] = factories.rows(outcome.row)
+        [row] = factories.rows(outcome)
         found.add((row["occurred_at"], row["clock_skew_ms"]))
     assert found == {(browser[:-1].replace("T", " "), milliseconds - factories.RECEIVED_AT)}
 
@@ -166,7 +166,7 @@ def test_a_moment_is_the_same_row_in_every_way_of_writing_it(milliseconds: int, 
 def test_a_client_cannot_break_out_of_its_fields(body: bytes, user_agent: str) -> None:
     marked = body + b'\n{"name": "mine"}'
     outcomes = transform(factories.record(marked, user_agent=user_agent), 0, Settings())
-    rows = [row for outcome in outcomes if type(outcome) is Accepted for row in factories.rows(outcome.row)]
+    rows = [row for outcome in outcomes if type(outcome) is Accepted for row in factories.rows(outcome)]
     assert rows[-1]["name"] == "mine"
     for row in rows:
         assert (row["request_id"], row["ip"]) == (factories.REQUEST_ID, "203.0.113.0")

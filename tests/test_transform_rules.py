@@ -108,7 +108,7 @@ def test_redact_empties_columns_and_what_the_pipeline_knows_of_the_client() -> N
     content = {"event_id": "e", "user_id": "u", "value": 1, "timestamp": 1e9, "properties": {"email": "x"}, "ip": "y"}
     [outcome] = transform(factories.record(content), 0, Settings(redact_fields=fields))
     assert isinstance(outcome, Accepted)
-    [row] = factories.rows(outcome.row)
+    [row] = factories.rows(outcome)
     for column in ("ip", "user_agent", "user_id", "value", "clock_skew_ms"):
         assert row[column] is None
     assert row["occurred_at"] == row["received_at"]
@@ -133,7 +133,7 @@ def test_a_rule_of_your_own_needs_one_line_in_the_table() -> None:
     [outside] = transform(factories.record({"name": "a"}, ip="203.0.113.9"), 0, Settings(), rules)
     assert inside == [Dropped("internal")]
     assert isinstance(outside, Accepted)
-    assert factories.rows(outside.row)[0]["properties"] == '{"country":"NL"}'
+    assert factories.rows(outside)[0]["properties"] == '{"country":"NL"}'
 
 
 def test_a_rule_sees_the_whole_address_and_an_id_for_every_event() -> None:
@@ -157,6 +157,19 @@ def test_a_fault_in_a_rule_fails_the_record_and_says_where_without_the_content()
     assert "mine" in str(fault.value)
     assert "KeyError in broken, test_transform_rules.py line" in str(fault.value)
     assert "hunter2" not in str(fault.value)
+
+
+@pytest.mark.parametrize("emptied", [None, "", "  "], ids=repr)
+def test_an_event_whose_id_a_rule_has_emptied_has_one_that_depends_on_all_of_it(emptied: object) -> None:
+    def empty(event: Event, context: Context) -> None:
+        event["event_id"] = emptied
+
+    def ids(event: Event) -> list[str]:
+        outcomes = transform(factories.record([event, event]), 0, Settings(), {"empty": empty})
+        return [factories.rows(row)[0]["event_id"] for row in outcomes if isinstance(row, Accepted)]
+
+    assert ids({"event_id": "x", "name": "a"}) == ids({"event_id": "x", "name": "a"})
+    assert len({*ids({"name": "a"}), *ids({"name": "b"}), *ids({"note": "a"}), *ids({"timestamp": 1})}) == 8
 
 
 def test_what_a_rule_puts_into_an_event_and_json_cannot_hold_is_a_fault_not_a_rejection() -> None:

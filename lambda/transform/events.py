@@ -65,11 +65,8 @@ class Settings:
     """Field names in lower case."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """An event that became a row: one JSON object and a newline, its keys the columns in the order of the schema."""
-
-    row: bytes
+Accepted: TypeAlias = bytes
+"""An event that became a row is its row: a JSON object and a newline, its keys the columns in the schema's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ def transform(data: bytes, arrived_at: int, settings: Settings, rules: Mapping[s
             for rule_name, rule in rules.items():  # noqa: B007 (the handlers below say which rule it was)
                 rule(event, context)
             rule_name = ""
-            outcomes.append(Accepted(_row(event, not_an_id, columns_of_request, context, position)))
+            outcomes.append(_row(event, not_an_id, columns_of_request, context, position))
         except Drop:
             outcomes.append(Dropped(rule_name))
         except Reject as reject:
@@ -195,8 +192,6 @@ def _row(event: Event, not_an_id: Any, columns_of_request: dict[str, Any], conte
     """The row of an event; takes the event apart. Raises Reject."""
     row = columns_of_request.copy()
     take = event.pop
-    event_id = take("event_id", None)  # a rule may have emptied it
-    row["event_id"] = (event_id is not None and _read_event_id(event_id)) or _make_event_id(event, context, position)
     for key, column, longest_text, read in _SENDER_COLUMNS:
         value = take(key, None)
         # Most values are text that needs no reader: this spares a call for each.
@@ -220,6 +215,8 @@ def _row(event: Event, not_an_id: Any, columns_of_request: dict[str, Any], conte
         else:
             event["properties"] = own_properties
     row["properties"] = _dumps(event).decode() if event else "{}"
+    if row["event_id"] is None:  # a rule has emptied it
+        row["event_id"] = _make_event_id(row, context, position)
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -409,13 +406,11 @@ COLUMNS: Final[tuple[Column, ...]] = tuple(
 
 _EMPTY_ROW: Final[dict[str, Any]] = dict.fromkeys(column.name for column in COLUMNS)
 _REQUIRED_COLUMNS: Final = tuple(column.name for column in COLUMNS if column.required)
-_COLUMNS_BY_NAME: Final = {column.name: column for column in COLUMNS}
-_read_event_id: Final = _text_reader(_COLUMNS_BY_NAME["event_id"])
-_OCCURRED_AT_KEY: Final = _COLUMNS_BY_NAME["occurred_at"].key
+[_OCCURRED_AT_KEY] = [column.key for column in COLUMNS if column.name == "occurred_at"]
 # The columns that one key of the event fills, with nothing more to it: key, column, longest text that is taken as it
 # stands (0: none is), and the reader for everything else.
 _SENDER_COLUMNS: Final[tuple[tuple[str, str, int, Reader], ...]] = tuple(
     (column.key or column.name, column.name, column.longest_text, _READERS[column.type](column))
     for column in COLUMNS
-    if column.set_by == "sender" and column.name not in ("event_id", "occurred_at")
+    if column.set_by == "sender" and column.name != "occurred_at"
 )

@@ -187,7 +187,7 @@ def settle(record: Record, room: int, tally: Tally, detours: list[Detour]) -> Re
     """Answer a record with which nothing is wrong that concerns it as a whole."""
     data = a2b_base64(record["data"], strict_mode=True)
     outcomes = transform(data, record["approximateArrivalTimestamp"], SETTINGS)
-    rows = [outcome.row for outcome in outcomes if type(outcome) is Accepted]
+    rows = [outcome for outcome in outcomes if type(outcome) is Accepted]
     reply = make_reply(record, rows)
     if len(reply["data"]) - len(record["data"]) > room:
         return part(record, data, outcomes, room, tally, detours)
@@ -246,8 +246,8 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], room: int, tally:
     longest = REPLY_LIMIT - REPLY_OVERHEAD - len(record["recordId"])
     contents = read_record(data, record["approximateArrivalTimestamp"], SETTINGS.redact_fields)
     for index, outcome in enumerate(outcomes):
-        if type(outcome) is Accepted and base64_length(len(outcome.row)) > longest:
-            detail = f"its row has {len(outcome.row):,} bytes, which no reply of Lambda's {REPLY_LIMIT:,} holds"
+        if type(outcome) is Accepted and base64_length(len(outcome)) > longest:
+            detail = f"its row has {len(outcome):,} bytes, which no reply of Lambda's {REPLY_LIMIT:,} holds"
             outcomes[index] = Rejected("too_large", detail, contents.context.position + index)
     rejected = [outcome for outcome in outcomes if type(outcome) is Rejected]
     if rejected and not REJECT_STREAM:
@@ -261,7 +261,7 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], room: int, tally:
         detail = "beside the other records, its first row does not fit Lambda's reply of 6 MB"
         return fail(record, tally, "reply_full", detail, len(outcomes))
 
-    rows = [outcome.row for outcome in settled if type(outcome) is Accepted]
+    rows = [outcome for outcome in settled if type(outcome) is Accepted]
     rejected = rejects.limit([outcome for outcome in settled if type(outcome) is Rejected])
     counts = Tally()
     counts.accepted = len(rows)
@@ -270,7 +270,7 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], room: int, tally:
     counts.received = counts.accepted + counts.dropped.total() + len(rejected)
     counts.requeued = len(rest)
     now = time.time_ns() // 1_000_000
-    row_sizes = [len(outcome.row) if type(outcome) is Accepted else 0 for outcome in rest]
+    row_sizes = [len(outcome) if type(outcome) is Accepted else 0 for outcome in rest]
     detours.append(
         Detour(
             record,
@@ -289,7 +289,7 @@ def count_fitting(outcomes: list[Outcome], most: int) -> int:
     size = 0
     for index, outcome in enumerate(outcomes):
         if type(outcome) is Accepted:
-            size += len(outcome.row)
+            size += len(outcome)
             if base64_length(size) > most:
                 return index
     return len(outcomes)

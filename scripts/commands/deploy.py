@@ -263,7 +263,8 @@ def _execute(aws: Aws, name: str, change_set: dict[str, str], total: int) -> Non
     """Execute the change set; shows the stack's events as they come, and raises the first failure's reason."""
     stack_id = change_set["StackName"]
     seen = {event["EventId"] for event in stack_events(aws, stack_id)}
-    aws.client("cloudformation").execute_change_set(**change_set)
+    # A first deployment that fails leaves no empty bucket behind; what holds data is retained all the same.
+    aws.client("cloudformation").execute_change_set(**change_set, RetainExceptOnCreate=True)
     failures: list[str] = []
     with progress() as display:
         task = display.add_task(f"Deploying '{name}'", total=total)

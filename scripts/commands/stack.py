@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -53,8 +54,9 @@ class Aws:
         """What a command line needs to reach the same place."""
         return " --local" if self.is_local else ""
 
+    @functools.cache  # noqa: B019 - a command has one or two of these, and they live as long as it does
     def client(self, service: str) -> Any:
-        """A boto3 client of this service."""
+        """A boto3 client of this service, made once: making one takes longer than most calls."""
         if not self.is_local:
             return self.session.client(service, config=Config(retries={"mode": "standard", "max_attempts": 5}))
         # Proxies and FIPS endpoints are set in the environment for the real AWS; this one is on the same machine.

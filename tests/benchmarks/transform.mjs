@@ -6,77 +6,168 @@ import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 
 const CONTEXT_LINE =
-  /^sluice\/1 request_id=(\S*) extended_request_id=(\S+) time=(\d+) ip=(\S*) user_agent=(\S*)((?: (?:event_id|position|received_at)=\S+)*)\n/;
+  /^sluice\/1 request_id=(\S*) extended_request_id=(\S+) time=(\d+) ip=(\S*) user_agent=(\S*)((?: (?:form|event_id|position|received_at)=\S+)*)\n/;
 const TEXT_COLUMNS = ["name", "action", "source", "user_id"];
+const LONGEST = { name: 256, action: Infinity, source: Infinity, user_id: Infinity };
+const NUMBER = /^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$/;
+const ISO_8601 = /^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?)?$/;
+const EARLIEST = 0;
+const LATEST = Date.UTC(2101, 0, 1);
 const KNOWN_BOTS =
   /(?<!cu)(?<!ro)bot\b|crawler\b|spider\b|slurp\b|headlesschrome|lighthouse|pingdom|facebookexternalhit/i;
+const REDACT_FIELDS = new Set();
 
-function handle(event) {
-  return { records: event.records.map(answer) };
+class Drop extends Error {}
+class Reject extends Error {}
+
+const RULES = {
+  trim(event) {
+    for (const field of ["event_id", ...TEXT_COLUMNS]) {
+      if (typeof event[field] === "string") event[field] = event[field].trim();
+    }
+  },
+  debug(event) {
+    if (event.debug === true || event.debug === "true") throw new Drop();
+  },
+  bot(event, context) {
+    if (isKnownBot(context.userAgent)) throw new Drop();
+  },
+  redact(event) {
+    if (REDACT_FIELDS.size > 0) throw new Error("the measured function redacts nothing");
+  },
+};
+
+const knownBots = new Map();
+function isKnownBot(userAgent) {
+  let known = knownBots.get(userAgent);
+  if (known === undefined) knownBots.set(userAgent, (known = KNOWN_BOTS.test(userAgent)));
+  return known;
 }
 
-function answer(record) {
-  const { request, body } = readRecord(Buffer.from(record.data, "base64").toString("utf8"));
+function handle(event) {
+  const tally = { received: 0, accepted: 0, dropped: 0, rejected: 0, failed: 0 };
+  return { records: event.records.map((record) => answer(record, tally)) };
+}
+
+function answer(record, tally) {
+  let outcomes;
+  try {
+    outcomes = transform(Buffer.from(record.data, "base64").toString("utf8"));
+  } catch {
+    tally.received += 1;
+    tally.failed += 1;
+    return { recordId: record.recordId, result: "ProcessingFailed", data: record.data };
+  }
+  const rows = outcomes.filter((outcome) => typeof outcome === "string");
+  tally.received += outcomes.length;
+  tally.accepted += rows.length;
+  for (const outcome of outcomes) {
+    if (outcome instanceof Drop) tally.dropped += 1;
+    else if (outcome instanceof Reject) tally.rejected += 1;
+  }
+  const data = rows.length === 0 ? record.data : Buffer.from(rows.join(""), "utf8").toString("base64");
+  return { recordId: record.recordId, result: rows.length === 0 ? "Dropped" : "Ok", data };
+}
+
+function transform(text) {
+  const { context, body } = readRecord(text);
   const found = JSON.parse(body);
-  let rows = "";
-  (Array.isArray(found) ? found : [found]).forEach((event, position) => {
-    const row = makeRow(event, request, position);
-    if (row !== null) rows += JSON.stringify(row) + "\n";
+  return (Array.isArray(found) ? found : [found]).map((event, position) => {
+    try {
+      if (typeof event !== "object" || event === null) throw new Reject("not_an_object");
+      giveEventId(event, context, position);
+      for (const name in RULES) RULES[name](event, context);
+      return JSON.stringify(makeRow(event, context)) + "\n";
+    } catch (error) {
+      if (error instanceof Drop || error instanceof Reject) return error;
+      throw error;
+    }
   });
-  const data = rows === "" ? record.data : Buffer.from(rows, "utf8").toString("base64");
-  return { recordId: record.recordId, result: rows === "" ? "Dropped" : "Ok", data };
 }
 
 function readRecord(text) {
+  if (!text.startsWith("sluice/")) throw new Error("the measured records have a context line");
   const line = CONTEXT_LINE.exec(text);
+  if (line === null) throw new Error("context_line");
   const end = `\nsluice/end extended_request_id=${line[2]}\n`;
-  if (!text.endsWith(end)) throw new Error("the record is not whole");
-  const request = {
-    requestId: line[1],
+  if (!text.endsWith(end) || text.length < line[0].length + end.length) throw new Error("end_line");
+  const time = Number(line[3]);
+  if (!(time >= EARLIEST && time < LATEST)) throw new Error("context_line");
+  const context = {
+    receivedAt: time,
+    receivedAtText: formatTime(time),
+    requestId: line[1] || null,
     extendedRequestId: line[2],
-    time: Number(line[3]),
     ip: truncate(line[4]),
-    userAgent: Buffer.from(line[5], "base64").toString("utf8"),
+    userAgent: Buffer.from(line[5], "base64").toString("utf8") || null,
   };
-  return { request, body: text.slice(line[0].length, -end.length) };
+  return { context, body: text.slice(line[0].length, -end.length) };
 }
 
 function truncate(ip) {
   return ip.slice(0, ip.lastIndexOf(".")) + ".0"; // the measured addresses are IPv4
 }
 
-function makeRow(event, request, position) {
-  const eventId = event.event_id || makeEventId(event, request, position);
-  for (const column of TEXT_COLUMNS) {
-    if (typeof event[column] === "string") event[column] = event[column].trim();
+function giveEventId(event, context, position) {
+  const own = event.event_id;
+  if (typeof own === "string" && own.trim() !== "") return;
+  if (Number.isSafeInteger(own)) event.event_id = String(own);
+  else event.event_id = makeEventId(event, context, position);
+}
+
+function makeEventId(event, context, position) {
+  const text = `${context.extendedRequestId} ${position} ${JSON.stringify(event)}`;
+  return createHash("sha256").update(text).digest("hex").slice(0, 32);
+}
+
+function makeRow(event, context) {
+  const { event_id, name, action, value, source, user_id, timestamp, properties: own, ...others } = event;
+  let occurredAt = null;
+  if (timestamp !== undefined && timestamp !== null) occurredAt = readTime(timestamp);
+  let properties = others;
+  if (own !== undefined && own !== null) {
+    const mayMerge = typeof own === "object" && !Array.isArray(own) && !Object.keys(own).some((key) => key in others);
+    properties = mayMerge ? Object.assign(others, own) : { ...others, properties: own };
   }
-  if (event.debug === true || KNOWN_BOTS.test(request.userAgent)) return null;
-  const { event_id: _, name, action, value, source, user_id, timestamp, properties: own, ...others } = event;
-  const occurredAt = timestamp ? Date.parse(timestamp) : request.time;
-  if (Number.isNaN(occurredAt)) throw new Error("the text is no time");
-  if (name && name.length > 256) throw new Error("name is too long");
-  const number = value === undefined ? null : Number(value);
-  if (number !== null && !Number.isFinite(number)) throw new Error("value must be a number");
   return {
-    event_id: eventId,
-    name: name || null,
-    action: action || null,
-    value: number,
-    source: source || null,
-    user_id: user_id || null,
-    occurred_at: formatTime(occurredAt),
-    received_at: formatTime(request.time),
-    clock_skew_ms: timestamp ? occurredAt - request.time : null,
-    properties: JSON.stringify(own ? { ...others, ...own } : others),
-    ip: request.ip,
-    user_agent: request.userAgent,
-    request_id: request.requestId,
+    event_id,
+    name: readText("name", name),
+    action: readText("action", action),
+    value: readNumber(value),
+    source: readText("source", source),
+    user_id: readText("user_id", user_id),
+    occurred_at: occurredAt === null ? context.receivedAtText : formatTime(occurredAt),
+    received_at: context.receivedAtText,
+    clock_skew_ms: occurredAt === null ? null : occurredAt - context.receivedAt,
+    properties: JSON.stringify(properties),
+    ip: context.ip,
+    user_agent: context.userAgent,
+    request_id: context.requestId,
   };
 }
 
-function makeEventId(event, request, position) {
-  const text = `${request.extendedRequestId} ${position} ${JSON.stringify(event)}`;
-  return createHash("sha256").update(text).digest("hex").slice(0, 32);
+function readText(column, value) {
+  if (value === undefined || value === null) return null;
+  const text = typeof value === "string" ? value : JSON.stringify(value);
+  if (text.length > LONGEST[column]) throw new Reject("too_long");
+  return text.trim() === "" ? null : text;
+}
+
+function readNumber(value) {
+  if (value === undefined || value === null) return null;
+  let number = value;
+  if (typeof value === "string") {
+    if (value.trim() === "") return null;
+    number = NUMBER.test(value.trim()) ? Number(value) : NaN;
+  }
+  if (typeof number !== "number" || !Number.isFinite(number)) throw new Reject("not_a_number");
+  return number;
+}
+
+function readTime(value) {
+  const time = typeof value === "string" && ISO_8601.test(value) ? Date.parse(value) : NaN;
+  if (!(time >= EARLIEST && time < LATEST)) throw new Reject("not_a_time");
+  return time;
 }
 
 function formatTime(milliseconds) {
