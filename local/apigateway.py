@@ -195,6 +195,7 @@ class ApiGateway:
 
     def _check(self, resource_type: str, properties: Json) -> None:
         allow(resource_type, properties, *KEY_RESOURCES[resource_type])
+        allow(f"{resource_type}: Throttle", properties.get("Throttle", {}), "RateLimit", "BurstLimit")
         quota = properties.get("Quota", {"Period": "DAY"})
         allow(f"{resource_type}: Quota", quota, "Limit", "Period")
         allow(f"{resource_type}: Quota.Period", {str(quota.get("Period")): None}, *QUOTA_PERIODS)

@@ -44,7 +44,6 @@ CONFIGURATION: dict[str, Callable[[Any], Any]] = {
     "EnforceWorkGroupConfiguration": is_true,
     "PublishCloudWatchMetricsEnabled": is_true,
     "BytesScannedCutoffPerQuery": int,
-    "EngineVersion": dict,
     "ResultConfiguration": dict,
 }
 
@@ -76,8 +75,6 @@ class Athena:
             "StopQueryExecution": self.stop_query_execution,
             "ListNamedQueries": self.list_named_queries,
             "GetNamedQuery": lambda body: {"NamedQuery": self.find("NamedQuery", self.queries, body["NamedQueryId"])},
-            "BatchGetNamedQuery": self.batch_get_named_query,
-            "GetWorkGroup": lambda body: {"WorkGroup": self.find("WorkGroup", self.groups, body["WorkGroup"])},
         }
 
     def register(self) -> None:
@@ -264,11 +261,6 @@ class Athena:
         more = {"NextToken": str(start + size)} if start + size < len(found) else {}
         return {"NamedQueryIds": found[start : start + size]} | more
 
-    def batch_get_named_query(self, body: Json) -> Json:
-        known = [self.queries[i] for i in body["NamedQueryIds"] if i in self.queries]
-        unknown = [{"NamedQueryId": i} for i in body["NamedQueryIds"] if i not in self.queries]
-        return {"NamedQueries": known, "UnprocessedNamedQueryIds": unknown}
-
     def create_work_group(self, logical_id: str, properties: Json, stack_name: str) -> tuple[str, Json]:
         """Make a work group; Ref is its name."""
         if not re.fullmatch(r"[a-zA-Z0-9._-]{1,128}", properties["Name"]):
@@ -280,7 +272,9 @@ class Athena:
     def write_work_group(self, name: str, properties: Json) -> tuple[str, Json]:
         only("AWS::Athena::WorkGroup", properties, GROUP_PROPERTIES)
         given = only("WorkGroupConfiguration", properties.get("WorkGroupConfiguration", {}), tuple(CONFIGURATION))
-        only("ResultConfiguration", given.get("ResultConfiguration", {}), ("OutputLocation", "EncryptionConfiguration"))
+        result: Json = given.get("ResultConfiguration", {})
+        only("ResultConfiguration", result, ("OutputLocation", "EncryptionConfiguration"))
+        only("EncryptionConfiguration", result.get("EncryptionConfiguration", {}), ("EncryptionOption",))
         configuration: Json = {"EnforceWorkGroupConfiguration": True}
         configuration |= {key: CONFIGURATION[key](value) for key, value in given.items()}
         cutoff = configuration.get("BytesScannedCutoffPerQuery", MIN_BYTES_SCANNED_CUTOFF)
@@ -289,9 +283,7 @@ class Athena:
         self.groups[name] = {
             "Name": name,
             "State": properties.get("State", "ENABLED"),
-            "Description": properties.get("Description", ""),
             "Configuration": configuration,
-            "CreationTime": self.groups.get(name, {}).get("CreationTime", time.time()),
         }
         self.groups.save()
         return name, {}

@@ -10,7 +10,6 @@ import asyncio
 import secrets
 import shutil
 import string
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -80,7 +79,7 @@ class Firehose:
         if name in self.resources:
             raise ValueError(f"Firehose {name} under accountId {self.emulator.account} already exists")
         directory = f"{name}-{uuid.uuid4().hex[:8]}"
-        self._save(name, {"properties": given, "version": 1, "created": time.time(), "directory": directory})
+        self._save(name, {"properties": given, "version": 1, "directory": directory})
         return name, {"Arn": self._arn(name)}
 
     def update(self, physical_id: str, old: Json, new: Json, stack_name: str) -> tuple[str, Json]:
@@ -174,8 +173,6 @@ class Firehose:
         operations: dict[str, Callable[[Json], Awaitable[Json]]] = {
             "PutRecord": self._put_record,
             "PutRecordBatch": self._put_record_batch,
-            "DescribeDeliveryStream": self._describe,
-            "ListDeliveryStreams": self._list,
         }
         try:
             if action not in operations:
@@ -220,40 +217,6 @@ class Firehose:
             stream.metrics.add(ThrottledRecords=failed)
         responses = [{"RecordId": record.record_id} for record in accepted] + [refused] * failed
         return {"FailedPutCount": failed, "Encrypted": self._is_encrypted(stream), "RequestResponses": responses}
-
-    async def _describe(self, body: Json) -> Json:
-        stream = self._stream_of(body)
-        resource = self.resources[stream.configuration.name]
-        properties = resource["properties"]
-        s3 = {**properties["ExtendedS3DestinationConfiguration"]}
-        main = stream.configuration.main
-        s3.setdefault("BufferingHints", {"SizeInMBs": main.size // MEBIBYTE, "IntervalInSeconds": main.interval})
-        s3.update(CompressionFormat=main.compression, EncryptionConfiguration={"NoEncryptionConfig": "NoEncryption"})
-        if "S3BackupConfiguration" in s3:
-            s3["S3BackupDescription"] = s3.pop("S3BackupConfiguration")
-        encryption = {"Status": "DISABLED"}
-        if self._is_encrypted(stream):
-            encryption = {**properties["DeliveryStreamEncryptionConfigurationInput"], "Status": "ENABLED"}
-        return {
-            "DeliveryStreamDescription": {
-                "DeliveryStreamName": stream.configuration.name,
-                "DeliveryStreamARN": stream.configuration.arn,
-                "DeliveryStreamStatus": "ACTIVE",
-                "DeliveryStreamType": "DirectPut",
-                "DeliveryStreamEncryptionConfiguration": encryption,
-                "VersionId": str(resource["version"]),
-                "CreateTimestamp": resource["created"],
-                "Destinations": [{"DestinationId": "destinationId-1", "ExtendedS3DestinationDescription": s3}],
-                "HasMoreDestinations": False,
-            }
-        }
-
-    async def _list(self, body: Json) -> Json:
-        after, limit = str(body.get("ExclusiveStartDeliveryStreamName", "")), body.get("Limit", 10)
-        if not isinstance(limit, int) or not 1 <= limit <= 10_000:
-            raise _invalid("limit", "Member must have value between 1 and 10000")
-        names = [name for name in sorted(self.resources) if name > after]
-        return {"DeliveryStreamNames": names[:limit], "HasMoreDeliveryStreams": len(names) > limit}
 
     def _stream_of(self, body: Json) -> Stream:
         name = body.get("DeliveryStreamName")

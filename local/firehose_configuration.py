@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import random
 import re
-import string
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -52,7 +49,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One version of a delivery stream; `delimiter` is what AppendDelimiterToRecord adds, else empty."""
+    """One version of a delivery stream."""
 
     name: str
     arn: str
@@ -61,7 +58,6 @@ class Configuration:
     backup: Destination | None
     processor: Processor | None
     conversion: Conversion | None
-    delimiter: bytes
 
     @property
     def glue_catalog(self) -> str:
@@ -88,48 +84,30 @@ _LAMBDA: dict[str, Shape] = {
     "BufferSizeInMBs": (0.2, 3.0),
     "BufferIntervalInSeconds": (0, 900),
 }
-_PARQUET: dict[str, Shape] = {
-    "Compression": "UNCOMPRESSED|GZIP|SNAPPY",
-    # Layout only: rows and types read the same whatever these say.
-    "BlockSizeBytes": (64 * MEBIBYTE, math.inf),
-    "PageSizeBytes": (65_536, math.inf),
-    "EnableDictionaryCompression": bool,
-    "MaxPaddingBytes": (0, math.inf),
-    "WriterVersion": "V1|V2",
-}
 SHAPE: dict[str, Shape] = {
     "DeliveryStreamName": r"[a-zA-Z0-9_.-]{1,64}",
     "DeliveryStreamType": "DirectPut",
-    "DeliveryStreamEncryptionConfigurationInput": {
-        "KeyType!": "AWS_OWNED_CMK|CUSTOMER_MANAGED_CMK",
-        "KeyARN": r"arn:[\w-]+:kms:.+",
-    },
+    "DeliveryStreamEncryptionConfigurationInput": {"KeyType!": "AWS_OWNED_CMK"},
     "Tags": [{"Key!": r".{1,128}", "Value": r".{0,256}"}],
     "ExtendedS3DestinationConfiguration!": {
         **_S3,
         "FileExtension": r"|\.[0-9a-z!\-_.*'()]{1,127}",
-        "CustomTimeZone": "|UTC",
         "ProcessingConfiguration": {
             "Enabled": bool,
             "Processors": [
                 {
-                    "Type!": "Lambda|AppendDelimiterToRecord",
+                    "Type!": "Lambda",
                     "Parameters": [{"ParameterName!": r"\w+", "ParameterValue!": r"(?s).{1,5120}"}],
                 }
             ],
         },
         "DataFormatConversionConfiguration": {
             "Enabled": bool,
-            "InputFormatConfiguration": {"Deserializer!": {"OpenXJsonSerDe!": {"CaseInsensitive": "true"}}},
-            "OutputFormatConfiguration": {"Serializer!": {"ParquetSerDe!": _PARQUET}},
-            "SchemaConfiguration": {
-                "RoleARN!": _ROLE,
-                "DatabaseName!": ".+",
-                "TableName!": ".+",
-                "Region": ".+",
-                "CatalogId": ".+",
-                "VersionId": "LATEST",
+            "InputFormatConfiguration": {"Deserializer!": {"OpenXJsonSerDe!": {}}},
+            "OutputFormatConfiguration": {
+                "Serializer!": {"ParquetSerDe!": {"Compression": "UNCOMPRESSED|GZIP|SNAPPY"}}
             },
+            "SchemaConfiguration": {"RoleARN!": _ROLE, "DatabaseName!": ".+", "TableName!": ".+"},
         },
         "S3BackupMode": "Disabled|Enabled",
         # A backup cannot be written without buffering: no interval of 0.
@@ -164,8 +142,7 @@ def conform(value: Any, shape: Shape = SHAPE, path: str = "") -> Any:
         whole = isinstance(low, int)
         if re.fullmatch(r"\d+" if whole else r"\d+(\.\d+)?", text) and low <= float(text) <= high:
             return int(text) if whole else float(text)
-        limits = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
-        raise ValueError(f"{path} must be a {'whole ' if whole else ''}number {limits} (got {value!r})")
+        raise ValueError(f"{path} must be a {'whole ' if whole else ''}number from {low} to {high} (got {value!r})")
     if not re.fullmatch("true|false" if isinstance(shape, type) else shape, text):
         options = "true or false" if isinstance(shape, type) else shape.strip("|").replace("|", " or ")
         raise ValueError(f"{path} must be {options} (got {value!r})")
@@ -176,12 +153,7 @@ def configure(properties: Json, *, name: str, arn: str, version: int) -> Configu
     """Read conformed properties; ValueError for combinations that CreateDeliveryStream refuses."""
     path = "ExtendedS3DestinationConfiguration"
     s3: Json = properties[path]
-    encryption = properties.get("DeliveryStreamEncryptionConfigurationInput")
-    if encryption and (encryption["KeyType"] == "CUSTOMER_MANAGED_CMK") != ("KeyARN" in encryption):
-        raise ValueError(
-            "DeliveryStreamEncryptionConfigurationInput: KeyARN goes with CUSTOMER_MANAGED_CMK, and only so"
-        )
-    conversion = _conversion(s3, arn)
+    conversion = _conversion(s3)
     main = _destination(s3, path, default_size=128 if conversion else 5)
     if conversion and main.size < 64 * MEBIBYTE:
         raise ValueError(
@@ -199,15 +171,12 @@ def configure(properties: Json, *, name: str, arn: str, version: int) -> Configu
             raise ValueError(f"{path}.S3BackupConfiguration is required when S3BackupMode is Enabled")
         backup = _destination(s3["S3BackupConfiguration"], f"{path}.S3BackupConfiguration", default_size=5)
     processing = s3.get("ProcessingConfiguration", {})
-    processors: dict[str, Json] = {}
-    for part in processing.get("Processors", []) if processing.get("Enabled", True) else []:
-        if part["Type"] in processors:
-            raise ValueError(f"{path}.ProcessingConfiguration.Processors may hold one {part['Type']} (got two)")
-        values = {item["ParameterName"]: item["ParameterValue"] for item in part.get("Parameters", [])}
-        shape = _LAMBDA if part["Type"] == "Lambda" else {}
-        processors[part["Type"]] = conform(values, shape, f"{path}.ProcessingConfiguration.Processors.{part['Type']}")
     processor = None
-    if function := processors.get("Lambda"):
+    for part in processing.get("Processors", []) if processing.get("Enabled", True) else []:
+        if processor:
+            raise ValueError(f"{path}.ProcessingConfiguration.Processors may hold one Lambda (got two)")
+        values = {item["ParameterName"]: item["ParameterValue"] for item in part.get("Parameters", [])}
+        function = conform(values, _LAMBDA, f"{path}.ProcessingConfiguration.Processors.Lambda")
         processor = Processor(
             function=function["LambdaArn"],
             role=function.get("RoleArn", main.role),
@@ -215,8 +184,7 @@ def configure(properties: Json, *, name: str, arn: str, version: int) -> Configu
             size=int(function.get("BufferSizeInMBs", 1) * MEBIBYTE),
             interval=function.get("BufferIntervalInSeconds", 60),
         )
-    delimiter = b"\n" if "AppendDelimiterToRecord" in processors else b""
-    return Configuration(name, arn, version, main, backup, processor, conversion, delimiter)
+    return Configuration(name, arn, version, main, backup, processor, conversion)
 
 
 def _destination(s3: Json, path: str, default_size: int) -> Destination:
@@ -246,7 +214,7 @@ def _destination(s3: Json, path: str, default_size: int) -> Destination:
     )
 
 
-def _conversion(s3: Json, arn: str) -> Conversion | None:
+def _conversion(s3: Json) -> Conversion | None:
     settings = s3.get("DataFormatConversionConfiguration", {"Enabled": False})
     if not settings.get("Enabled", True):
         return None
@@ -254,9 +222,6 @@ def _conversion(s3: Json, arn: str) -> Conversion | None:
         if name not in settings:
             raise ValueError(f"DataFormatConversionConfiguration.{name} is required when the conversion is enabled")
     schema, serializer = settings["SchemaConfiguration"], settings["OutputFormatConfiguration"]["Serializer"]
-    for name, own in zip(("Region", "CatalogId"), arn.split(":")[3:5], strict=True):
-        if schema.get(name, own) != own:
-            raise ValueError(f"SchemaConfiguration.{name} must be the stream's own, {own} (got {schema[name]!r})")
     codec = serializer["ParquetSerDe"].get("Compression", "SNAPPY")
     return Conversion(schema["RoleARN"], schema["DatabaseName"], schema["TableName"], codec)
 
@@ -276,10 +241,7 @@ def check_prefix(path: str, prefix: str, *, error: bool) -> None:
     if "!{" in _EXPRESSION.sub("", prefix):
         raise ValueError(f"{path}: '!{{' may only begin an expression like !{{timestamp:yyyy}} (got {prefix!r})")
     for namespace, value in expressions:
-        if namespace != "timestamp" and (namespace, value) not in (
-            ("firehose", "random-string"),
-            ("firehose", "error-output-type"),
-        ):
+        if namespace != "timestamp" and (namespace, value) != ("firehose", "error-output-type"):
             raise ValueError(f"{path}: !{{{namespace}:{value}}} is not implemented by the local Firehose")
     if has_error_type and not error:
         raise ValueError(f"{path} must not contain !{{firehose:error-output-type}} (got {prefix!r})")
@@ -299,7 +261,7 @@ def evaluate_prefix(prefix: str, oldest: int, error_type: str = "") -> str:
     def evaluate(match: re.Match[str]) -> str:
         if match[1] == "timestamp":
             return _format_timestamp(match[2], datetime.fromtimestamp(oldest / 1000, UTC))
-        return error_type if match[2] == "error-output-type" else "".join(random.choices(string.ascii_letters, k=11))
+        return error_type
 
     return _EXPRESSION.sub(evaluate, prefix)
 

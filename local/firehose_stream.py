@@ -261,8 +261,7 @@ class Stream:
                 break
             await asyncio.sleep(self._backoff(attempt))
         pairs = list(zip(batch, results, strict=True))
-        delimiter = configuration.delimiter
-        kept = [record._replace(data=data + delimiter) for record, (result, data) in pairs if result == "Ok"]
+        kept = [record._replace(data=data) for record, (result, data) in pairs if result == "Ok"]
         failed = [record for record, (result, _) in pairs if result == "ProcessingFailed"]
         if failed and configuration.processor:
             function, ended = configuration.processor.function, _now()

@@ -96,10 +96,8 @@ TEMPLATE_METHODS: dict[type, dict[str, Callable[..., Any]]] = {
         "substring": _substring,
     },
     dict: {
-        "entrySet": lambda entries: [{"key": name, "value": value} for name, value in entries.items()],
         "get": dict.get,
         "keySet": list,
-        "size": len,
     },
 }
 KNOWN_METHODS = {name for methods in TEMPLATE_METHODS.values() for name in methods}

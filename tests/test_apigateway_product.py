@@ -281,6 +281,7 @@ def test_who_has_no_key_does_not_use_up_the_stage(tmp_path: Path) -> None:
     [
         ("ApiKey", {"StageKeys": []}, "StageKeys"),
         ("ApiKey", {"GenerateDistinctId": True}, "GenerateDistinctId"),
+        ("UsagePlan", {"Throttle": {"RateLimit": 1, "Bursts": 1}}, "Bursts"),
         ("UsagePlan", {"Quota": {"Limit": 1, "Period": "DAY", "Offset": 1}}, "Offset"),
         ("UsagePlan", {"Quota": {"Limit": 1, "Period": "YEAR"}}, "YEAR"),
         ("UsagePlan", {"Quota": {"Limit": 1}}, "None"),

@@ -506,7 +506,6 @@ CONFIGURATION = {
     "EnforceWorkGroupConfiguration": "true",
     "BytesScannedCutoffPerQuery": "10000000",
     "PublishCloudWatchMetricsEnabled": "false",
-    "EngineVersion": {"SelectedEngineVersion": "Athena engine version 3"},
     "ResultConfiguration": {
         "OutputLocation": "s3://lake/athena-results/",
         "EncryptionConfiguration": {"EncryptionOption": "SSE_S3"},
@@ -547,7 +546,9 @@ def test_a_query_that_would_scan_more_than_the_limit_is_cancelled(
 GROUP_FAULTS = {
     "a limit below the minimum": ({"BytesScannedCutoffPerQuery": "9999999"}, "at least 10000000 (got 9999999)"),
     "a setting that is not implemented": ({"ManagedQueryResultsConfiguration": {}}, "ManagedQueryResultsConfiguration"),
+    "an engine version": ({"EngineVersion": {}}, "EngineVersion"),
     "another result setting": ({"ResultConfiguration": {"AclConfiguration": {}}}, "AclConfiguration"),
+    "a key": ({"ResultConfiguration": {"EncryptionConfiguration": {"KmsKey": "k"}}}, "KmsKey"),
 }
 
 
@@ -584,7 +585,7 @@ def test_a_work_group_with_queries_or_a_history_goes_only_recursively(
     with pytest.raises(ValueError, match=r"WorkGroup sluice is not empty"):
         group["delete"]("sluice", {"Name": "sluice"})
     group["delete"]("sluice", {"Name": "sluice", "RecursiveDeleteOption": "true"})
-    assert client.refusal("GetWorkGroup", WorkGroup="sluice") == "WorkGroup sluice was not found"
+    assert client.refusal("ListNamedQueries", WorkGroup="sluice") == "WorkGroup sluice was not found"
 
 
 def test_named_queries_are_listed_by_work_group_and_survive_a_restart(
@@ -599,9 +600,8 @@ def test_named_queries_are_listed_by_work_group_and_survive_a_restart(
     _, second = asyncio.run(client.call("ListNamedQueries", WorkGroup="sluice", NextToken=first["NextToken"]))
     assert first["NamedQueryIds"] + second["NamedQueryIds"] == made
     assert "NextToken" not in second
-    _, batch = asyncio.run(client.call("BatchGetNamedQuery", NamedQueryIds=[made[1], "gone"]))
-    assert batch["NamedQueries"] == [{**query, "NamedQueryId": made[1]}]
-    assert [unprocessed["NamedQueryId"] for unprocessed in batch["UnprocessedNamedQueryIds"]] == ["gone"]
+    _, found = asyncio.run(client.call("GetNamedQuery", NamedQueryId=made[1]))
+    assert found == {"NamedQuery": {**query, "NamedQueryId": made[1]}}
     lake.resources["AWS::Athena::NamedQuery"]["delete"](made[0], query)
     assert client.refusal("GetNamedQuery", NamedQueryId=made[0]) == f"NamedQuery {made[0]} was not found"
 

@@ -53,8 +53,6 @@ ARNS = {
 FREE = re.compile(
     r"Variables|Body\.(info|paths|x-amazon-apigateway-request-validators)|Body\.components\.(schemas|securitySchemes).*"
     r"|Body\.paths\./\w+\.\w+\.(responses|requestBody|parameters).*|.*\.(requestTemplates|responseTemplates)"
-    # Nothing is encrypted here, and a plan's limits are read one by one.
-    r"|WorkGroupConfiguration\.ResultConfiguration\.EncryptionConfiguration|Throttle"
 )
 
 
