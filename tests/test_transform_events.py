@@ -646,8 +646,14 @@ def test_where_the_context_line_says_lines_each_line_is_an_event(body: bytes, ex
 )
 def test_each_event_has_the_text_that_was_sent(body: bytes, texts: list[bytes]) -> None:
     form, found = split(body)
-    assert split_texts(body, form) == texts
+    assert split_texts(body) == (form, texts)
     assert len(found) == len(texts)
+
+
+def test_a_byte_order_mark_among_lines_is_an_event_of_its_own_also_when_it_comes_back_first() -> None:
+    body = b"\xef\xbb\xbf\n{}"
+    assert split_texts(body, "lines") == ("lines", [b"\xef\xbb\xbf", b"{}"])
+    assert kinds(outcomes(body, form="lines")) == ["not_json", "accepted"]
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,7 @@ def write_rest(record: Record, first: int, row_sizes: Sequence[int], most: int) 
     because the events keep their texts, their positions and the context of their request.
     """
     context = record.context
-    form, _ = split(record.body, record.form)
-    texts = split_texts(record.body, form)
+    form, texts = split_texts(record.body, record.form)
     pairs = _read_pairs(record.more)
     if len(texts) > 1:
         pairs.pop("event_id", None)  # it is the id of an only event, and one of these may soon be alone
@@ -219,12 +218,14 @@ def split(body: bytes, form: Form | None = None) -> tuple[Form, list[Any]]:
     return _split_unreadable(body, document) if type(document) is Reject else ("document", [document])
 
 
-def split_texts(body: bytes, form: Form) -> list[bytes]:
-    """The texts of a body's events as they were sent, in their order; `form` is what split says of the body."""
+def split_texts(body: bytes, named_form: Form | None = None) -> tuple[Form, list[bytes]]:
+    """The form of a body, and the texts of its events as they were sent: one for each that split gives."""
+    form, _ = split(body, named_form)
     if form in ("document", "query"):
-        return [body]
-    body = body.removeprefix(_BYTE_ORDER_MARK)
-    return _split_lines(body) if form == "lines" else _split_array(body) or []
+        return form, [body]
+    if named_form is None:  # else the first of these lines may be any of the lines that were sent
+        body = body.removeprefix(_BYTE_ORDER_MARK)
+    return form, _split_lines(body) if form == "lines" else _split_array(body) or []
 
 
 def parse(text: bytes) -> Any:

@@ -43,8 +43,7 @@ def limit(rejected: list[Rejected]) -> list[Rejected]:
 
 def make_rows(record: Record, rejected: list[Rejected], settings: Settings, rejected_at: int) -> Iterator[bytes]:
     """The rows of a record's rejections. `rejected_at` is the present, in epoch milliseconds."""
-    form, _ = split(record.body, record.form)
-    texts = split_texts(record.body, form)
+    form, texts = split_texts(record.body, record.form)
     context = record.context
     redacted = settings.redact_fields
     # Whoever is wrong may be wrong often: a network is enough to find out who, even where IpHandling says FULL.
