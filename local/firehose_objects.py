@@ -265,6 +265,7 @@ def _documents(data: bytes) -> list[Json]:
         while position < len(text):
             document, position = _DECODER.raw_decode(text, position)
             documents.append(document)
+            # The pattern matches everywhere, if only nothing.
             position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
     if not documents:
         raise ValueError("The record holds no JSON object.")

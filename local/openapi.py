@@ -348,6 +348,7 @@ def _compile_target(where: str, integration: Json, services: Iterable[str]) -> t
     for name, pattern in TARGET.items():
         if not pattern.fullmatch(str(integration.get(name))):
             raise ValueError(f"{where}: {name} must match {pattern.pattern} (got {integration.get(name)})")
+    # It matches: the loop has refused what does not.
     service, action = TARGET["uri"].fullmatch(integration["uri"]).groups()  # type: ignore[union-attr]
     allow(f"{where}: service of the integration", {service: None}, *services)
     if integration.get("requestParameters") != CONTENT_TYPE_PARAMETER:

@@ -28,7 +28,7 @@ Json = dict[str, Any]
 _Safe: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Safe):  # type: ignore[misc, valid-type]
+class _Loader(_Safe):  # type: ignore[misc, valid-type]  # mypy takes no variable for a base class
     """YAML with CloudFormation's short forms, read as their long forms: `!Ref X` as {"Ref": "X"}."""
 
 

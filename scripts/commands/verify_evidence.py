@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -304,7 +304,8 @@ def _decoded(text: str | None) -> bytes:
 
 def _distinct(rows: list[Json], *keys: str) -> list[Json]:
     """Rows without what was delivered more than once: the same id with the same content, of the same request."""
-    identity: Callable[[Json], Any] = lambda row: tuple(  # noqa: E731
-        row[key] for key in (keys or [name for name in row if name not in ("object", "dt")])
-    )
+
+    def identity(row: Json) -> tuple[Any, ...]:
+        return tuple(row[key] for key in (keys or [name for name in row if name not in ("object", "dt")]))
+
     return list({identity(row): row for row in rows}.values())
