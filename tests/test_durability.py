@@ -185,7 +185,7 @@ def test_no_acknowledged_event_is_lost_however_often_the_process_is_killed(
             local.start()
             before = len(ledger.acknowledged)
             # Each life takes something, or else nothing would be tried.
-            eventually(lambda: len(ledger.acknowledged) > before, pause=0.01)  # noqa: B023
+            eventually(lambda: len(ledger.acknowledged) > before, pause=0.01)  # noqa: B023 - called before `before` changes
             time.sleep(moments.uniform(0, 0.7))
             local.kill()
         local.start()
