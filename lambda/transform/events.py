@@ -43,7 +43,6 @@ from transform.records import (
     EPOCH,
     LATEST,
     MAX_EVENTS,
-    MILLISECOND,
     Fault,
     Reason,
     Reject,
@@ -139,8 +138,9 @@ def _columns_of_request(context: Context, settings: Settings) -> dict[str, Any]:
     row["request_id"] = context.request_id
     if "user_agent" not in settings.redact_fields:
         row["user_agent"] = context.user_agent
-    if context.ip is not None and "ip" not in settings.redact_fields:
-        row["ip"] = handle_ip(context.ip, settings.ip_handling)
+    ip = context.ip
+    if ip is not None and "ip" not in settings.redact_fields:
+        row["ip"] = handle_ip(ip, settings.ip_handling)
     return row
 
 
@@ -195,7 +195,7 @@ def _row(event: Event, not_an_id: Any, columns_of_request: dict[str, Any], conte
     for key, column, longest_text, read in _SENDER_COLUMNS:
         value = take(key, None)
         # Most values are text that needs no reader: this spares a call for each.
-        if type(value) is str and 0 < len(value) <= longest_text and not value.isspace():
+        if type(value) is str and value and len(value) <= longest_text and not value.isspace():
             row[column] = value
         elif value is not None:
             row[column] = read(value)
@@ -214,7 +214,7 @@ def _row(event: Event, not_an_id: Any, columns_of_request: dict[str, Any], conte
             event.update(own_properties)
         else:
             event["properties"] = own_properties
-    row["properties"] = _dumps(event).decode() if event else "{}"
+    row["properties"] = _dumps(event).decode()
     if row["event_id"] is None:  # a rule has emptied it
         row["event_id"] = _make_event_id(row, context, position)
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
@@ -344,36 +344,31 @@ def _read_time(value: Any) -> tuple[int, str] | None:
     milliseconds. The text of eight digits is the date yyyyMMdd. What is finer than a millisecond is cut off. Raises
     Reject for anything else, and for times outside the years 1970 to 2100.
     """
+    text = None
+    if type(value) is str and value[4:5] != "-":
+        value = value.strip()
+        if not value:
+            return None
+        if _NUMBER.fullmatch(value) and not (len(value) == 8 and value.isdigit()):
+            value = float(value)
     if type(value) is str:
-        if value[4:5] != "-":
-            value = value.strip()
-            if not value:
-                return None
-            if _NUMBER.fullmatch(value) and not (len(value) == 8 and value.isdigit()):
-                return _read_epoch(float(value))
         try:
             moment = datetime.fromisoformat(value)
-            if len(value) == 24 and value[7] == "-" and value[19] == "." and value[23] == "Z":
-                # What browsers write, as in 2026-11-21T06:20:00.123Z: nearly the form that we write.
-                return _in_range(round(moment.timestamp() * 1000), f"{value[:10]} {value[11:23]}")
             if moment.tzinfo is not UTC:
                 moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except (ValueError, OverflowError):
             raise Reject("not_a_time", "the text is neither ISO-8601 nor epoch time") from None
-        return _in_range((moment - EPOCH) // MILLISECOND)
-    if type(value) is int or type(value) is float:
-        return _read_epoch(value)
-    raise Reject("not_a_time", "a time must be text or a number")
-
-
-def _read_epoch(number: float) -> tuple[int, str]:
-    """Epoch time: seconds below 1e11, else milliseconds."""
-    if not EARLIEST <= number < LATEST:  # before rounding, which an infinite number does not survive
-        raise Reject("not_a_time", "the time lies outside the years 1970 to 2100")
-    return _in_range(round(number * 1000) if number < 1e11 else int(number))
-
-
-def _in_range(milliseconds: int, text: str | None = None) -> tuple[int, str]:
+        since = moment - EPOCH
+        milliseconds = (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
+        if len(value) == 24 and value[7] == "-" and value[19] == "." and value[23] == "Z":
+            # What browsers write, as in 2026-11-21T06:20:00.123Z: nearly the form that we write.
+            text = f"{value[:10]} {value[11:23]}"
+    elif type(value) is int or type(value) is float:
+        milliseconds = LATEST
+        if EARLIEST <= value < LATEST:  # an infinite number would not survive rounding
+            milliseconds = round(value * 1000) if value < 1e11 else int(value)
+    else:
+        raise Reject("not_a_time", "a time must be text or a number")
     if not EARLIEST <= milliseconds < LATEST:
         raise Reject("not_a_time", "the time lies outside the years 1970 to 2100")
     return milliseconds, text or format_time(milliseconds)

@@ -26,11 +26,12 @@ import json
 import logging
 import os
 import time
-from binascii import a2b_base64, b2a_base64
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypedDict, cast, get_args
+
+from pybase64 import b64decode, b64encode_as_string
 
 from transform import rejects
 from transform.events import Accepted, Dropped, IpHandling, Outcome, Rejected, Settings, transform
@@ -148,34 +149,55 @@ class Detour:
     """For the stream that the record came from."""
 
 
+class Invocation:
+    """What answering one record leaves for the next ones to know."""
+
+    def __init__(self, records: list[Record]) -> None:
+        # Every record can at least be handed back as it came; what is left is room for rows that are longer than that.
+        handed_back = sum([len(record["data"]) + len(record["recordId"]) for record in records])
+        self.room = REPLY_LIMIT - handed_back - REPLY_OVERHEAD * len(records)
+        """By how many bytes the data of further replies may be longer than that of their records."""
+        self.tally = Tally()
+        self.detours: list[Detour] = []
+
+
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, list[Reply]]:
     """Answer one invocation: a reply for each record, in their order, and one line of metrics on standard output."""
     records: list[Record] = event["records"]
-    tally = Tally()
-    detours: list[Detour] = []
-    # Every record can at least be handed back as it came; what is left is room for rows that are longer than that.
-    room = REPLY_LIMIT - sum(len(record["data"]) + len(record["recordId"]) + REPLY_OVERHEAD for record in records)
-    replies = []
-    for record in records:
-        reply = answer(record, room, tally, detours)
-        growth = len(reply["data"]) - len(record["data"])
-        if growth > 0 or not (detours and detours[-1].reply is reply):  # a detour may yet be handed back as it came
-            room -= growth
-        replies.append(reply)
-    if detours:
-        put_detours(detours, event.get("deliveryStreamArn", ""), tally, context.get_remaining_time_in_millis)
+    invocation = Invocation(records)
+    replies = [answer(record, invocation) for record in records]
+    tally = invocation.tally
+    if invocation.detours:
+        stream_arn = event.get("deliveryStreamArn", "")
+        put_detours(invocation.detours, stream_arn, tally, context.get_remaining_time_in_millis)
     print(json.dumps(tally.metrics(context.function_name, time.time_ns() // 1_000_000)), flush=True)
     return {"records": replies}
 
 
-def answer(record: Record, room: int, tally: Tally, detours: list[Detour]) -> Reply:
+def answer(record: Record, invocation: Invocation) -> Reply:
     """Transform one record and count its events; whatever is wrong with it, it is answered.
 
-    `room` is by how many bytes the reply's data may be longer than the record's. If something must leave by a stream,
-    the record becomes one of the detours, and is counted with them.
+    If something must leave by a stream, the record becomes one of the detours, and is counted with them.
     """
+    tally = invocation.tally
     try:
-        return settle(record, room, tally, detours)
+        sent = record["data"]
+        data = b64decode(sent, validate=True)
+        outcomes = transform(data, record["approximateArrivalTimestamp"], SETTINGS)
+        rows = [outcome for outcome in outcomes if type(outcome) is Accepted]
+        reply = make_reply(record, rows)
+        growth = len(reply["data"]) - len(sent)
+        if growth > invocation.room:
+            return part(record, data, outcomes, invocation)
+        if len(rows) < len(outcomes):
+            dropped = [outcome.rule for outcome in outcomes if type(outcome) is Dropped]
+            if len(rows) + len(dropped) < len(outcomes):
+                return part(record, data, outcomes, invocation)
+            tally.dropped.update(dropped)
+        invocation.room -= growth
+        tally.received += len(outcomes)
+        tally.accepted += len(rows)
+        return reply
     except Fault as fault:
         return fail(record, tally, fault.reason, fault.detail, fault.events)
     except Exception as error:
@@ -183,30 +205,11 @@ def answer(record: Record, room: int, tally: Tally, detours: list[Detour]) -> Re
         return fail(record, tally, "record", f"the record cannot be read: {describe(error)}", 1)
 
 
-def settle(record: Record, room: int, tally: Tally, detours: list[Detour]) -> Reply:
-    """Answer a record with which nothing is wrong that concerns it as a whole."""
-    data = a2b_base64(record["data"], strict_mode=True)
-    outcomes = transform(data, record["approximateArrivalTimestamp"], SETTINGS)
-    rows = [outcome for outcome in outcomes if type(outcome) is Accepted]
-    reply = make_reply(record, rows)
-    if len(reply["data"]) - len(record["data"]) > room:
-        return part(record, data, outcomes, room, tally, detours)
-    if len(rows) < len(outcomes):
-        dropped = [outcome.rule for outcome in outcomes if type(outcome) is Dropped]
-        if len(rows) + len(dropped) < len(outcomes):
-            return part(record, data, outcomes, room, tally, detours)
-        tally.dropped.update(dropped)
-    tally.received += len(outcomes)
-    tally.accepted += len(rows)
-    return reply
-
-
 def make_reply(record: Record, rows: list[bytes]) -> Reply:
     """A record that has become rows, or that is dropped, for want of any."""
     if not rows:
         return {"recordId": record["recordId"], "result": "Dropped", "data": record["data"]}
-    data = b2a_base64(b"".join(rows), newline=False).decode("ascii")
-    return {"recordId": record["recordId"], "result": "Ok", "data": data}
+    return {"recordId": record["recordId"], "result": "Ok", "data": b64encode_as_string(b"".join(rows))}
 
 
 def fail(record: Record, tally: Tally, reason: str, detail: str, events: int) -> Reply:
@@ -238,11 +241,12 @@ def fail_for_rejects(record: Record, tally: Tally, outcomes: list[Outcome], reje
 # --- What leaves by a delivery stream -----------------------------------------------------------------------------
 
 
-def part(record: Record, data: bytes, outcomes: list[Outcome], room: int, tally: Tally, detours: list[Detour]) -> Reply:
+def part(record: Record, data: bytes, outcomes: list[Outcome], invocation: Invocation) -> Reply:
     """Answer a record of which not everything can become rows in this reply: some is wrong, or it is too much.
 
     The rows that fit are its reply, up to the first that does not. From there on its events are put back on the stream.
     """
+    tally, detours = invocation.tally, invocation.detours
     longest = REPLY_LIMIT - REPLY_OVERHEAD - len(record["recordId"])
     contents = read_record(data, record["approximateArrivalTimestamp"], SETTINGS.redact_fields)
     for index, outcome in enumerate(outcomes):
@@ -253,7 +257,7 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], room: int, tally:
     if rejected and not REJECT_STREAM:
         return fail_for_rejects(record, tally, outcomes, rejected)
 
-    fitting = count_fitting(outcomes, room + len(record["data"]))
+    fitting = count_fitting(outcomes, invocation.room + len(record["data"]))
     rest = outcomes[fitting:MAX_EVENTS]
     settled = outcomes[:fitting] + outcomes[max(fitting, MAX_EVENTS) :]
     settled_before = tally.received or any(detour.tally.received for detour in detours)
@@ -271,17 +275,20 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], room: int, tally:
     counts.requeued = len(rest)
     now = time.time_ns() // 1_000_000
     row_sizes = [len(outcome) if type(outcome) is Accepted else 0 for outcome in rest]
+    reply = make_reply(record, rows)
+    # A shorter reply leaves no more room: the record may yet be handed back as it came.
+    invocation.room -= max(0, len(reply["data"]) - len(record["data"]))
     detours.append(
         Detour(
             record,
-            make_reply(record, rows),
+            reply,
             counts,
             len(outcomes),
             list(rejects.pack(rejects.make_rows(contents, rejected, SETTINGS, now))) if rejected else [],
             list(write_rest(contents, fitting, row_sizes, REPLY_LIMIT // 4)) if rest else [],
         )
     )
-    return detours[-1].reply
+    return reply
 
 
 def count_fitting(outcomes: list[Outcome], most: int) -> int:

@@ -83,7 +83,7 @@ class Record(NamedTuple):
     """What the context line says of the body; if nothing, the body shows its form itself."""
     sender: bytes = b""
     """The context line as it came, up to the user agent; nothing for a bare record."""
-    more: str = ""
+    more: bytes = b""
     """The pairs that follow in the context line."""
 
 
@@ -122,31 +122,37 @@ def read_record(data: bytes, arrived_at: int, redact_fields: frozenset[str] = fr
         raise Fault("context_line", "the record begins with our marker, and not with a context line of version 1")
     sender, request_id, extended_request_id, time, ip, user_agent, more = line.groups()
     end = b"\nsluice/end extended_request_id=%b\n" % extended_request_id
-    if not data.endswith(end) or len(data) < line.end() + len(end):
+    body_start, body_end = line.end(), len(data) - len(end)
+    if body_end < body_start or not data.endswith(end):
         raise Fault("end_line", "the record does not end with the end line of its own request")
+    form, received_at, event_id, position = None, time, None, 0
     try:
-        pairs = _read_pairs(more.decode()) if more else {}
-        received_at = int(pairs.get("received_at", time))
+        if more:
+            pairs = _read_pairs(more)
+            form = _FORMS[pairs.get("form")]
+            received_at = pairs.get("received_at", time)
+            event_id = pairs.get("event_id")
+            position = int(pairs.get("position", 0))
+        received_at = int(received_at)
         context = Context(
             received_at,
             request_id.decode() or None,
             extended_request_id.decode(),
             ip.decode() or None,
             _decode_user_agent(user_agent),
-            pairs.get("event_id"),
-            int(pairs.get("position", 0)),
+            event_id,
+            position,
             redact_fields,
         )
-        form = _FORMS[pairs.get("form")]
     except (ValueError, KeyError) as error:
         raise Fault("context_line", f"a field of the context line cannot be read: {describe(error)}") from error
     if not EARLIEST <= received_at < LATEST:
         raise Fault("context_line", "the context line has a time outside the years 1970 to 2100")
-    return Record(context, data[line.end() : -len(end)], form, sender, more.decode())
+    return Record(context, data[body_start:body_end], form, sender, more)
 
 
-def _read_pairs(more: str) -> dict[str, str]:
-    return dict([pair.split("=", 1) for pair in more.split()])
+def _read_pairs(more: bytes) -> dict[str, str]:
+    return dict([pair.split("=", 1) for pair in more.decode().split()])
 
 
 @lru_cache(maxsize=4096)
@@ -210,6 +216,8 @@ def split(body: bytes, form: Form | None = None) -> tuple[Form, list[Any]]:
     if form == "lines":
         return form, _parse_each(_split_lines(body))
     document = parse(body)
+    if type(document) is dict:
+        return "document", [document]
     if type(document) is Reject and body.startswith(_BYTE_ORDER_MARK):
         body = body[len(_BYTE_ORDER_MARK) :]
         document = parse(body)

@@ -78,21 +78,20 @@ def trim(event: Event, context: Context) -> None:
 
 def drop_debug(event: Event, context: Context) -> None:
     """Leave out what a developer marked as a trial: `"debug": true`, or `debug=true` in a query string."""
-    debug = event.get("debug")
-    if debug is True or debug == "true":
+    if "debug" in event and (event["debug"] is True or event["debug"] == "true"):
         raise Drop
 
 
 def drop_known_bots(event: Event, context: Context) -> None:
     """Leave out what a program sent that says so in its user agent."""
-    if context.user_agent is not None and is_known_bot(context.user_agent):
+    if is_known_bot(context.user_agent):
         raise Drop
 
 
 @lru_cache(maxsize=4096)
-def is_known_bot(user_agent: str) -> bool:
+def is_known_bot(user_agent: str | None) -> bool:
     """Whether a user agent names a known bot; remembered, because few user agents send most events."""
-    return KNOWN_BOTS.search(user_agent) is not None
+    return user_agent is not None and KNOWN_BOTS.search(user_agent) is not None
 
 
 def redact(event: Event, context: Context) -> None:

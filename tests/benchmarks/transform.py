@@ -1,21 +1,26 @@
 """Measures the transform beside other ways to do its work, in one run: what matters is how they compare.
 
-    python -m tests.benchmarks.transform [--rounds N] [--powertools] [--profile]
+    python -m tests.benchmarks.transform [--rounds N] [--python PATH] [--node PATH]... [--powertools] [--profile]
 
 Each contender is a process of its own and answers the same invocations in turn, round by round, so that whatever else
-happens on the machine happens to all of them; the median round of each counts. All must give the same rows, which is
-checked first. Events have about 600 bytes, every second one brings an id of its own, and each invocation has 1,000:
-one to a record, as from /track, or 100 to a record, as from /batch.
+happens on the machine happens to all of them; the median round of each counts. Beside the time that passed stands the
+processor time of all its threads. A busy machine changes that little; and a function of Lambda has a share of a
+processor, from which its helper threads take theirs. All must give the same rows, which is checked first. Events have
+about 600 bytes, every second one brings an id of its own, and each invocation has 1,000: one to a record, as from
+/track, or 100 to a record, as from /batch.
 
     ours        the transform function
     stdlib      the same work as a plain loop with json (transform_stdlib.py)
     powertools  the plain loop with the parser of Powertools for AWS Lambda (transform_powertools.py); only with
-                --powertools, which installs it into a virtual environment that is thrown away afterwards
+                --powertools, which installs it into a folder that is thrown away afterwards
     node        the same work as a Node function (transform.mjs); left out if there is no node
-    floor       base64 in and out again and nothing else: what Firehose's contract costs
-    json floor  the floor, and each record's body parsed and written once by orjson: what any transform would need
+    floor       base64 in and out again with the standard library, and nothing else
+    json floor  base64 in and out, each record's body parsed and its rows written, by the libraries that the transform
+                uses, and nothing else
 
---profile says where the time of our own transform goes.
+--python names the interpreter of all contenders but Node, so that what runs in AWS can be measured where another one is
+installed; the libraries of lambda/requirements.txt must be there for it. --node names a Node to measure, and may be
+given more than once. --profile says where the time of our own transform goes, with this interpreter.
 """
 
 from __future__ import annotations
@@ -35,7 +40,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,20 +150,18 @@ def floor() -> Handle:
 
 
 def json_floor() -> Handle:
-    from binascii import a2b_base64, b2a_base64
-
     import orjson
+    from pybase64 import b64decode, b64encode_as_string
 
     def answer(record: dict[str, Any]) -> dict[str, Any]:
-        body = a2b_base64(record["data"]).split(b"\n")[1]
+        body = b64decode(record["data"], validate=True).split(b"\n")[1]
         found = orjson.loads(body)
         # A row holds its properties as JSON text, so everything is written twice.
         rows = [
             orjson.dumps({"properties": orjson.dumps(sent).decode()}, option=orjson.OPT_APPEND_NEWLINE)
             for sent in (found if type(found) is list else [found])
         ]
-        data = b2a_base64(b"".join(rows), newline=False).decode("ascii")
-        return {"recordId": record["recordId"], "result": "Ok", "data": data}
+        return {"recordId": record["recordId"], "result": "Ok", "data": b64encode_as_string(b"".join(rows))}
 
     return lambda found: {"records": [answer(record) for record in found["records"]]}
 
@@ -168,23 +170,33 @@ CONTENDERS = {"ours": ours, "stdlib": stdlib, "powertools": powertools, "floor":
 
 
 def work(name: str, path: str) -> None:
-    """A contender's process: it answers one invocation for each line on standard input, and prints the nanoseconds."""
+    """A contender's process: it answers one invocation for each line on standard input.
+
+    It prints the nanoseconds that passed and those of processor time; for the line "reply", the reply instead.
+    """
     handle = CONTENDERS[name]()
     found = json.loads(Path(path).read_bytes())
     for line in sys.stdin:
-        before = time.perf_counter_ns()
+        used_before, before = time.process_time_ns(), time.perf_counter_ns()
         reply = handle(found)
-        nanoseconds = time.perf_counter_ns() - before
-        print(json.dumps(reply) if line == "reply\n" else nanoseconds, flush=True)
+        passed, used = time.perf_counter_ns() - before, time.process_time_ns() - used_before
+        print(json.dumps(reply) if line == "reply\n" else f"{passed} {used}", flush=True)
 
 
 class Contender:
     """A contender's process, as seen from here."""
 
-    def __init__(self, command: list[str], path: Path) -> None:
-        self.nanoseconds: list[int] = []
+    def __init__(self, command: list[str], path: Path, libraries: str | None = None) -> None:
+        self.passed: list[int] = []
+        self.used: list[int] = []
+        environment = os.environ | ({"PYTHONPATH": libraries} if libraries is not None else {})
         self.process = subprocess.Popen(
-            [*command, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, str(path)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def ask(self, line: str) -> str:
@@ -209,7 +221,9 @@ class Contender:
         return found
 
     def run(self) -> None:
-        self.nanoseconds.append(int(self.ask("run")))
+        passed, used = self.ask("run").split()
+        self.passed.append(int(passed))
+        self.used.append(int(used))
 
     def close(self) -> None:
         self.process.terminate()
@@ -217,35 +231,44 @@ class Contender:
 
 
 @contextlib.contextmanager
-def powertools_python(wanted: bool) -> Iterator[str | None]:
-    """The interpreter of a virtual environment with Powertools, for as long as it is needed."""
+def powertools_libraries(wanted: bool, python: str) -> Iterator[str | None]:
+    """A folder with Powertools for this interpreter, for as long as it is needed."""
     if not wanted:
         print("powertools is left out: --powertools installs it for this run")
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="sluice-powertools-") as directory:
-        venv.create(directory, with_pip=True)
-        python = str(Path(directory) / "bin/python")
         packages = ["aws-lambda-powertools[parser]", "orjson"]
-        done = subprocess.run([python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True)
+        install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--target", directory, *packages]
+        done = subprocess.run(install, capture_output=True, text=True)
         if done.returncode:
             print(f"powertools is left out: it cannot be installed here\n{done.stderr.strip()[-500:]}")
-        yield python if done.returncode == 0 else None
+        yield directory if done.returncode == 0 else None
 
 
-def measure(events_per_record: int, rounds: int, powertools: str | None) -> dict[str, float]:
-    """Microseconds for one event, by contender."""
-    worker = ["-m", "tests.benchmarks.transform", "--worker"]
-    commands = {name: [sys.executable, *worker, name] for name in CONTENDERS if name != "powertools"}
-    if powertools is not None:
-        commands["powertools"] = [powertools, *worker, "powertools"]
-    node = shutil.which("node")
-    if node is not None:
-        commands["node"] = [node, str(HERE / "transform.mjs")]
+def version(interpreter: str) -> str:
+    """What an interpreter says of its version, as in 3.13.5 or 24.1.0."""
+    answer = subprocess.run([interpreter, "--version"], check=True, capture_output=True, text=True)
+    return answer.stdout.strip().removeprefix("Python ").removeprefix("v")
+
+
+def measure(
+    events_per_record: int, rounds: int, python: str, nodes: dict[str, str], powertools: str | None
+) -> dict[str, tuple[float, float]]:
+    """Microseconds for one event, by contender: those that passed and those of processor time, each of a median round.
+
+    `nodes` are interpreters by the names of their contenders; `powertools` is the folder that has it.
+    """
+    names = [name for name in CONTENDERS if name != "powertools" or powertools is not None]
+    commands = {name: [python, "-m", "tests.benchmarks.transform", "--worker", name] for name in names}
+    commands |= {name: [node, str(HERE / "transform.mjs")] for name, node in nodes.items()}
     with tempfile.TemporaryDirectory(prefix="sluice-benchmark-") as directory:
         path = Path(directory) / "invocation.json"
         path.write_text(json.dumps(invocation(events_per_record)))
-        contenders = {name: Contender(command, path) for name, command in commands.items()}
+        contenders = {
+            name: Contender(command, path, powertools if name == "powertools" else None)
+            for name, command in commands.items()
+        }
         try:
             rows = contenders["ours"].rows()
             for name in contenders.keys() - {"floor", "json floor"}:
@@ -257,7 +280,10 @@ def measure(events_per_record: int, rounds: int, powertools: str | None) -> dict
         finally:
             for contender in contenders.values():
                 contender.close()
-    return {name: statistics.median(contender.nanoseconds) / 1_000 / EVENTS for name, contender in contenders.items()}
+    return {
+        name: (statistics.median(contender.passed) / 1_000 / EVENTS, statistics.median(contender.used) / 1_000 / EVENTS)
+        for name, contender in contenders.items()
+    }
 
 
 def profile(events_per_record: int) -> None:
@@ -279,6 +305,8 @@ def profile(events_per_record: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=60, help="rounds for each shape (default: 60)")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter to measure (default: this one)")
+    parser.add_argument("--node", action="append", help="a Node to measure; repeatable (default: the installed)")
     parser.add_argument(
         "--powertools", action="store_true", help="measure Powertools too; pip installs it for this run"
     )
@@ -289,22 +317,26 @@ def main() -> None:
         work(*arguments.worker)
         return
     size = sum(len(json.dumps(event(number), separators=(",", ":")).encode()) for number in range(EVENTS)) / EVENTS
-    machine = f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
+    python = platform.python_version() if arguments.profile else version(arguments.python)
+    machine = f"{platform.machine()}, {os.cpu_count()} processors, Python {python}"
     print(f"{machine}; {EVENTS:,} events of {size:.0f} bytes; median of {arguments.rounds} rounds")
     if arguments.profile:
         for shape, events_per_record in SHAPES.items():
             print(f"\n{shape}: where our own time goes, as a profiler sees it")
             profile(events_per_record)
         return
-    if shutil.which("node") is None:
+    installed = shutil.which("node")
+    nodes = {f"node {version(node)}": node for node in arguments.node or ([installed] if installed else [])}
+    if not nodes:
         print("node is left out: it is not installed")
-    with powertools_python(arguments.powertools) as python:
+    with powertools_libraries(arguments.powertools, arguments.python) as powertools:
         for shape, events_per_record in SHAPES.items():
-            found = measure(events_per_record, arguments.rounds, python)
+            found = measure(events_per_record, arguments.rounds, arguments.python, nodes, powertools)
             print(f"\n{shape}")
-            for name, microseconds in sorted(found.items(), key=lambda item: item[1]):
-                ratio = microseconds / found["ours"]
-                print(f"  {name:<11} {microseconds:6.2f} µs an event  {ratio:5.2f} times ours")
+            our_passed, our_used = found["ours"]
+            for name, (passed, used) in sorted(found.items(), key=lambda item: item[1]):
+                print(f"  {name:<13} {passed:6.2f} µs an event, {passed / our_passed:5.2f} times ours", end="")
+                print(f"; {used:6.2f} µs of processor time, {used / our_used:5.2f} times ours")
 
 
 if __name__ == "__main__":
