@@ -30,6 +30,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from local.emulator import AccessDenied, Emulator, InvalidSignature, Resources
+from local.metrics import Metrics
 from local.openapi import PLAIN, Definition, GatewayError, Operation, Request, Response, allow, compile_definition
 
 Json = dict[str, Any]
@@ -80,6 +81,7 @@ class LiveStage:
     definition: Definition
     bucket: TokenBucket
     variables: dict[str, str]
+    metrics: Metrics
 
 
 @dataclass
@@ -154,7 +156,7 @@ class ApiGateway:
         body = json.loads(json.dumps(properties.get("Body", {})))
         compile_definition(body, self.integrations)
         root = self.apis.get(api_id, {}).get("RootResourceId") or _new_id(10)
-        self.apis[api_id] = {"Body": body, "RootResourceId": root}
+        self.apis[api_id] = {"Name": properties.get("Name"), "Body": body, "RootResourceId": root}
         self.apis.save()
         return api_id, {"RootResourceId": root}
 
@@ -220,13 +222,23 @@ class ApiGateway:
                 compile_definition(self.deployments[stage["DeploymentId"]]["Body"], self.integrations),
                 TokenBucket(rate, burst, self.clock()),
                 {name: str(value) for name, value in stage.get("Variables", {}).items()},
+                self._metrics(self.apis[stage["RestApiId"]]),
             )
         return self.live.get(key)
+
+    def _metrics(self, api: Json) -> Metrics:
+        """The metrics of a whole API; those of its stages and methods are not put.
+
+        https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-metrics-and-dimensions.html
+        """
+        name = api.get("Name") or api["Body"].get("info", {}).get("title", "")
+        return Metrics(self.emulator, "AWS/ApiGateway", {"ApiName": name}, distributions=("Latency",))
 
     async def serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Any) -> None:
         """Answer one HTTP request, as an ASGI application."""
         # ["", "_aws", "execute-api", api id, stage, the rest]
         api_id, stage_name, rest = (*scope["path"].split("/", 5)[3:], "", "", "")[:3]
+        began = time.monotonic()
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         context = self._context(scope, headers, api_id, stage_name, f"/{rest}")
         stage = self._live_stage(f"{api_id}/{stage_name}")
@@ -237,6 +249,8 @@ class ApiGateway:
                 query = dict(parse_qsl(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True))
                 request = Request(context, headers, query, stage.variables)
                 response = await self._answer(stage, request, scope, receive)
+                errors = {f"{kind}XXError": int(response.status // 100 == kind) for kind in (4, 5)}
+                stage.metrics.add(Count=1, Latency=round((time.monotonic() - began) * 1000), **errors)
         except ClientDisconnected:
             return
         body = b"" if response.status == 204 or scope["method"] == "HEAD" else response.body.encode("utf-8", "replace")

@@ -21,7 +21,9 @@ from typing import Any
 
 import duckdb
 
-from local.athena_sql import BytesScannedLimitExceeded, Execution, QueryFailed, parse, run
+from local.athena_create import NewTable, find_target, table_exists
+from local.athena_sql import BytesScannedLimitExceeded, Execution, Permissions, parse, run
+from local.athena_tables import QueryFailed
 from local.emulator import Emulator, Resources, ServiceError
 
 Json = dict[str, Any]
@@ -74,12 +76,14 @@ class Athena:
             "GetQueryResults": self.get_query_results,
             "StopQueryExecution": self.stop_query_execution,
             "ListNamedQueries": self.list_named_queries,
+            "BatchGetNamedQuery": self.batch_get_named_query,
             "GetNamedQuery": lambda body: {"NamedQuery": self.find("NamedQuery", self.queries, body["NamedQueryId"])},
         }
 
     def register(self) -> None:
         """Serve the Athena API and its two resource types."""
         self.emulator.add_service("athena", self.serve)
+        self.emulator.name_resources("athena", self.resource)
         self.emulator.add_resource(
             "AWS::Athena::WorkGroup",
             create=self.create_work_group,
@@ -122,12 +126,21 @@ class Athena:
             raise ValueError(f"{kind} {name} was not found")
         return among[name]
 
+    def resource(self, body: Json) -> str:
+        """The work group that a call is about, as policies name it: its own, or its query's."""
+        named: Any = (body.get("NamedQueryIds") or [body.get("NamedQueryId", "")])[0]
+        group: Any = self.queries.get(named, {}).get("WorkGroup", body.get("WorkGroup", "primary"))
+        if execution := self.executions.get(body.get("QueryExecutionId", "")):
+            group = execution.work_group
+        return f"arn:aws:athena:{self.emulator.region}:{self.emulator.account}:workgroup/{group}"
+
     def execution(self, body: Json) -> Execution:
         found: Execution = self.find("QueryExecution", self.executions, body["QueryExecutionId"])
         return found
 
-    def start_query_execution(self, body: Json) -> Json:
-        """Take a query and run it in the background. What an enforced work group says wins over the call."""
+    def start_query_execution(self, body: Json, principal: str | None = None) -> Json:
+        """Take a query and run it in the background, for the one who calls if not for another principal (a role's
+        session). What an enforced work group says wins over the call."""
         only("StartQueryExecution", body, (*START_MEMBERS, "ExecutionParameters"))
         sql, token = body["QueryString"], body.get("ClientRequestToken", str(uuid.uuid4()))
         if not 32 <= len(token) <= 128:
@@ -138,7 +151,7 @@ class Athena:
             return {"QueryExecutionId": self.tokens[token][1]}
         if len(sql.encode()) > MAX_QUERY_STRING_BYTES:
             raise ValueError(f"QueryString must have at most {MAX_QUERY_STRING_BYTES} bytes (got {len(sql.encode())})")
-        parse(sql)
+        statement = parse(sql)
         group = self.find("WorkGroup", self.groups, body.get("WorkGroup", "primary"))
         if group["State"] != "ENABLED":
             raise ValueError(f"WorkGroup {group['Name']} is disabled")
@@ -160,7 +173,14 @@ class Athena:
             configuration,
             f"{results['OutputLocation'].rstrip('/')}/{identifier}.csv",
             identifier,
+            self.emulator.caller() if principal is None else principal,
+            find_target(statement) is not None,
         )
+        try:
+            bucket = execution.output_location.split("/")[2]
+            Permissions(self.emulator, execution.principal).demand("s3:GetBucketLocation", f"arn:aws:s3:::{bucket}")
+        except QueryFailed as denied:
+            raise ValueError(f"Unable to verify/create output bucket {bucket}. {denied}") from None
         self.executions[identifier] = execution
         self.tokens[token] = (body, identifier)
         self.spawn(self.execute(execution))
@@ -182,7 +202,9 @@ class Athena:
         state, reason, category = "SUCCEEDED", "", 0
         try:
             await asyncio.get_running_loop().run_in_executor(self.pool, work)
-            if execution.state == "RUNNING":
+            if execution.state == "RUNNING" and execution.created:
+                await self.create_table(execution, execution.created)
+            elif execution.state == "RUNNING":
                 bucket, _, key = execution.output_location.removeprefix("s3://").partition("/")
                 await self.emulator.put_object(bucket, key, csv(execution))
         except BytesScannedLimitExceeded:
@@ -191,12 +213,29 @@ class Athena:
             state, reason, category = "FAILED", str(error), error.category
         except ServiceError as error:
             state, category = "FAILED", 2
-            reason = f"Unable to write the result to {execution.output_location}: {error}"
+            where = f"s3://{execution.created.bucket}" if execution.created else execution.output_location
+            reason = f"Unable to write the result to {where}: {error}"
         except Exception as error:  # whatever it is, the query ends and says so
             state, reason, category = "FAILED", f"GENERIC_INTERNAL_ERROR: {error!r}", 1
         if execution.state != "CANCELLED":
             execution.state, execution.reason, execution.error_category = state, reason, category
         execution.completed = time.time()
+
+    async def create_table(self, execution: Execution, new: NewTable) -> None:
+        """Write a table's objects, then list it: whatever fails, there is no table, and objects may be left."""
+        for key, data in new.objects.items():
+            await self.emulator.put_object(new.bucket, key, data)
+        if execution.state != "RUNNING":
+            return
+        try:
+            await self.emulator.glue("CreateTable", DatabaseName=new.database, TableInput=new.table)
+        except ServiceError as error:
+            if error.code == "AlreadyExistsException":
+                raise table_exists(new.database, new.name) from None
+            raise QueryFailed(f"HIVE_METASTORE_ERROR: {error}") from None
+        if new.partitions:
+            name = {"DatabaseName": new.database, "TableName": new.name}
+            await self.emulator.glue("BatchCreatePartition", **name, PartitionInputList=new.partitions)
 
     def describe(self, execution: Execution) -> Json:
         """The QueryExecution structure."""
@@ -213,7 +252,7 @@ class Athena:
         return {
             "QueryExecutionId": execution.identifier,
             "Query": execution.sql,
-            "StatementType": "DML",
+            "StatementType": "DDL" if execution.is_ddl else "DML",
             "ResultConfiguration": {"OutputLocation": execution.output_location},
             "QueryExecutionContext": {"Database": execution.database, "Catalog": "awsdatacatalog"},
             "Status": status,
@@ -233,11 +272,17 @@ class Athena:
         size, start = body.get("MaxResults", 1000), int(body.get("NextToken", 0))
         if not 1 <= size <= 1000:
             raise ValueError(f"MaxResults must be between 1 and 1000 (got {size})")
-        rows: list[list[str | None]] = [[name for name, _ in execution.columns], *execution.rows]
+        rows = execution.rows
+        if not execution.created:
+            rows = [[name for name, _ in execution.columns], *rows]
         page = [{"Data": [{} if v is None else {"VarCharValue": v} for v in row]} for row in rows[start : start + size]]
         columns = [{"Name": name, "Label": name, "Type": kind} for name, kind in execution.columns]
         more = {"NextToken": str(start + size)} if start + size < len(rows) else {}
-        return {"UpdateCount": 0, "ResultSet": {"Rows": page, "ResultSetMetadata": {"ColumnInfo": columns}}} | more
+        updated = execution.created.rows if execution.created else 0
+        return {
+            "UpdateCount": updated,
+            "ResultSet": {"Rows": page, "ResultSetMetadata": {"ColumnInfo": columns}},
+        } | more
 
     def stop_query_execution(self, body: Json) -> Json:
         execution = self.execution(body)
@@ -260,6 +305,15 @@ class Athena:
         start, size = int(body.get("NextToken", 0)), body.get("MaxResults", 50)
         more = {"NextToken": str(start + size)} if start + size < len(found) else {}
         return {"NamedQueryIds": found[start : start + size]} | more
+
+    def batch_get_named_query(self, body: Json) -> Json:
+        """Up to 50 named queries; an id that is not there is no error."""
+        asked = body["NamedQueryIds"]
+        if not 1 <= len(asked) <= 50:
+            raise ValueError(f"NamedQueryIds must have 1 to 50 ids (got {len(asked)})")
+        missing = [{"NamedQueryId": one} for one in asked if one not in self.queries]
+        found = [self.queries[one] for one in asked if one in self.queries]
+        return {"NamedQueries": found, "UnprocessedNamedQueryIds": missing}
 
     def create_work_group(self, logical_id: str, properties: Json, stack_name: str) -> tuple[str, Json]:
         """Make a work group; Ref is its name."""

@@ -1,11 +1,11 @@
-"""One Athena query, from its text to its rows: what `local.athena` runs.
+"""One Athena query, from its text to its rows or its new table: what `local.athena` runs.
 
-The SQL is parsed as Athena's and bound to the Glue columns by Trino's rules of scope and type, partition projection
-finds the objects in scope, and sqlglot writes DuckDB's SQL, where TRANSLATIONS mends the functions that mean something
-else there. What is not implemented is refused by name, not guessed; errors come in Athena's words, with their place.
+The SQL is parsed as Athena's and bound to the Glue columns by Trino's rules of scope and type, the tables' partitions
+say which objects are in scope, and sqlglot writes DuckDB's SQL, where TRANSLATIONS mends the functions that mean
+something else there. What is not implemented is refused by name, not guessed; errors come in Athena's words, with
+their place.
 
-AWS facts: https://docs.aws.amazon.com/athena/latest/ug/partition-projection.html and
-https://docs.aws.amazon.com/athena/latest/ug/openx-json-serde.html
+AWS facts: https://docs.aws.amazon.com/athena/latest/ug/functions.html
 """
 
 from __future__ import annotations
@@ -13,37 +13,30 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cramjam
 import duckdb
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import OptimizeError, ParseError, TokenError
+from sqlglot.dialects.athena import Athena
+from sqlglot.errors import ErrorLevel, OptimizeError, ParseError, TokenError, UnsupportedError
 from sqlglot.optimizer.annotate_types import annotate_types
 from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
 from sqlglot.optimizer.qualify import qualify
-from sqlglot.optimizer.scope import Scope, traverse_scope
+from sqlglot.optimizer.scope import traverse_scope
 from sqlglot.schema import MappingSchema
 
-from local.emulator import Emulator
+from local.athena_create import NewTable, compute, find_target
+from local.athena_scan import define_view, prune, sql_list
+from local.athena_tables import DataFile, QueryFailed, Table
+from local.emulator import AccessDenied, Emulator
 
 Json = dict[str, Any]
-
-
-class QueryFailed(Exception):
-    """A query ends as FAILED for this reason. Error category 1 is the system's fault, 2 the user's."""
-
-    def __init__(self, reason: str, category: int = 2) -> None:
-        super().__init__(reason)
-        self.category = category
 
 
 class BytesScannedLimitExceeded(Exception):
@@ -64,6 +57,7 @@ TRANSLATIONS: dict[type[exp.Expr], Callable[[Any], exp.Expr]] = {
     exp.DateDiff: lambda n: call("date_sub", exp.Literal.string(n.text("unit").lower()), n.expression, n.this),
     # NULL for text that is not JSON and for what is no scalar.
     exp.JSONExtractScalar: lambda n: call("athena_json_extract_scalar", n.this, n.expression),
+    exp.JSONExtract: lambda n: call("athena_json_extract", n.this, n.expression),
     # DuckDB's arg_max passes over rows whose first argument is NULL.
     exp.ArgMax: lambda n: call("arg_max_null", n.this, n.expression),
     exp.ArgMin: lambda n: call("arg_min_null", n.this, n.expression),
@@ -75,6 +69,20 @@ TRANSLATIONS: dict[type[exp.Expr], Callable[[Any], exp.Expr]] = {
     exp.ApproxQuantile: lambda n: call("approx_quantile", n.this, n.args["quantile"]),
     # Bytes that are not UTF-8 are replaced.
     exp.Decode: lambda n: call("decode", n.this, exp.Literal.string("replace")),
+    # DuckDB keeps the moment and not the offset, which is a part of Trino's value.
+    exp.FromISO8601Timestamp: lambda n: call(
+        "athena_moment", n.this, exp.convert(isinstance(n.parent, exp.AtTimeZone))
+    ),
+    # Another zone than UTC stands under a CAST only, which leaves nothing but the clock on the wall there.
+    exp.AtTimeZone: lambda n: (
+        n.this if is_utc(n) else call("timezone", n.args["zone"], exp.cast(n.this, exp.DType.TIMESTAMPTZ))
+    ),
+}
+# What Trino reads from text as a value of each type; DuckDB reads more, and '3.5' as 4.
+TEXT_FORMS = {
+    **dict.fromkeys(exp.DataType.INTEGER_TYPES, r"[+-]?\d+"),
+    exp.DType.DATE: r"\s*\d{4}-\d{1,2}-\d{1,2}\s*",
+    exp.DType.TIMESTAMP: r"\s*\d{4}-\d{1,2}-\d{1,2}( \d{1,2}:\d{1,2}(:\d{1,2}(\.\d+)?)?)?\s*",
 }
 DUCKDB: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
@@ -84,11 +92,22 @@ DUCKDB: dict[str, str | bool | int | float | list[str]] = {
     "temp_directory": "",
     "threads": 2,
 }
-PREAMBLE = """
+PREAMBLE = r"""
 SET TimeZone = 'UTC';
 SET integer_division = true;
 CREATE MACRO athena_json_extract_scalar(j, path) AS CASE
     WHEN json_valid(j) AND json_type(j, path) NOT IN ('OBJECT', 'ARRAY') THEN json_extract_string(j, path) END;
+CREATE MACRO athena_json_extract(j, path) AS CASE WHEN json_valid(j) THEN json_extract(j, path) END;
+CREATE MACRO athena_json_text(j, strict) AS CASE WHEN json_type(j) NOT IN ('OBJECT', 'ARRAY') THEN j ->> '$'
+    WHEN strict AND j IS NOT NULL THEN error('INVALID_CAST_ARGUMENT: Cannot cast ' || j || ' to varchar') END;
+CREATE MACRO athena_text(value, form, strict, kind) AS CASE WHEN regexp_full_match(value, form) THEN value
+    WHEN strict AND value IS NOT NULL
+    THEN error('INVALID_CAST_ARGUMENT: Cannot cast ''' || value || ''' to ' || kind) END;
+CREATE MACRO athena_moment(value, in_zone) AS CASE
+    WHEN in_zone OR NOT regexp_matches(value, '[+-]\d\d:?\d\d$') OR regexp_matches(value, '[+-]00:?00$')
+    THEN CAST(value AS TIMESTAMPTZ)
+    ELSE error('NOT_SUPPORTED: the local Athena keeps no offset (got ' || value
+        || '): write at_timezone(from_iso8601_timestamp(...), ''UTC'')') END;
 CREATE MACRO athena_object(j, strict) AS CASE
     WHEN json_type(j) = 'OBJECT' THEN map_from_entries(list_transform(map_entries(CAST(j AS MAP(VARCHAR, JSON))),
         lambda e: {'key': lower(e.key), 'value': e.value ->> '$'}))
@@ -99,18 +118,24 @@ CREATE MACRO athena_field(value, parsed, name) AS CASE WHEN value IS NULL OR par
 # Functions that sqlglot has no class for and that DuckDB has under the same name with the same meaning.
 SAME_IN_DUCKDB = {"bit_count", "geometric_mean", "json_array_length", "map_concat", "map_entries", "map_values"}
 # What sqlglot reads and DuckDB runs, but Athena does not, or not with this meaning.
-REFUSED = {exp.ILike: "ILIKE", exp.Qualify: "QUALIFY", exp.AtTimeZone: "AT TIME ZONE", exp.Lateral: "LATERAL"}
+REFUSED = {exp.ILike: "ILIKE", exp.Qualify: "QUALIFY", exp.Lateral: "LATERAL", exp.Format: "format"}
+TYPES: Any = Athena.EXPRESSION_METADATA | {exp.JSONExtract: {"returns": exp.DType.JSON}}
 ARITHMETIC = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod)
 KINDS = {
     **dict.fromkeys(exp.DataType.TEXT_TYPES, "text"),
     **dict.fromkeys(exp.DataType.NUMERIC_TYPES, "number"),
     **dict.fromkeys(exp.DataType.TEMPORAL_TYPES, "time"),
-    exp.DataType.Type.BOOLEAN: "boolean",
+    exp.DType.BOOLEAN: "boolean",
 }
 
 
+def is_utc(node: exp.AtTimeZone) -> bool:
+    """Whether the zone is the one that every moment has here."""
+    return node.text("zone") == "UTC"
+
+
 def parse(sql: str) -> exp.Expr:
-    """Parse one SELECT or WITH statement. Raises ValueError, which StartQueryExecution answers at once."""
+    """Parse one SELECT, WITH or CREATE TABLE AS statement. Raises ValueError, which StartQueryExecution answers."""
     try:
         casts = [token for token in sqlglot.tokenize(sql, read="athena") if token.text == "::"]
         statements = [statement for statement in sqlglot.parse(sql, read="athena") if statement]
@@ -122,14 +147,27 @@ def parse(sql: str) -> exp.Expr:
         raise ValueError(f"line 1:1: {error}") from None
     if len(statements) != 1:
         raise ValueError(f"Only one sql statement is allowed. Got: {sql[:200]}")
-    if not isinstance(statements[0], exp.Query):
-        what = " ".join(sql.split()[:2])
-        raise ValueError(f"Queries of this type are not supported: the local Athena runs SELECT and WITH (got {what})")
+    statement = statements[0]
+    if not isinstance(statement, exp.Query) and not find_target(statement):
+        raise ValueError(
+            "Queries of this type are not supported: the local Athena runs SELECT, WITH and CREATE TABLE AS "
+            f"(got {' '.join(sql.split()[:2])})"
+        )
     for token in casts:
         raise ValueError(f"line {token.line}:{token.col - 1}: mismatched input '::' (write CAST(x AS type))")
-    for node in statements[0].find_all(*REFUSED):
+    for node in statement.find_all(*REFUSED):
         raise ValueError(f"The local Athena does not support {REFUSED[type(node)]}: {node.sql('athena')}")
-    return statements[0]
+    for function in list(statement.find_all(exp.Anonymous)):
+        if function.name.lower() == "at_timezone" and len(function.expressions) == 2:
+            moment, zone = function.expressions
+            function.replace(exp.AtTimeZone(this=moment, zone=zone))
+    for zoned in statement.find_all(exp.AtTimeZone):
+        if not is_utc(zoned) and not isinstance(zoned.parent, exp.Cast):
+            raise ValueError(
+                "The local Athena supports other time zones than 'UTC' under CAST(... AS timestamp) or AS date alone: "
+                f"{zoned.sql('athena')}"
+            )
+    return statement
 
 
 def bind(sql: str, parameters: list[str]) -> str:
@@ -193,7 +231,7 @@ def analyse(sql: str, statement: exp.Expr, tables: dict[tuple[str, str], Table])
     for column in (column for having in statement.find_all(exp.Having) for column in having.find_all(exp.Column)):
         if not column.table:
             raise QueryFailed(f"COLUMN_NOT_FOUND: {place(sql, column)}: Column '{column.name}' cannot be resolved")
-    statement = annotate_types(statement, schema=schema, dialect="athena")
+    statement = annotate_types(statement, schema=schema, dialect="athena", expression_metadata=TYPES)
     for node in statement.find_all(exp.Between, exp.In, exp.Predicate, exp.DPipe, *ARITHMETIC):
         refuse_mixed_types(sql, node)
     return statement
@@ -235,147 +273,38 @@ def translate(statement: exp.Expr, now: datetime) -> None:
             new = exp.cast(exp.Literal.string(f"{now:%Y-%m-%d}"), "DATE")
         elif type(node) in TRANSLATIONS:
             new = TRANSLATIONS[type(node)](node)
+        elif isinstance(node, exp.Cast):
+            translate_cast(node)
+        elif isinstance(node, exp.GenerateSeries) and is_of(node.args["start"], exp.DType.DATE):
+            new = exp.cast(node.copy(), "DATE[]")  # dates stay dates
         elif isinstance(node, exp.Div):
             node.set("typed", False)  # integers divide to integers by the setting in PREAMBLE
         elif isinstance(node, exp.Add | exp.Sub | exp.DateAdd | exp.DateTrunc | exp.TimestampTrunc):
             kinds = (node.type, node.this.type if isinstance(node, exp.TimestampTrunc) else None)
-            if any(kind and kind.this is exp.DataType.Type.DATE for kind in kinds):
+            if any(kind and kind.this is exp.DType.DATE for kind in kinds):
                 new = exp.cast(node.copy(), "DATE")  # a date stays a date; DuckDB makes it a timestamp
         if new is not node:
             new.type = node.type
             node.replace(new)
 
 
-# --- The tables: Glue's columns, partition projection -----------------------------------------------------------------
-
-COLUMN_TYPES = {"string": "VARCHAR", "int": "INTEGER"} | {
-    name: name.upper() for name in ("double", "bigint", "boolean", "date", "timestamp")
-}
-# The Parquet types, as DuckDB calls them, that Athena reads into a column of another name.
-PARQUET_TYPES = {
-    "VARCHAR": {"BLOB"},
-    "BIGINT": {"INTEGER"},
-    "DOUBLE": {"FLOAT"},
-    "TIMESTAMP": {"TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"},
-}
-PARQUET_SERDE = "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"
-JSON_SERDE = "org.openx.data.jsonserde.JsonSerDe"
-DATE_FIELDS = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
-Values = tuple[str, Callable[[str], bool]]
+def is_of(node: exp.Expr, *kinds: exp.DType) -> bool:
+    """Whether an analysed expression is known to have one of these types."""
+    return node.type is not None and node.type.this in kinds
 
 
-@dataclass(frozen=True)
-class DataFile:
-    """An object of a table: its file on disk, its s3:// path, its size in bytes, the values of its partition."""
-
-    file: Path
-    path: str
-    size: int
-    partition: tuple[str, ...]
-
-
-class Table:
-    """A Glue table as Athena reads it. `columns` and `keys` (the partition's) map lower-case names to DuckDB types."""
-
-    def __init__(self, name: str, glue: Json) -> None:
-        self.name, self.parameters = name, glue.get("Parameters") or {}
-        storage = glue["StorageDescriptor"]
-        serde = storage.get("SerdeInfo") or {}
-        options = {key.lower(): str(value).lower() for key, value in (serde.get("Parameters") or {}).items()}
-        self.ignores_malformed = options.pop("ignore.malformed.json", "false") == "true"
-        self.columns, self.keys = self._types(storage["Columns"]), self._types(glue.get("PartitionKeys") or [])
-        self.location = storage["Location"].rstrip("/") + "/"
-        self.is_parquet = serde.get("SerializationLibrary") == PARQUET_SERDE
-        if not glue.get("TableType"):
-            raise QueryFailed("FAILED: NullPointerException Name is null (the Glue table has no TableType)")
-        if not self.is_parquet and serde.get("SerializationLibrary") != JSON_SERDE:
-            raise self._unsupported(f"the SerDe {serde.get('SerializationLibrary')}")
-        for option in options.items() - {("case.insensitive", "true"), ("serialization.format", "1")}:
-            raise self._unsupported(f"the SerDe parameter {'='.join(option)}")
-
-    def _unsupported(self, what: str) -> QueryFailed:
-        return QueryFailed(f"NOT_SUPPORTED: the local Athena does not implement {what} (table {self.name})")
-
-    def _types(self, columns: list[Json]) -> dict[str, str]:
-        for column in columns:
-            if column["Type"].lower() not in COLUMN_TYPES:
-                raise self._unsupported(f"the type {column['Type']} of column {column['Name']}")
-        return {column["Name"].lower(): COLUMN_TYPES[column["Type"].lower()] for column in columns}
-
-    def files(self, emulator: Emulator) -> list[DataFile]:
-        """Every object in the range of the partition projection; what lies outside is not seen, without a word, as on
-        AWS. Objects whose name begins with _ or . are hidden."""
-        template, values = self._projection()
-        bucket, _, key_template = template.removeprefix("s3://").partition("/")
-        parts = re.split(r"\$\{(\w+)}", key_template)  # text, column, text, column, ... text
-        groups = [f"(?P<{part}>{values[part][0]})" if i % 2 else re.escape(part) for i, part in enumerate(parts)]
-        found = []
-        for key, file in emulator.object_paths(bucket, parts[0][: parts[0].rfind("/") + 1]):
-            match = re.match("".join(groups), key)
-            if match and not any(part[:1] in ("_", ".") for part in key[match.end() :].split("/")):
-                size, partition = file.stat().st_size, tuple(match[column] for column in self.keys)
-                if size and all(values[column][1](match[column]) for column in self.keys):
-                    found.append(DataFile(file, f"s3://{bucket}/{key}", size, partition))
-        return found
-
-    def _projection(self) -> tuple[str, dict[str, Values]]:
-        """The template of a partition's location, and what values each partition column can have."""
-        if not self.keys:
-            return self.location, {}
-        if self.parameters.get("projection.enabled", "").lower() != "true":
-            raise self._unsupported("partitions without projection.enabled=true")
-        default = self.location + "".join(f"{key}=${{{key}}}/" for key in self.keys)
-        template = self.parameters.get("storage.location.template", default)
-        if not template.endswith("/") or set(re.findall(r"\$\{(\w+)}", template)) != set(self.keys):
-            raise QueryFailed(
-                f"HIVE_METASTORE_ERROR: Table {self.name}: storage.location.template must hold every partition column "
-                f"and end with a slash (got '{template}')"
-            )
-        return template, {key: self._values(key) for key in self.keys}
-
-    def _option(self, key: str, name: str) -> str:
-        if (value := self.parameters.get(f"projection.{key}.{name}")) is None:
-            raise QueryFailed(
-                f"HIVE_METASTORE_ERROR: Table {self.name} is configured for partition projection, but the partition "
-                f"column '{key}' is missing projection configuration: projection.{key}.{name}"
-            )
-        return str(value)
-
-    def _values(self, key: str) -> Values:
-        """A pattern for the values of a partition column, and the test whether one is in its range."""
-        kind = self._option(key, "type").lower()
-        if self.parameters.get(f"projection.{key}.interval", "1") != "1":
-            raise self._unsupported(f"projection.{key}.interval other than 1")
-        if kind == "enum":
-            enumerated = self._option(key, "values").split(",")
-            return "|".join(map(re.escape, enumerated)), enumerated.__contains__
-        if kind != "date":
-            raise self._unsupported(f"projection.{key}.type={kind}")
-        fields = re.findall(r"[A-Za-z]+|[^A-Za-z]+", self._option(key, "format"))
-        if unknown := [part for part in fields if part.isalpha() and part not in DATE_FIELDS]:
-            raise self._unsupported(f"{unknown[0]} in projection.{key}.format")
-        if "HH" in fields:
-            self._option(key, "interval")  # has a default for days and months only
-        layout = "".join(DATE_FIELDS.get(part, part) for part in fields)
-        start, end = (self._date(text.strip(), layout) for text in self._option(key, "range").split(","))
-
-        def is_in_range(text: str) -> bool:
-            try:
-                return start <= datetime.strptime(text, layout) <= end
-            except ValueError:
-                return False
-
-        return "".join(rf"\d{{{len(p)}}}" if p in DATE_FIELDS else re.escape(p) for p in fields), is_in_range
-
-    def _date(self, text: str, layout: str) -> datetime:
-        """One end of a range: a date in the column's own format, or NOW (in UTC) with an offset such as NOW+1DAYS."""
-        if not text.startswith("NOW"):
-            return datetime.strptime(text, layout)
-        offset = re.fullmatch(r"NOW(?:([+-]\d+)(WEEK|DAY|HOUR|MINUTE|SECOND)S?)?", text.replace(" ", ""))
-        if not offset:
-            raise self._unsupported(f"the date {text}")
-        moment = datetime.now(UTC) + timedelta(**{f"{(offset[2] or 'DAY').lower()}s": int(offset[1] or 0)})
-        return datetime.strptime(moment.strftime(layout), layout)
+def translate_cast(node: exp.Cast) -> None:
+    """Mend what a CAST or TRY_CAST reads where DuckDB converts otherwise than Trino does, in place."""
+    value, kind, is_strict = node.this, node.to.this, not isinstance(node, exp.TryCast)
+    if kind in TEXT_FORMS and is_of(value, *exp.DataType.TEXT_TYPES):
+        form, words = TEXT_FORMS[kind], node.to.sql("athena").lower()
+        node.set("this", call("athena_text", value, *map(exp.convert, (form, is_strict, words))))
+    elif kind in exp.DataType.INTEGER_TYPES and is_of(value, *exp.DataType.REAL_TYPES):
+        node.set("this", call("round", value))  # half away from zero, not to the even neighbour
+    elif kind in exp.DataType.TEXT_TYPES and is_of(value, exp.DType.JSON):
+        node.set("this", call("athena_json_text", value, exp.convert(is_strict)))
+    elif kind in exp.DataType.TEXT_TYPES and is_of(value, exp.DType.TIMESTAMP) and value.find(exp.Column):
+        node.set("this", call("strftime", value, exp.Literal.string("%Y-%m-%d %H:%M:%S.%g")))
 
 
 # --- One query in DuckDB ----------------------------------------------------------------------------------------------
@@ -383,7 +312,8 @@ class Table:
 
 @dataclass
 class Execution:
-    """A query execution. `rows` hold Athena's text forms, None for NULL; times are epoch seconds."""
+    """A query execution. `rows` hold Athena's text forms, None for NULL; times are epoch seconds; `principal` is the
+    session of the role that asks, or empty for the account's root."""
 
     sql: str
     database: str
@@ -392,6 +322,8 @@ class Execution:
     configuration: Json
     output_location: str
     identifier: str
+    principal: str = ""
+    is_ddl: bool = False
     state: str = "QUEUED"
     reason: str = ""
     error_category: int = 0
@@ -401,23 +333,77 @@ class Execution:
     bytes_scanned: int = 0
     columns: list[tuple[str, str]] = field(default_factory=list)
     rows: list[list[str | None]] = field(default_factory=list)
+    created: NewTable | None = None
     connection: duckdb.DuckDBPyConnection | None = None
 
 
+class Permissions:
+    """What the one who asks is allowed. Each method raises QueryFailed with AWS's sentence."""
+
+    def __init__(self, emulator: Emulator, principal: str) -> None:
+        self.emulator, self.principal = emulator, principal
+
+    def demand(self, action: str, *resources: str) -> None:
+        """An action on each of the resources; the account's root may do everything."""
+        try:
+            for resource in resources if self.principal else ():
+                self.emulator.authorize_session(self.principal, action, resource)
+        except AccessDenied as denied:
+            raise QueryFailed(f"Insufficient permissions to execute the query. {denied}") from None
+
+    def demand_glue(self, action: str, database: str, table: str = "") -> None:
+        """Glue asks for the catalog, the database and the table, each by itself."""
+        prefix = f"arn:aws:glue:{self.emulator.region}:{self.emulator.account}"
+        tables = [f"{prefix}:table/{database}/{table}"] * bool(table)
+        self.demand(f"glue:{action}", f"{prefix}:catalog", f"{prefix}:database/{database}", *tables)
+
+    def demand_table(self, database: str, name: str, table: Table) -> None:
+        """What the catalog says of a table."""
+        self.demand_glue("GetDatabase", database)
+        self.demand_glue("GetTable", database, name)
+        if table.is_registered():
+            self.demand_glue("GetPartitions", database, name)
+
+    def demand_read(self, table: Table, files: list[DataFile]) -> None:
+        """The list of a table's objects, and those that a query reads."""
+        self.demand("s3:ListBucket", f"arn:aws:s3:::{table.location.split('/')[2]}")
+        self.demand("s3:GetObject", *(f"arn:aws:s3:::{file.path.removeprefix('s3://')}" for file in files))
+
+    def demand_creation(self, created: NewTable) -> None:
+        """A new table with its partitions and objects."""
+        self.demand_glue("CreateTable", created.database, created.name)
+        if created.partitions:
+            self.demand_glue("BatchCreatePartition", created.database, created.name)
+        self.demand("s3:ListBucket", f"arn:aws:s3:::{created.bucket}")
+        self.demand("s3:PutObject", *(f"arn:aws:s3:::{created.bucket}/{key}" for key in created.objects))
+
+
 def run(execution: Execution, emulator: Emulator) -> None:
-    """Run a query to its end. Raises QueryFailed, or BytesScannedLimitExceeded before anything is read."""
+    """Run a query to its end; a table that it creates is computed, and nothing of it is written yet.
+
+    Raises QueryFailed, or BytesScannedLimitExceeded before anything is read.
+    """
     sql = bind(execution.sql, execution.parameters)
     statement = normalize_identifiers(parse(sql), dialect="athena")
+    permissions = Permissions(emulator, execution.principal)
+    permissions.demand("s3:PutObject", f"arn:aws:s3:::{execution.output_location.removeprefix('s3://')}")
+    if target := find_target(statement, execution.database):
+        permissions.demand_glue("GetDatabase", target.database)
+        target.check(execution.configuration, execution.output_location, emulator)
+        statement = statement.expression.pop()
+        target.check_names(statement, lambda node: place(sql, node))
     tables: dict[tuple[str, str], Table] = {}
     for scope in traverse_scope(statement):
         for reference in scope.tables:
             if reference.db or reference.name not in scope.cte_sources:
                 bind_table(sql, reference, execution.database, tables, emulator)
+    for key, table in tables.items():
+        permissions.demand_table(*key, table)
     statement = analyse(sql, statement, tables)
     translate(statement, datetime.fromtimestamp(execution.submitted, UTC))
     files = {key: table.files(emulator) for key, table in tables.items()}
-    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(config=DUCKDB) as connection:
-        execution.connection = connection
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect(config=DUCKDB) as connection:
+        execution.connection, scratch = connection, Path(folder)
         try:
             connection.execute(PREAMBLE)
             scans = []
@@ -431,14 +417,23 @@ def run(execution: Execution, emulator: Emulator) -> None:
                 raise BytesScannedLimitExceeded
             readable: list[str] = []
             for number, (source, table, in_scope) in enumerate(scans):
-                readable += define_view(connection, f"scan_{number}", table, in_scope, Path(scratch))
+                permissions.demand_read(table, in_scope)
+                readable += define_view(connection, f"scan_{number}", table, in_scope, scratch)
                 source.set("this", exp.to_identifier(f"scan_{number}"))
                 source.set("db", None)
             # From here on the query reaches its own objects and nothing else on this machine.
+            connection.execute(f"SET allowed_directories = {sql_list([str(scratch)])}")
             connection.execute(f"SET allowed_paths = {sql_list(readable)}; SET enable_external_access = false")
-            fetch(connection, statement.sql(dialect="duckdb"), execution)
+            translated = statement.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE)
+            if target:
+                execution.created = compute(connection, translated, target, scratch)
+                permissions.demand_creation(execution.created)
+            else:
+                fetch(connection, translated, execution)
         except duckdb.Error as error:
             raise failure(sql, error) from None
+        except UnsupportedError as error:
+            raise QueryFailed(f"NOT_SUPPORTED: the local Athena does not translate this: {error}") from None
         finally:
             execution.connection = None
 
@@ -454,122 +449,6 @@ def bind_table(sql: str, reference: exp.Table, database: str, tables: Any, emula
     tables.setdefault(key, Table(name, glue))
     reference.set("catalog", None)
     reference.set("db", exp.to_identifier(key[0], quoted=True))
-
-
-def prune(
-    connection: duckdb.DuckDBPyConnection, table: Table, files: list[DataFile], scope: Scope, alias: str
-) -> list[DataFile]:
-    """The files whose partition can match: every condition of the WHERE clause that reads nothing but partition columns
-    is asked of the list of partitions."""
-    select, where = scope.expression, scope.expression.args.get("where")
-    # An outer join finds rows by what is missing: there, reading less could find more.
-    if not where or not files or any(join.side for join in select.args.get("joins") or []):
-        return files
-    conditions = []
-    for condition in where.this.flatten() if isinstance(where.this, exp.And) else [where.this]:
-        columns = list(condition.find_all(exp.Column))
-        is_of_partition = all(column.table == alias and column.name in table.keys for column in columns)
-        if columns and is_of_partition and not condition.find(exp.Query):
-            conditions.append(f"({condition.sql(dialect='duckdb')})")
-    partitions = sorted({file.partition for file in files})
-    values = ", ".join(f"CAST(unnest(?) AS {kind}) AS {quoted(key)}" for key, kind in table.keys.items())
-    matching = connection.execute(
-        f"SELECT number FROM (SELECT unnest(?) AS number{', ' * bool(values)}{values}) AS {quoted(alias)} "
-        f"WHERE {' AND '.join(conditions) or 'true'}",
-        [list(range(len(partitions))), *map(list, zip(*partitions, strict=True))],
-    ).fetchall()
-    in_scope = {partitions[number] for (number,) in matching}
-    return [file for file in files if file.partition in in_scope]
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return exp.to_identifier(name, quoted=True).sql(dialect="duckdb")
-
-
-def sql_list(values: list[str]) -> str:
-    """Texts as an SQL list."""
-    return f"[{', '.join(exp.Literal.string(value).sql(dialect='duckdb') for value in values)}]"
-
-
-def define_view(
-    connection: duckdb.DuckDBPyConnection, view: str, table: Table, files: list[DataFile], scratch: Path
-) -> list[str]:
-    """Show the files as one relation of the Glue columns, the partition columns and "$path"; returns what it reads."""
-    readable = [plain_file(file, scratch) for file in files]
-    names = ["$file", "$path", *table.keys]
-    rows = [(name, file.path, *file.partition) for name, file in zip(readable, files, strict=True)]
-    connection.execute(
-        f"CREATE TABLE {view}_files AS SELECT {', '.join(f'unnest(?::VARCHAR[]) AS {quoted(n)}' for n in names)}",
-        list(map(list, zip(*rows, strict=True))) if rows else [[] for _ in names],
-    )
-    # The columns that no file has are NULL.
-    sources = [f"SELECT {', '.join(f'NULL AS {quoted(n)}' for n in ('$file', *table.columns))} WHERE false"]
-    if table.is_parquet and files:
-        options = "union_by_name = true, hive_partitioning = false, filename = '$file'"
-        sources.append(f"SELECT * FROM read_parquet({sql_list(readable)}, {options})")
-        for name, kind, *_ in connection.execute(f"DESCRIBE {sources[1]}").fetchall():
-            wanted = table.columns.get(name.lower(), kind)
-            if kind not in {wanted} | PARQUET_TYPES.get(wanted, set()):
-                raise QueryFailed(
-                    f"HIVE_BAD_DATA: Field {name}'s type {kind} in parquet file is incompatible with type "
-                    f"{wanted.lower()} defined in table schema (table {table.name})"
-                )
-    if not table.is_parquet:
-        for compression, paths in groupby(sorted(readable, key=compression_of), compression_of):
-            sources.append(json_source(table, sql_list(list(paths)), compression))
-    columns = [f"CAST(data.{quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in table.columns.items()]
-    columns += [f"CAST(files.{quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in table.keys.items()]
-    connection.execute(
-        f'CREATE VIEW {view} AS SELECT {", ".join(columns)}, "$path" FROM '
-        f'({" UNION ALL BY NAME ".join(sources)}) AS data JOIN {view}_files AS files ON data."$file" = files."$file"'
-    )
-    return readable
-
-
-def json_source(table: Table, paths: str, compression: str) -> str:
-    """The rows of JSON lines as the OpenX SerDe reads them: keys in any case, each value as its column's type."""
-    fields = []
-    for name, kind in table.columns.items():
-        value = f"object['{name}']"
-        parsed = f"TRY_CAST({value} AS {kind})"
-        if kind == "TIMESTAMP":
-            shape = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,9})?"
-            parsed = f"CASE WHEN regexp_full_match({value}, '{shape}') THEN {parsed} END"
-        fields.append(f"athena_field({value}, {parsed}, '{name}') AS {quoted(name)}")
-    return (
-        f'SELECT "$file", {", ".join(fields)} FROM (SELECT "$file", athena_object(json, {not table.ignores_malformed}) '
-        f"AS object FROM read_ndjson_objects({paths}, compression = '{compression}', filename = '$file', "
-        f"ignore_errors = {table.ignores_malformed}))"
-    )
-
-
-def compression_of(path: str) -> str:
-    """Athena knows the compression of text by the extension, in lower case only."""
-    return "gzip" if path.endswith(".gz") else "uncompressed"
-
-
-def plain_file(file: DataFile, scratch: Path) -> str:
-    """A path that DuckDB can read: the object itself, or what was in Hadoop's Snappy container."""
-    if not file.path.endswith(".snappy"):
-        return str(file.file)
-    plain = scratch / f"{uuid.uuid4()}.json"
-    plain.write_bytes(hadoop_snappy(file.file.read_bytes()))
-    return str(plain)
-
-
-def hadoop_snappy(data: bytes) -> bytes:
-    """Decompress Hadoop's Snappy: blocks, each its plain size and the chunks that make it up; a chunk is its compressed
-    size and raw Snappy. Sizes are 4 bytes, big-endian."""
-    plain, at = bytearray(), 0
-    while at < len(data):
-        end = len(plain) + int.from_bytes(data[at : at + 4])
-        at += 4
-        while len(plain) < end:
-            size = int.from_bytes(data[at : at + 4])
-            plain += bytes(cramjam.snappy.decompress_raw(data[at + 4 : at + 4 + size]))
-            at += 4 + size
-    return bytes(plain)
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str, execution: Execution) -> None:
@@ -589,7 +468,14 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str, execution: Execution)
 
 def result_type(kind: str) -> str:
     """Athena's name for a DuckDB type."""
-    names = {"HUGEINT": "bigint", "BLOB": "varbinary", '"NULL"': "unknown", "STRUCT": "row"}
+    names = {
+        "TIMESTAMP_S": "timestamp",
+        "TIMESTAMP_MS": "timestamp",
+        "HUGEINT": "bigint",
+        "BLOB": "varbinary",
+        '"NULL"': "unknown",
+        "STRUCT": "row",
+    }
     kind = "array" if kind.endswith("]") else kind.partition("(")[0]
     return names.get(kind, kind.lower())
 
@@ -612,10 +498,16 @@ def show(value: Any) -> str | None:
         case bytes():
             return value.hex(" ")
         case list():
-            return f"[{', '.join(show(item) or 'null' for item in value)}]"
+            return f"[{', '.join(map(show_item, value))}]"
         case dict():
-            return "{" + ", ".join(f"{show(key)}={show(item) or 'null'}" for key, item in value.items()) + "}"
+            return "{" + ", ".join(f"{show(key)}={show_item(item)}" for key, item in value.items()) + "}"
     return str(value)
+
+
+def show_item(value: Any) -> str:
+    """A value inside another."""
+    shown = show(value)
+    return "null" if shown is None else shown
 
 
 def java_double(value: float) -> str:
@@ -631,14 +523,15 @@ def java_double(value: float) -> str:
 
 # A pattern in DuckDB's message, and the reason that Athena gives; {0} is what the pattern caught, {1} its place.
 FAILURES = {
-    r"^(HIVE_\w+: .+)": "{0}",
+    r"^((?:HIVE_\w+|INVALID_CAST_ARGUMENT|NOT_SUPPORTED): .+)": "{0}",
+    r"^(No files found that match .+|Cannot open file .+)": "HIVE_CANNOT_OPEN_SPLIT: {0}",
     r"^((?i:Malformed JSON|Map keys must be unique).*)": "HIVE_CURSOR_ERROR: Row is not a valid JSON Object: {0}",
     r"(Division by zero)": "DIVISION_BY_ZERO: {0}",
     r'column "(.+?)" must appear in the GROUP BY': (
         "EXPRESSION_NOT_AGGREGATE: {1}: '{0}' must be an aggregate expression or appear in GROUP BY clause"
     ),
     r"Function with name (\w+) does not exist": "FUNCTION_NOT_FOUND: {1}: Function '{0}' not registered",
-    r"^(Could not convert .+)": "INVALID_CAST_ARGUMENT: {0}",
+    r"^(Could not convert .+|Failed to cast value .+)": "INVALID_CAST_ARGUMENT: {0}",
     r"^(.+out of range.*)": "NUMERIC_VALUE_OUT_OF_RANGE: {0}",
 }
 

@@ -8,11 +8,15 @@ release: its version is pinned, and a test asks for each of them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +31,11 @@ ServiceHandler = Callable[[str, str, dict[str, str], bytes, dict[str, list[str]]
 Create = Callable[[str, Json, str], tuple[str, Json]]
 Update = Callable[[str, Json, Json, str], tuple[str, Json]]
 Delete = Callable[[str, Json], None]
+Task = Callable[[str, str, Any, Callable[[], Any], Callable[[], bool]], Any]
 AsgiApp = Callable[[MutableMapping[str, Any], Callable[..., Any], Callable[..., Any]], Awaitable[None]]
 
 PERMISSION_CACHE_SECONDS = 1.0
+STATE_ATTEMPTS = 10
 
 # What an engine does for a role has been authorised by then; towards MiniStack's handlers it is the account itself.
 _AS_THE_ACCOUNT = {
@@ -58,6 +64,14 @@ class InvalidSignature(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.error_type = _SIGNATURE_ERRORS.get(code, "UnrecognizedClientException")
+
+
+class TaskFailed(Exception):
+    """A task of Step Functions failed with the name of an error and its cause."""
+
+    def __init__(self, error: str, cause: str) -> None:
+        super().__init__(f"{error}: {cause}")
+        self.error, self.cause = error, cause
 
 
 class ServiceError(Exception):
@@ -112,6 +126,27 @@ class Resources(dict[str, Json]):
         draft.replace(self.path)
 
 
+def whole_batches(receive: Callable[[str, int], list[Json]]) -> Callable[[str, int], list[Json]]:
+    """A function that receives as many messages for an event source mapping as it asks for; MiniStack's ends at ten."""
+
+    def receive_all(url: str, most: int) -> list[Json]:
+        received: list[Json] = []
+        while len(received) < int(most) and (more := receive(url, int(most) - len(received))):
+            received += more
+        return received
+
+    return receive_all
+
+
+def named_error(answer: Json) -> Json:
+    """A function's answer; the type of an error is the class that the last line of the traceback in its log names."""
+    if answer.get("error") and answer["body"].get("errorType") == "Runtime.HandlerError":
+        trace = (answer.get("log") or "").rpartition("Traceback (most recent call last):")[2]
+        named = re.findall(r"^(?:\w+\.)*(\w+)(?:: |$)", trace, re.MULTILINE)
+        answer["body"]["errorType"] = named[0] if named else "Runtime.HandlerError"
+    return answer
+
+
 class Emulator:
     """MiniStack in this process. `directory` holds all of its state; `port` is where this process serves.
 
@@ -147,29 +182,100 @@ class Emulator:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "SERVICES"):
             os.environ.pop(name, None)
         from ministack import app
-        from ministack.core import iam_evaluator, persistence, sigv4
-        from ministack.services import apigateway_v1, cloudwatch, cloudwatch_logs, glue, iam
+        from ministack.core import iam_actions, iam_evaluator, persistence, sigv4
+        from ministack.services import (
+            apigateway_v1,
+            cloudformation,
+            cloudwatch,
+            cloudwatch_logs,
+            eventbridge,
+            glue,
+            iam,
+            lambda_svc,
+            sqs,
+            stepfunctions,
+        )
         from ministack.services.cloudformation import provisioners
 
         self.app: AsgiApp = app.app
         self._services: dict[str, ServiceHandler] = app.SERVICE_HANDLERS
         self._persisted = app._build_persistence_save_dict
-        self._save_all = persistence.save_all
-        self._iam = iam_evaluator
+        self._save_state = persistence.save_state
+        self.on_change: Callable[[str], None] = lambda service: None
+        lambda_svc._run_sqs_batch = self._noting(lambda_svc._run_sqs_batch, "sqs")
+        sqs._receive_messages_for_esm = whole_batches(sqs._receive_messages_for_esm)
+        stepfunctions._add_event = self._noting(stepfunctions._add_event, "stepfunctions")
+        self._iam, self._iam_actions = iam_evaluator, iam_actions
+        self._call_on_loop = app.call_service_handler_sync
+        self._states, self._events = stepfunctions, eventbridge
+        self._perform_task, self._run_execution = stepfunctions._invoke_resource, stepfunctions._run_execution
+        self._task_error = stepfunctions._ExecutionError
+        self._executions, self._machines = stepfunctions._executions, stepfunctions._state_machines
+        self._invoke_target = eventbridge._invoke_target
+        self._resource_arn = iam_actions.extract_resource_arn
+        # A batch of SQS needs the permission of the single call; MiniStack asks for one that AWS does not know.
+        action_of = iam_actions.extract_iam_action
+        iam_actions.extract_iam_action = lambda *call: re.sub("^(sqs:.+)Batch$", r"\1", action_of(*call) or "") or None
+        self._functions = lambda_svc._functions
+        # AWS names a function's error after the class of its exception, MiniStack every one Runtime.HandlerError.
+        execute = lambda_svc._execute_function_warm
+        lambda_svc._execute_function_warm = lambda *arguments: named_error(execute(*arguments))
         self._roles = iam._roles
         self._sigv4 = sigv4
         self._api_keys, self._usage_plans = apigateway_v1._api_keys, apigateway_v1._usage_plans
         self._usage_plan_keys = apigateway_v1._usage_plan_keys
-        self._tables = glue._tables
+        self._databases, self._tables, self._partitions = glue._databases, glue._tables, glue._partitions
         self._put_log_events = cloudwatch_logs._put_log_events
         self._put_metric_data = cloudwatch._put_metric_data
+        self._logs, self._append_log_events = cloudwatch_logs, cloudwatch_logs._append_log_events
+        self._metrics, self._dimensions_key = cloudwatch._metrics, cloudwatch._dims_key
+        self._statistics, self._statistic = cloudwatch._calc_stats, cloudwatch._stat_value
+        self._cloudwatch, self._evaluate_alarm = cloudwatch, cloudwatch._evaluate_alarm
+        self._alarms, self._set_alarm_state = cloudwatch._alarms, cloudwatch._set_alarm_state
+        self._queues, self._queues_lock, self._refresh_counts = sqs._queues, sqs._queues_lock, sqs._refresh_counts
         self._resource_handlers = provisioners._RESOURCE_HANDLERS
         self._replacing_properties = provisioners._REPLACING_PROPERTIES
+        self._stacks, self._update_resource = cloudformation._stacks, provisioners._update_resource
+        provisioners._update_resource = self._update_remembering
         self._permissions: dict[tuple[str, str, str, str], tuple[float, str | None]] = {}
 
-    def save(self) -> None:
-        """Write MiniStack's own state (stacks, roles, functions) to disk; by itself it does so only when it stops."""
-        self._save_all(self._persisted())
+    def _noting(self, change: Callable[..., Any], service: str) -> Callable[..., Any]:
+        """A function of MiniStack's threads that tells `on_change` which service it has changed."""
+
+        def noting(*arguments: Any) -> Any:
+            result = change(*arguments)
+            self.on_change(service)
+            return result
+
+        return noting
+
+    def _update_remembering(self, *arguments: Any) -> Any:
+        """MiniStack's update of a resource; for one of a nested stack it leaves out what the resource's attributes
+        were, with which one that stays as it is goes on."""
+        if len(arguments) == 6:
+            stack, logical_id = arguments[4:]
+            known: Json = self._stacks.get_scoped(ACCOUNT, REGION, stack) or {}
+            arguments += (known.get("_resources", {}).get(logical_id, {}).get("Attributes"),)
+        return self._update_resource(*arguments)
+
+    def services(self) -> list[str]:
+        """The services that have a state to save."""
+        return list(self._persisted())
+
+    def state(self, service: str) -> Json | None:
+        """A copy of what MiniStack holds of a service, for `write`; None while there is nothing to write."""
+        for _ in range(STATE_ATTEMPTS):
+            # Another thread may change what is being copied.
+            with contextlib.suppress(RuntimeError):
+                copied: Json | None = self._persisted()[service]()
+                return copied
+        return None
+
+    def write(self, service: str, state: Json | None) -> None:
+        """Write a service's state to disk, from where MiniStack takes it when it starts; by itself it writes at its
+        end."""
+        if state is not None:
+            self._save_state(service, state)
 
     def add_resource(
         self,
@@ -207,13 +313,111 @@ class Emulator:
         replaced = {name: checked(name, position) for name, position in positions.items()}
         self._resource_handlers[resource_type] = {**handlers, **replaced}
 
+    def service(self, name: str) -> ServiceHandler:
+        """What answers the calls to a service."""
+        return self._services[name]
+
     def add_service(self, name: str, handler: ServiceHandler) -> None:
         """Answer the calls of SDKs and of the AWS CLI to one service."""
         self._services[name] = handler
 
+    def name_resources(self, service: str, name: Callable[[Json], str]) -> None:
+        """Let policies on the calls of one service be asked about the resource that `name` finds for a call's body."""
+
+        def resource_arn(called: str, method: str, path: str, headers: Any, body: bytes, *more: Any) -> str:
+            if called == service:
+                return name(json.loads(body or b"{}"))
+            arn: str = self._resource_arn(called, method, path, headers, body, *more)
+            return arn
+
+        self._iam_actions.extract_resource_arn = resource_arn
+
+    def add_tasks(self, perform: Task) -> None:
+        """Let each task of Step Functions be performed by a function, which gets the state machine's role, the task's
+        resource and arguments, what MiniStack would do, and whether the execution is still to go on."""
+        running: ContextVar[str] = ContextVar("running")
+
+        def run_execution(arn: str) -> None:
+            token = running.set(arn)
+            try:
+                self._run_execution(arn)
+            finally:
+                running.reset(token)
+            if self._executions[arn]["status"] == "FAILED":
+                failed = MetricDatum("ExecutionsFailed", "Count", 1, 1, 1, 1)
+                machine = {"StateMachineArn": self._executions[arn]["stateMachineArn"]}
+                self.put_metric_data("AWS/States", machine, [failed])
+
+        def perform_task(resource: str, arguments: Any) -> Any:
+            execution = self._executions[running.get()]
+            role = self._machines[execution["stateMachineArn"]]["roleArn"]
+            try:
+                return perform(
+                    role,
+                    resource,
+                    arguments,
+                    lambda: self._perform_task(resource, arguments),
+                    lambda: execution["status"] == "RUNNING",
+                )
+            except TaskFailed as failed:
+                raise self._task_error(failed.error, failed.cause) from None
+
+        self._states._run_execution, self._states._invoke_resource = run_execution, perform_task
+
+    def on_loop(self, operation: Callable[[], Json]) -> Json:
+        """What `operation` answers when it is called on the event loop, from another thread."""
+        answered: list[Json] = []
+
+        async def call(*_: Any) -> None:
+            answered.append(operation())
+
+        self._call_on_loop(call, "", "", {}, b"", {})
+        return answered[0]
+
+    def check_schedules(self, check: Callable[[str, str], None]) -> None:
+        """Let a schedule reach its target only if `check`, asked about its role and the target's ARN, raises no
+        AccessDenied. Nobody waits for an answer: as on AWS the call is not made, and here the server's log says why."""
+
+        def invoke_target(target: Json, event: Json, *more: Any) -> None:
+            try:
+                if event.get("Source") == "aws.scheduler":
+                    check(target["RoleArn"], target["Arn"])
+            except AccessDenied as denied:
+                logging.getLogger(__name__).error("A schedule did not reach its target: %s", denied)
+            else:
+                self._invoke_target(target, event, *more)
+
+        self._events._invoke_target = invoke_target
+
+    def function_role(self, function: str) -> str:
+        """The role of a Lambda function, given its name or ARN. Raises ValueError when there is none."""
+        name = function.split(":function:")[-1].split(":")[0]
+        if not (found := self._functions.get_scoped(ACCOUNT, REGION, name)):
+            raise ValueError(f"Function not found: {function}")
+        role: str = found["config"]["Role"]
+        return role
+
     def authorize(self, role_arn: str, service: str, action: str, resource: str) -> None:
         """Raise AccessDenied unless `service` may assume the role and the role's policies allow the action."""
-        question = (role_arn, service, action, resource)
+        self._answer((role_arn, service, action, resource))
+
+    def authorize_session(self, session: str, action: str, resource: str) -> None:
+        """Raise AccessDenied unless the policies of the role that somebody has assumed allow the action; `session` is
+        arn:aws:sts::<account>:assumed-role/<role>/<name>."""
+        self._answer((session, "", action, resource))
+
+    @staticmethod
+    def session(role_arn: str, name: str) -> str:
+        """The session of a role."""
+        return f"arn:aws:sts::{ACCOUNT}:assumed-role/{role_arn.rsplit('/', 1)[-1]}/{name}"
+
+    def caller(self) -> str:
+        """The session of the role whose credentials signed the call that a service handler answers; empty for the
+        account's root and its users."""
+        arn: str = self._iam.caller_arn()
+        return arn if ":assumed-role/" in arn else ""
+
+    def _answer(self, question: tuple[str, str, str, str]) -> None:
         expires, reason = self._permissions.get(question, (0.0, None))
         now = time.monotonic()
         if now >= expires:
@@ -224,9 +428,10 @@ class Emulator:
         if reason:
             raise AccessDenied(reason)
 
-    def _reason_against(self, role_arn: str, service: str, action: str, resource: str) -> str | None:
-        name = role_arn.rsplit("/", 1)[-1]
-        session = f"arn:aws:sts::{ACCOUNT}:assumed-role/{name}/{service.split('.')[0]}"
+    def _reason_against(self, principal: str, service: str, action: str, resource: str) -> str | None:
+        """`principal` is the role that the service assumes, or a session, and then `service` is empty."""
+        session = self.session(principal, service.split(".")[0]) if service else principal
+        name = session.split("/")[1]
         role = self._roles.get_scoped(ACCOUNT, None, name)
         context = {"aws:sourceaccount": ACCOUNT, "sts:externalid": ACCOUNT, "aws:resourceaccount": ACCOUNT}
 
@@ -243,8 +448,8 @@ class Emulator:
                 service_context=context,
             )
 
-        if role is None or not self._is_trusted(role, service, request("sts:AssumeRole", role_arn)):
-            return f"{service} is not authorized to assume role {role_arn}"
+        if role is None or (service and not self._is_trusted(role, service, request("sts:AssumeRole", principal))):
+            return f"{service} is not authorized to assume role {principal}"
         policies = self._iam._gather_role_policies(name, ACCOUNT)
         if self._iam.evaluate(request(action, resource), policies).decision == "Allow":
             return None
@@ -367,6 +572,29 @@ class Emulator:
         found: Json | None = self._tables.get_scoped(ACCOUNT, REGION, f"{database}/{table}")
         return found
 
+    def has_database(self, database: str) -> bool:
+        """Whether the Glue catalog has the database."""
+        return self._databases.get_scoped(ACCOUNT, REGION, database) is not None
+
+    def glue_partitions(self, database: str, table: str) -> list[Json]:
+        """The partitions that the Glue catalog lists for a table, each as it is at one moment."""
+        while True:
+            listed: list[Json] = self._partitions.get_scoped(ACCOUNT, REGION, f"{database}/{table}") or []
+            found = [dict(partition) for partition in list(listed)]
+            # MiniStack empties a partition before it fills it with what BatchUpdatePartition says.
+            if all("StorageDescriptor" in partition for partition in found):
+                return found
+            time.sleep(0.001)
+
+    async def glue(self, operation: str, **body: Any) -> Json:
+        """Call Glue. Raises ServiceError."""
+        headers = {**_AS_THE_ACCOUNT, "x-amz-target": f"AWSGlue.{operation}"}
+        status, _, content = await self._services["glue"]("POST", "/", headers, json.dumps(body).encode(), {})
+        answer: Json = json.loads(content)
+        if status >= 300:
+            raise ServiceError(status, answer.get("__type", ""), answer.get("message", ""))
+        return answer
+
     def log(self, group: str, stream: str, message: str) -> None:
         """Put one line into CloudWatch Logs. A group or stream that is missing loses it, as it would on AWS."""
         event = {"timestamp": int(time.time() * 1000), "message": message}
@@ -390,6 +618,55 @@ class Emulator:
             for datum in data
         ]
         self._put_metric_data({}, {"Namespace": namespace, "MetricData": metric_data}, False, is_json=True)
+
+    def watch_log(self, watch: Callable[[str], None]) -> None:
+        """Show `watch` each line that is written to CloudWatch Logs, by whomever."""
+
+        def append(stream: Json, events: list[Json]) -> None:
+            self._append_log_events(stream, events)
+            for event in events:
+                watch(event["message"])
+
+        self._logs._append_log_events = append
+
+    def statistics(
+        self,
+        namespace: str,
+        name: str,
+        dimensions: dict[str, str],
+        statistic: str,
+        period: int,
+        periods: int,
+        now: float,
+    ) -> list[float | None]:
+        """A statistic, as in Sum or p99, of a metric's values in each of the last periods (in seconds), which end `now`
+        (epoch seconds); the newest first, and None where there is no value."""
+        points = self._metrics.get((namespace, name, self._dimensions_key(dimensions)), [])
+        by_age: dict[int, list[Json]] = {}
+        for point in list(points):
+            by_age.setdefault(int((now - point["Timestamp"]) // period), []).append(point)
+        found = [by_age.get(age) for age in range(periods)]
+        return [self._statistic(self._statistics(one), statistic, one) if one else None for one in found]
+
+    def queue_depths(self) -> dict[str, int]:
+        """How many messages wait in each queue, by its name."""
+        with self._queues_lock:
+            queues = list(self._queues.values())
+            for queue in queues:
+                self._refresh_counts(queue)
+        return {queue["name"]: int(queue["attributes"]["ApproximateNumberOfMessages"]) for queue in queues}
+
+    def replace_alarms(self) -> MutableMapping[str, Json]:
+        """The alarms by name, as DescribeAlarms shows them; MiniStack evaluates them no more."""
+        self._cloudwatch._evaluate_alarm = lambda alarm: None
+        alarms: MutableMapping[str, Json] = self._alarms
+        return alarms
+
+    def set_alarm_state(self, name: str, state: str, reason: str) -> None:
+        """Change an alarm's state, and publish that to its topics."""
+        request = {"AlarmName": name, "StateValue": state, "StateReason": reason}
+        self._set_alarm_state({}, request, False, is_json=True)
+        self.on_change("cloudwatch")
 
 
 def _between(text: str, start: str, end: str) -> str:

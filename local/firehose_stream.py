@@ -28,8 +28,8 @@ from local import firehose_objects as objects
 from local.emulator import AccessDenied, Emulator, ServiceError
 from local.firehose_configuration import MEBIBYTE, Configuration, Destination, Json
 from local.firehose_log import Log
-from local.firehose_metrics import Metrics
 from local.firehose_objects import Record, TransformFailure
+from local.metrics import Metrics
 
 PRINCIPAL = "firehose.amazonaws.com"
 OUTSTANDING_INVOCATIONS = 5
@@ -117,7 +117,7 @@ class Stream:
         self.emulator, self.directory, self.configuration = emulator, directory, configuration
         self.limits, self.threads = limits, threads
         self.log = Log(directory, limits.segment)
-        self.metrics = Metrics(emulator, configuration.name)
+        self.metrics = Metrics(emulator, "AWS/Firehose", {"DeliveryStreamName": configuration.name})
         self.held = 0  # Bytes in memory, see Limits.memory.
         self.waiting: list[tuple[int, list[bytes], asyncio.Future[list[Record]]]] = []
         self.commit: asyncio.Task[None] | None = None

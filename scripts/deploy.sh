@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # Deploy the stack, or update it: shows what will change, asks, and shows how it goes.
 #
-# usage: scripts/deploy.sh [--local] [--stack-name NAME] [--parameter Key=Value]... [--yes]
+# usage: scripts/deploy.sh [--local] [--stack-name NAME] [--environment NAME] [--parameter Key=Value]...
+#                          [--refine DIR|off] [--pull DIR|off] [--queries FILE]... [--yes]
 #
 #   --local             deploy into the local AWS (scripts/local.sh start) instead of an AWS account
 #   --stack-name NAME   which stack (default: sluice); a second stack lives beside the first
+#   --environment NAME  set the parameters of scripts/environments/NAME.json (dev or prod), and protect the stack from
+#                       deletion as it says; the stack is sluice-NAME unless --stack-name names another
 #   --parameter K=V     set a parameter of template.yaml; what is not given keeps its value
+#   --refine DIR|off    refine events by the SQL files of a folder, such as refine/ (docs/refine.md); kept until `off`
+#   --pull DIR|off      pull from the REST APIs that a folder declares (docs/pull.md); kept until `off`
+#   --queries FILE      save the queries of this file beside those of queries.sql; not kept: give it each time
 #   --yes               do not ask
 #
 # Prints the stack's outputs on stdout, a key and a value a line. Needs AWS credentials that may create the stack.

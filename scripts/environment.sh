@@ -73,7 +73,12 @@ install_requirements() {
     fail "pip could not install scripts/requirements/$set.txt: $(grep -m 1 ERROR "$log" || tail -n 1 "$log")" \
       "(all of it: $log): check the network or the proxy, and run this again"
   fi
-  printf '%s\n' "$checksum" >"$VENV/.installed-$set"
+  # Each set includes the ones before it.
+  local included
+  for included in aws local test; do
+    printf '%s\n' "$checksum" >"$VENV/.installed-$included"
+    if [[ $included == "$set" ]]; then break; fi
+  done
 }
 
 ensure_environment() {
@@ -105,6 +110,6 @@ run() {
   done
   ensure_environment "$set"
   # The working directory stays the caller's, for file arguments; -P keeps what lies in it from being imported.
-  export PYTHONPATH="$REPOSITORY"
+  export PYTHONPATH="$REPOSITORY:$REPOSITORY/lambda"
   exec "$VENV/bin/python" -P -m "scripts.commands.$module" "$@"
 }

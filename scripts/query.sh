@@ -15,7 +15,8 @@
 #   --sql SQL             run this instead of a saved query
 #   --param VALUE         the value of the next `?` in the query; repeat it in the order of the question marks.
 #                         A number stays a number, everything else is a string: quote a string of digits as "'42'"
-#   --format FORMAT       table (default), csv, or json (one object per line)
+#   --format FORMAT       table (default), csv, or json (one object per line). In csv, a text that a spreadsheet would
+#                         take for a formula gets an apostrophe in front; json has every text exactly
 #
 # Standard output gets the rows; the number of rows, the bytes scanned, the time and the cost go to standard error.
 # Ctrl-C stops the query in Athena too. Exit codes: 0 answered, 1 failed, 2 wrong usage, 130 interrupted.

@@ -26,7 +26,7 @@ check_security() {
     "$(find_python)" -m venv "$checkov"
     "$checkov/bin/pip" install --quiet --disable-pip-version-check -r scripts/requirements/checkov.txt
   fi
-  "$checkov/bin/checkov" --framework cloudformation --file "$DEPLOYED" --compact --quiet --skip-download
+  "$checkov/bin/checkov" --framework cloudformation --file "$DEPLOYED" stacks/*.yaml --compact --quiet --skip-download
 }
 
 main() {
@@ -47,8 +47,8 @@ main() {
   step "python types" mypy
   # As it stands, and as scripts/deploy.sh completes it.
   mkdir -p "$(dirname "$DEPLOYED")"
-  python -m scripts.commands.template >"$DEPLOYED"
-  step "template" cfn-lint --include-checks I -- template.yaml "$DEPLOYED"
+  python -m scripts.commands.deployed >"$DEPLOYED"
+  step "templates" cfn-lint --include-checks I -- template.yaml "$DEPLOYED" stacks/*.yaml
   if [[ -n $quick ]]; then
     step "tests" pytest -q -m "not slow"
   else

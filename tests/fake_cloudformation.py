@@ -24,6 +24,7 @@ class Stack:
     events: list[dict[str, Any]] = field(default_factory=list)
     deletion: list[tuple[str, str, str]] = field(default_factory=list)  # logical id, status, reason
     ends_as: str = "DELETE_COMPLETE"
+    is_protected: bool = False
 
     @property
     def id(self) -> str:
@@ -63,6 +64,7 @@ class FakeCloudFormation:
         described: dict[str, Any] = {"StackId": stack.id, "StackName": stack.name, "StackStatus": stack.status}
         if stack.outputs:
             described["Outputs"] = [{"OutputKey": key, "OutputValue": value} for key, value in stack.outputs.items()]
+        described["EnableTerminationProtection"] = stack.is_protected
         return {"Stacks": [{**described, "Parameters": parameters}]}
 
     def delete_stack(self, StackName: str) -> None:

@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 
 from local.athena import Athena
-from local.emulator import ServiceError
+from local.emulator import AccessDenied, ServiceError
 
 Json = dict[str, Any]
 
@@ -58,11 +58,17 @@ def day(ago: int = 0) -> str:
 
 
 class Lake:
-    """Stands where the emulator stands: a catalog and a bucket under a directory."""
+    """Stands where the emulator stands: a catalog and a bucket under a directory. `principal` is who calls, and may do
+    what is not in `denied`, as pairs of an action and a resource."""
+
+    account, region = "000000000000", "us-east-1"
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.tables: dict[tuple[str, str], Json] = {}
+        self.partitions: dict[tuple[str, str], list[Json]] = {}
+        self.principal = ""
+        self.denied: set[tuple[str, str]] = set()
         self.resources: dict[str, dict[str, Callable[..., Any]]] = {}
         self.services: dict[str, Any] = {}
         self.buckets = {BUCKET}
@@ -73,6 +79,9 @@ class Lake:
     def add_resource(self, resource_type: str, **handlers: Any) -> None:
         self.resources[resource_type] = handlers
 
+    def name_resources(self, service: str, name: Any) -> None:
+        pass
+
     async def put_object(self, bucket: str, key: str, data: bytes) -> None:
         if bucket not in self.buckets:
             raise ServiceError(404, "NoSuchBucket", "The specified bucket does not exist")
@@ -82,6 +91,30 @@ class Lake:
         root = self.directory / bucket
         keys = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
         return [(key, root / key) for key in keys if key.startswith(prefix)]
+
+    def caller(self) -> str:
+        return self.principal
+
+    def authorize_session(self, session: str, action: str, resource: str) -> None:
+        if (action, resource) in self.denied:
+            raise AccessDenied(f"User: {session} is not authorized to perform: {action} on resource: {resource}")
+
+    def has_database(self, database: str) -> bool:
+        return database == "sluice"
+
+    def glue_partitions(self, database: str, table: str) -> list[Json]:
+        return list(self.partitions.get((database, table), []))
+
+    async def glue(self, operation: str, **body: Any) -> Json:
+        if operation == "CreateTable":
+            key = (body["DatabaseName"], body["TableInput"]["Name"])
+            if key in self.tables:
+                raise ServiceError(400, "AlreadyExistsException", f"Table {key[1]} already exists")
+            self.tables[key] = body["TableInput"]
+        else:
+            assert operation == "BatchCreatePartition"
+            self.partitions[body["DatabaseName"], body["TableName"]] = body["PartitionInputList"]
+        return {}
 
     def glue_table(self, database: str, table: str) -> Json | None:
         return self.tables.get((database, table))

@@ -46,6 +46,8 @@ def eventually(look: Callable[[], Any], seconds: float = 20.0, pause: float = 0.
 class LocalProcess:
     """A local AWS with all of its state in `directory`; the same port after every start."""
 
+    module = "local.server"
+
     def __init__(self, directory: Path, port: int = 0, preparation: Callable[[], None] | None = None) -> None:
         self.directory, self.port, self.preparation = directory, port or free_port(), preparation
         self.endpoint = f"http://127.0.0.1:{self.port}"
@@ -61,7 +63,7 @@ class LocalProcess:
     def start(self) -> float:
         """Start it and return the seconds until it answered. `preparation` runs in the new process before Python."""
         began = time.monotonic()
-        command = [sys.executable, "-m", "local.server", "--directory", str(self.directory), "--port", str(self.port)]
+        command = [sys.executable, "-m", self.module, "--directory", str(self.directory), "--port", str(self.port)]
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=self.preparation

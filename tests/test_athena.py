@@ -8,6 +8,7 @@ import gzip
 import io
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 from sqlglot import exp
 
 from local import athena, athena_sql
-from local.athena_sql import hadoop_snappy, java_double
+from local.athena_scan import hadoop_snappy
+from local.athena_sql import java_double
 from tests.lake import BUCKET, OPENX_JSON, Client, Lake, day
 
 ROWS: list[dict[str, Any]] = [
@@ -119,6 +121,24 @@ TRINO = {
     "JSON gives nothing for what is no JSON": ("json_extract_scalar('not JSON', '$.k')", "varchar", None),
     "from_utf8 replaces what is not UTF-8": ("length(from_utf8(from_base64('YYBi')))", "bigint", "3"),
     "try_cast gives NULL": ("try_cast('abc' AS double)", "double", None),
+    "JSON gives nothing of what is no JSON": ("json_extract('not JSON', '$.k')", "json", None),
+    "text in JSON is cast without quotes": ("CAST(json_extract('{\"k\":\"x\"}', '$.k') AS varchar)", "varchar", "x"),
+    "an array in JSON is cast so": ("CAST(json_extract('{\"k\":[1,2]}', '$.k') AS array(bigint))", "array", "[1, 2]"),
+    "a double is rounded half up": ("CAST(2.5e0 AS integer)", "integer", "3"),
+    "an object of JSON is no text": ("try_cast(json_extract('{\"k\":{}}', '$.k') AS varchar)", "varchar", None),
+    "a fraction is no integer": ("try_cast('1.5' AS integer)", "integer", None),
+    "an ISO time is no timestamp": ("try_cast('2026-01-02T03:04:05' AS timestamp)", "timestamp", None),
+    "a time is no date": ("try_cast('2026-01-02 03:04' AS date)", "date", None),
+    "an ISO time is a moment": ("from_iso8601_timestamp('2026-01-31T10:00:00Z')", "timestamp with time zone",
+                                "2026-01-31 10:00:00.000 UTC"),
+    "a moment is shown in UTC": ("CAST(at_timezone(from_iso8601_timestamp('2026-01-31T10:00:00+02:00'), 'UTC') AS "
+                                 "timestamp)", "timestamp", "2026-01-31 08:00:00.000"),
+    "a moment is shown in another zone": ("CAST(from_unixtime(0) AT TIME ZONE 'Europe/Berlin' AS timestamp)",
+                                          "timestamp", "1970-01-01 01:00:00.000"),
+    "date_add keeps to the month": ("date_add('month', 1, DATE '2026-01-31')", "date", "2026-02-28"),
+    "a sequence of dates has dates": ("sequence(DATE '2026-01-01', DATE '2026-01-02', INTERVAL '1' DAY)", "array",
+                                      "[2026-01-01, 2026-01-02]"),
+    "empty text in an array is no null": ("split('a,', ',')", "array", "[a, ]"),
     "try gives NULL": ("try(1 / 0)", "integer", None),
     "element_at counts from 1": ("element_at(ARRAY['a', 'b'], 2)", "varchar", "b"),
     "an array is written in brackets": ("ARRAY[1, NULL, 3]", "array", "[1, null, 3]"),
@@ -154,6 +174,30 @@ def test_an_aggregate_means_what_it_means_in_trino(client: Client, expression: s
     rows = "(VALUES ('x', 1), ('y', 2), (NULL, 3), ('z', NULL)) AS t(n, v)"
     answer = client.run(f"SELECT {expression} AS result FROM {rows}")
     assert answer.rows == [[text]], answer.reason
+
+
+WINDOWS = {
+    "row_number": ("row_number() OVER (PARTITION BY k ORDER BY v DESC)", ["2", "1", "1"]),
+    "lead": ("lead(v) OVER (PARTITION BY k ORDER BY v) - v", ["3", None, None]),
+    "lag with a default": ("lag(v, 1, 0) OVER (PARTITION BY k ORDER BY v)", ["0", "1", "0"]),
+    "avg over rows": ("avg(v) OVER (ORDER BY v ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)", ["1.0", "2.5", "4.5"]),
+    "count over all": ("count(*) OVER (PARTITION BY k)", ["2", "2", "1"]),
+}
+
+
+@pytest.mark.parametrize(("expression", "expected"), WINDOWS.values(), ids=WINDOWS)
+def test_a_window_function_means_what_it_means_in_trino(
+    client: Client, expression: str, expected: list[str | None]
+) -> None:
+    rows = "(VALUES ('a', 1), ('a', 4), ('b', 5)) AS t(k, v)"
+    answer = client.run(f"SELECT {expression} AS result FROM {rows} ORDER BY k, v")
+    assert [row[0] for row in answer.rows] == expected, answer.reason
+
+
+def test_a_timestamp_of_a_table_is_text_with_milliseconds(client: Client, lake: Lake) -> None:
+    lake.put_parquet(f"events/dt={day()}/t.parquet", [{"event_id": "t", "occurred_at": datetime(2026, 1, 2)}])
+    answer = client.run("SELECT CAST(occurred_at AS varchar) AS text FROM records WHERE event_id = 't'")
+    assert answer.rows == [["2026-01-02 00:00:00.000"]]
 
 
 def test_time_stands_still_during_a_query_and_columns_without_a_name_are_numbered(client: Client) -> None:
@@ -210,6 +254,13 @@ FAILURES = {
     "text joined with a number": (
         "SELECT name || 1 FROM records", "TYPE_MISMATCH: line 1:8: Cannot apply operator: varchar || integer"),
     "a division by zero": ("SELECT 1 / 0", "DIVISION_BY_ZERO: Division by zero"),
+    "text that is no integer": (
+        "SELECT CAST('3.5' AS integer)", "INVALID_CAST_ARGUMENT: Cannot cast '3.5' to integer"),
+    "an object of JSON as text": (
+        "SELECT CAST(json_extract('{\"k\":{}}', '$.k') AS varchar)", "INVALID_CAST_ARGUMENT: Cannot cast {} to"),
+    "an offset that would be lost": (
+        "SELECT from_iso8601_timestamp('2026-01-31T10:00:00+02:00')", "NOT_SUPPORTED: the local Athena keeps no"),
+    "what DuckDB has not": ("SELECT reduce(ARRAY[1], 0, (s, x) -> s + x, s -> s * 2)", "NOT_SUPPORTED: the local"),
     "text that is no number": ("SELECT CAST(name AS double) FROM records", "INVALID_CAST_ARGUMENT: "),
     "a table function": ("SELECT * FROM read_csv('/etc/passwd')", "NOT_SUPPORTED: line 1:15: READ_CSV"),
     "another catalog": ("SELECT * FROM other.sluice.records", "NOT_SUPPORTED: line 1:15: other.sluice.records is"),
@@ -236,6 +287,11 @@ REFUSALS = {
     "a DDL statement": ("DROP TABLE records", "Queries of this type are not supported"),
     "a DML statement": ("INSERT INTO records SELECT 1", "Queries of this type are not supported"),
     "DuckDB's way to cast": ("SELECT value::bigint FROM records", "line 1:13: mismatched input '::'"),
+    "another zone of a moment": (
+        "SELECT at_timezone(now(), 'Europe/Berlin')",
+        "The local Athena supports other time zones than 'UTC' under CAST(",
+    ),
+    "format": ("SELECT format('%d', 1)", "The local Athena does not support format"),
     "DuckDB's ILIKE": ("SELECT 1 FROM records WHERE name ILIKE 'a'", "The local Athena does not support ILIKE"),
 }
 
@@ -342,7 +398,6 @@ METASTORE = {
         {"storage.location.template": "s3://lake/events/${dt}"}, "HIVE_METASTORE_ERROR", "slash"),
     "hours without an interval": (
         {"projection.dt.format": "yyyy-MM-dd-HH"}, "HIVE_METASTORE_ERROR", "projection.dt.interval"),
-    "no projection": ({"projection.enabled": "false"}, "NOT_SUPPORTED", "projection.enabled"),
     "injected values": ({"projection.dt.type": "injected"}, "NOT_SUPPORTED", "injected"),
     "months": ({"projection.dt.range": "NOW-3MONTHS,NOW"}, "NOT_SUPPORTED", "NOW-3MONTHS"),
     "another date pattern": ({"projection.dt.format": "YYYY"}, "NOT_SUPPORTED", "YYYY"),
@@ -604,6 +659,21 @@ def test_named_queries_are_listed_by_work_group_and_survive_a_restart(
     assert found == {"NamedQuery": {**query, "NamedQueryId": made[1]}}
     lake.resources["AWS::Athena::NamedQuery"]["delete"](made[0], query)
     assert client.refusal("GetNamedQuery", NamedQueryId=made[0]) == f"NamedQuery {made[0]} was not found"
+
+
+def test_named_queries_are_read_together_and_the_work_group_of_each_call_is_known(
+    client: Client, lake: Lake, group: dict[str, Callable[..., Any]]
+) -> None:
+    query = {"Name": "n", "Database": "sluice", "QueryString": "SELECT 1 AS n", "WorkGroup": "sluice"}
+    made = lake.resources["AWS::Athena::NamedQuery"]["create"]("Query", query, "s")[0]
+    _, found = asyncio.run(client.call("BatchGetNamedQuery", NamedQueryIds=[made, "gone"]))
+    assert [one["NamedQueryId"] for one in found["NamedQueries"]] == [made]
+    assert found["UnprocessedNamedQueryIds"] == [{"NamedQueryId": "gone"}]
+    assert client.refusal("BatchGetNamedQuery", NamedQueryIds=["x"] * 51).endswith("(got 51)")
+    run = client.run("SELECT 1 AS n", WorkGroup="sluice").execution["QueryExecutionId"]
+    for body in ({"NamedQueryIds": [made]}, {"NamedQueryId": made}, {"QueryExecutionId": run}, {"WorkGroup": "sluice"}):
+        assert client.athena.resource(body) == "arn:aws:athena:us-east-1:000000000000:workgroup/sluice"
+    assert client.athena.resource({}).endswith(":workgroup/primary")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 
-from scripts.commands import queries
+from scripts.commands import nested, queries
 from scripts.commands import template as templates
 from scripts.commands.template import TEMPLATE
 from transform import records, rules
@@ -84,6 +84,20 @@ def test_every_parameter_stands_in_the_readme_with_its_default(name: str) -> Non
 def test_every_output_stands_in_the_readme(name: str) -> None:
     row = f"| `{name}` | {STACK['Outputs'][name]['Description']} |"
     assert f"\n{row}\n" in README, f"edit the table under Outputs in README.md: {row}"
+
+
+@pytest.mark.parametrize("stack", nested.read(), ids=lambda stack: stack.name)
+def test_every_parameter_and_output_of_a_nested_stack_stands_on_its_page(stack: nested.NestedStack) -> None:
+    page = (ROOT / f"docs/{stack.name}.md").read_text()
+    assert f"](docs/{stack.name}.md)" in README
+    rows = []
+    for name, parameter in stack.parameters.items():
+        default = parameter.get("Default")
+        rows.append(f"| `{name}` | {f'`{default}`' if default != '' else 'empty'} | ")
+    rows += [f"| `{name}` | {output['Description']} |\n" for name, output in stack.template["Outputs"].items()]
+    assert [row for row in rows if f"\n{row}" not in page] == [], f"edit the tables of docs/{stack.name}.md"
+    named = set(re.findall(rf"^\| `({stack.name.capitalize()}\w+)` \|", page, re.MULTILINE))
+    assert named == {*stack.parameters, *stack.template["Outputs"]}, f"remove the others from docs/{stack.name}.md"
 
 
 @pytest.mark.parametrize("column", SCHEMA["columns"] + SCHEMA["partition_keys"], ids=lambda column: column["name"])
@@ -272,5 +286,5 @@ def test_the_local_aws_has_fewer_lines_than_the_product_that_it_serves() -> None
         files = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
         return sum(len(path.read_bytes().splitlines()) for path in files if "__pycache__" not in path.parts)
 
-    product = lines("template.yaml", "stacks/**/*", "lambda/**/*", "queries.sql", "scripts/**/*")
+    product = lines("template.yaml", "stacks/*", "lambda/**/*", "queries.sql", "refine/*", "scripts/**/*")
     assert lines("local/**/*") < product

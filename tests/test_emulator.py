@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,40 @@ def test_resources_are_on_disk_as_a_whole(tmp_path: Path) -> None:
     resources.save()
     assert Resources(path) == {"id": {"Name": "x"}}
     assert [file.name for file in path.parent.iterdir()] == ["resources.json"]
+
+
+def test_a_session_may_do_what_the_policy_of_its_role_allows(emulator: Emulator) -> None:
+    arn = role(emulator, "session", {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{BUCKET}/*"})
+    session = emulator.session(arn, "me")
+    emulator.authorize_session(session, "s3:GetObject", f"{BUCKET}/a")
+    with pytest.raises(AccessDenied, match=r"assumed-role/session/me is not authorized to perform: s3:PutObject"):
+        emulator.authorize_session(session, "s3:PutObject", f"{BUCKET}/a")
+    with pytest.raises(AccessDenied):
+        emulator.authorize_session(emulator.session("none", "me"), "s3:GetObject", f"{BUCKET}/a")
+
+
+def test_a_partition_that_is_being_replaced_is_seen_before_or_after(emulator: Emulator) -> None:
+    """MiniStack empties it first."""
+    partition: dict[str, Any] = {"Values": ["1"], "StorageDescriptor": {"Location": "s3://bucket/old/"}}
+    emulator._partitions.set_scoped(ACCOUNT, emulator.region, "d/t", [partition])
+    assert emulator.glue_partitions("d", "t") == [partition]
+    partition.clear()
+    new = {"Values": ["1"], "StorageDescriptor": {"Location": "s3://bucket/new/"}}
+    timer = threading.Timer(0.05, partition.update, [new])
+    timer.start()
+    assert emulator.glue_partitions("d", "t") == [new]
+    assert emulator.glue_partitions("d", "none") == []
+
+
+def test_policies_on_a_service_are_asked_about_the_resource_that_its_engine_names(emulator: Emulator) -> None:
+    emulator.name_resources("athena", lambda body: f"group/{body.get('QueryExecutionId')}")
+    ask = emulator._iam_actions.extract_resource_arn
+    rest: tuple[Any, ...] = ("POST", "/", {}, b'{"QueryExecutionId": "q"}', {}, "us-east-1", ACCOUNT)
+    assert ask("athena", *rest) == "group/q"
+    assert ask("glue", *rest) == emulator._resource_arn("glue", *rest)
+    emulator._iam_actions.extract_resource_arn = emulator._resource_arn
+
+
+def test_a_function_that_is_not_there_has_no_role(emulator: Emulator) -> None:
+    with pytest.raises(ValueError, match="Function not found: none"):
+        emulator.function_role("none")

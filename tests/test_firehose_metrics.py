@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from local import firehose_metrics
+from local import metrics
 from local.emulator import Invocation
 from tests.test_firehose import _ENABLED_BACKUP, FakeEmulator, answer, conversion, processing, properties, put, running
 
@@ -136,17 +136,17 @@ def test_what_is_refused_is_counted_as_throttled(tmp_path: Path) -> None:
 
 
 def test_values_are_collected_and_put_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firehose_metrics, "FLUSH_SECONDS", 0.02)
+    monkeypatch.setattr(metrics, "FLUSH_SECONDS", 0.02)
     emulator = FakeEmulator()
 
     async def scenario() -> None:
-        metrics = firehose_metrics.Metrics(emulator, "events")  # type: ignore[arg-type]
+        collector = metrics.Metrics(emulator, "AWS/Firehose", {"DeliveryStreamName": "events"})  # type: ignore[arg-type]
         for value in (3, 1, 2):
-            metrics.add(IncomingBytes=value)
+            collector.add(IncomingBytes=value)
         assert not emulator.metrics
         await asyncio.sleep(0.05)
-        metrics.add(IncomingBytes=7)
-        metrics.flush()
+        collector.add(IncomingBytes=7)
+        collector.flush()
 
     asyncio.run(scenario())
     first, second = emulator.metrics

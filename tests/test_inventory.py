@@ -13,25 +13,28 @@ import pytest
 
 from local.apigateway import ApiGateway
 from local.athena import Athena
+from local.athena_sql import parse
 from local.emulator import Emulator
 from local.firehose import Firehose
+from local.stepfunctions import StepFunctions
+from refine import plan
+from scripts.commands import nested, queries, refine_files
 from scripts.commands import template as templates
+from scripts.commands.deployed import deployed
 from tests.conftest import ROOT
 from tests.gateway import ACCOUNT, REGION, resolve
+from tests.lake import BUCKET, Client, Lake
 
 Json = dict[str, Any]
 
 # As it is deployed: the saved queries are resources, too.
-RENDERED = templates.load(
-    templates.render(
-        templates.TEMPLATE.read_text(),
-        templates.effective_parameters(
-            templates.load(templates.TEMPLATE.read_text()), {}, {"ArtifactBucket": "artifacts", "TransformCodeKey": "k"}
-        ),
-    )
-)
+RENDERED = templates.load(deployed())
 RESOURCES: dict[str, Json] = RENDERED["Resources"]
-TYPES = {resource["Type"] for resource in RESOURCES.values()}
+STACKS = {stack.name: stack.template["Resources"] for stack in nested.read()}
+STACK_TYPES = {resource["Type"] for resources in STACKS.values() for resource in resources.values()}
+TYPES = {resource["Type"] for resource in RESOURCES.values()} | STACK_TYPES
+# Folders of SQL files that refinement makes tables of.
+REFINE_FOLDERS = [folder for folder in [ROOT / "refine", *ROOT.glob("examples/**/refine")] if any(folder.glob("*.sql"))]
 ENGINES = {"AWS::ApiGateway": "apigateway", "AWS::KinesisFirehose": "firehose", "AWS::Athena": "athena"}
 # The values of parameters that bring parts of the template to light which the others hide.
 VARIANTS: dict[str, dict[str, str]] = {
@@ -74,6 +77,15 @@ class Registry:
     def add_service(self, name: str, handler: Any) -> None:
         pass
 
+    def name_resources(self, service: str, name: Any) -> None:
+        pass
+
+    def add_tasks(self, perform: Any) -> None:
+        pass
+
+    def check_schedules(self, check: Any) -> None:
+        pass
+
     def authorize(self, role_arn: str, service: str, action: str, resource: str) -> None:
         pass
 
@@ -92,10 +104,11 @@ class Registry:
 
 def registry(directory: Path) -> Registry:
     made: Any = Registry()
-    firehose = Firehose(made, directory / "firehose")
+    firehose, athena = Firehose(made, directory / "firehose"), Athena(made, directory / "athena")
     for engine in (
         firehose,
-        Athena(made, directory / "athena"),
+        athena,
+        StepFunctions(made, athena),
         ApiGateway(made, directory / "apigateway", integrations={"firehose": firehose.request}),
     ):
         engine.register()
@@ -209,11 +222,58 @@ def test_a_property_that_is_not_implemented_is_refused_by_name(variant: str, tmp
 CALL = re.compile(r"""\bathena(?:"\))?\.(?:get_paginator\("(\w+)"|(\w+)\()""")
 
 
-def test_the_scripts_call_no_operation_that_the_local_athena_lacks(tmp_path: Path) -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "scripts" / "commands").glob("*.py"))
+def test_scripts_and_functions_call_no_operation_that_the_local_athena_lacks(tmp_path: Path) -> None:
+    paths = [*(ROOT / "scripts" / "commands").glob("*.py"), *(ROOT / "lambda").rglob("*.py")]
+    sources = "".join(path.read_text() for path in paths)
     made: Any = Registry()
     implemented = set(Athena(made, tmp_path).operations)
     found = {paginated or called for paginated, called in CALL.findall(sources)}
     called = {"".join(word.capitalize() for word in name.split("_")) for name in found}
     assert {"StartQueryExecution", "GetQueryExecution", "GetQueryResults"} <= called
     assert called <= implemented
+
+
+TASK = re.compile(r":states:::([\w:.]+)")
+
+
+def test_the_tasks_of_the_state_machines_are_those_that_the_local_step_functions_perform(tmp_path: Path) -> None:
+    used = {found for path in (ROOT / "stacks").glob("*.yaml") for found in TASK.findall(path.read_text())}
+    made: Any = Registry()
+    assert used == set(StepFunctions(made, Athena(made, tmp_path)).integrations)
+
+
+SAVED = [path for path in [ROOT / "queries.sql", *ROOT.glob("examples/**/queries.sql")] if path.exists()]
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_saved_query_is_one_that_the_local_athena_takes(path: Path) -> None:
+    for query in queries.read(path):
+        assert parse(re.sub(r"\$\{(\w+)}", r"\1", query.text))
+
+
+def catalog(directory: Path) -> Lake:
+    """A lake with the tables of the template, and nothing in them."""
+    lake = Lake(directory)
+    for name, resource in RESOURCES.items():
+        if resource["Type"] == "AWS::Glue::Table":
+            table = resource["Properties"]["TableInput"]
+            columns = [*table["StorageDescriptor"]["Columns"], *table["PartitionKeys"]]
+            suffix = {"Rejected": "_rejected", "Errors": "_errors"}.get(name[7:-5], "")
+            types = {column["Name"]: column["Type"] for column in columns if column["Name"] != "dt"}
+            lake.add_table(f"records{suffix}", types)
+    return lake
+
+
+@pytest.mark.parametrize("folder", REFINE_FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_the_local_athena_makes_every_table_of_refinement(folder: Path, tmp_path: Path) -> None:
+    lake = catalog(tmp_path)
+    client = Client(lake, tmp_path / "athena")
+    for target in plan.read_targets(refine_files.compile_folder(folder)):
+        statement = plan.Statement(
+            table=target.table, file=target.file, first="2026-01-01", last="2026-01-02", attempt=1
+        )
+        prepared = plan.prepare(target, statement, "20260101t000000_00000000", BUCKET, "sluice", "records")
+        for sql in (prepared["create"], prepared["count"]):
+            answer = client.run(sql)
+            assert answer.state == "SUCCEEDED", f"{target.file}: {answer.reason}"
+        lake.tables["sluice", target.table] = lake.tables["sluice", prepared["temporary"]]

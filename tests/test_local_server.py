@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import fcntl
 import os
 import socket
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -62,58 +59,3 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pyte
     server.tidy(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["tmp"]
     assert Path(tempfile.mkdtemp()).parent == tmp_path / "tmp"
-
-
-class Emulator:
-    """Answers every request with this body; remembers after how many messages its state was saved."""
-
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-        self.sent: list[str] = []
-        self.saved_after: list[int] = []
-
-    def save(self) -> None:
-        self.saved_after.append(len(self.sent))
-
-    async def app(self, scope: server.Message, receive: object, send: object) -> None:
-        await send({"type": "http.response.start", "status": 200})  # type: ignore[operator]
-        await send({"type": "http.response.body", "body": self.body})  # type: ignore[operator]
-
-
-@pytest.mark.parametrize(
-    ("status", "saved_after"),
-    [("UPDATE_COMPLETE", [1]), ("ROLLBACK_COMPLETE", [1]), ("CREATE_IN_PROGRESS", [])],
-)
-def test_a_stack_is_on_disk_before_anybody_reads_that_it_is_complete(status: str, saved_after: list[int]) -> None:
-
-    emulator = Emulator(f"<StackStatus>{status}</StackStatus>".encode())
-    aws = server.LocalAws.__new__(server.LocalAws)
-    aws.emulator, aws.changed = emulator, False  # type: ignore[assignment]
-
-    async def send(message: server.Message) -> None:
-        emulator.sent.append(message["type"])
-
-    asyncio.run(aws({"type": "http", "path": "/", "method": "POST"}, None, send))
-    assert emulator.sent == ["http.response.start", "http.response.body"]
-    assert emulator.saved_after == saved_after
-
-
-def test_the_state_is_saved_once_more_after_the_last_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack operation goes on after the call that began it."""
-
-    monkeypatch.setattr(server, "SAVE_INTERVAL_SECONDS", 0.01)
-    emulator = Emulator(b"")
-    aws = server.LocalAws.__new__(server.LocalAws)
-    aws.emulator, aws.changed = emulator, True  # type: ignore[assignment]
-
-    async def live() -> None:
-        saving = asyncio.create_task(aws._save_changes())
-        deadline = time.monotonic() + 0.2
-        while time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        saving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await saving
-
-    asyncio.run(live())
-    assert len(emulator.saved_after) == 2

@@ -23,7 +23,7 @@ NOTHING = dict.fromkeys(("Received", "Accepted", "Dropped", "Rejected", "Failed"
 def test_a_temperature_is_an_event_with_its_time_and_an_id_that_stays(tmp_path: Path) -> None:
     path = tmp_path / "sf-temps.csv"
     path.write_text(CSV)
-    first, second = demo._temperatures(path)
+    first, second = demo.read_temperatures(path)
     assert {**first, "event_id": ""} == {
         "event_id": "",
         "source": "sf",
@@ -32,7 +32,7 @@ def test_a_temperature_is_an_event_with_its_time_and_an_id_that_stays(tmp_path: 
         "timestamp": "2010-01-01T00:00Z",
     }
     assert first["event_id"] != second["event_id"]
-    assert list(demo._temperatures(path)) == [first, second]
+    assert list(demo.read_temperatures(path)) == [first, second]
 
 
 class Logs:

@@ -57,6 +57,10 @@ class ChangeSets(FakeCloudFormation):
         self.requests: list[dict[str, Any]] = []
         self.open: dict[str, list[str]] = {}  # statuses to come, by change set
         self.executed: list[str] = []
+        self.protected: dict[str, bool] = {}
+
+    def update_termination_protection(self, StackName: str, EnableTerminationProtection: bool) -> None:
+        self.protected[StackName] = EnableTerminationProtection
 
     def stack(self, name: str) -> Stack:
         return self._find(name, "DescribeStacks")
@@ -289,6 +293,59 @@ def test_the_shell_of_a_stack_that_was_never_made_is_no_stack(run: Any) -> None:
     assert cloudformation.requests[0]["ChangeSetType"] == "CREATE"
 
 
+# Environments, folders and more saved queries
+
+
+def test_an_environment_names_the_stack_sets_its_parameters_and_protects_it(run: Any) -> None:
+    cloudformation = ChangeSets()
+    given = ["--parameter", "ThrottleRateLimit=9"]
+    assert run(cloudformation, "--yes", "--environment", "dev", *given)[0] == 0
+    (request,) = cloudformation.requests
+    sent = parameters(request)
+    assert (request["StackName"], sent["AthenaDatabaseName"]) == ("sluice-dev", "sluice_dev")
+    assert (sent["ThrottleRateLimit"], sent["LogRetentionInDays"]) == ("9", "7")
+    assert cloudformation.protected == {"sluice-dev": False}
+
+
+def test_prod_without_anybody_to_tell_is_refused_before_anything_is_made(run: Any) -> None:
+    cloudformation = ChangeSets()
+    code, _, err = run(cloudformation, "--yes", "--environment", "prod")
+    assert (code, cloudformation.requests) == (2, [])
+    assert "error: environment prod needs ObserveEmail or ObserveTopicArn" in err
+
+
+def test_an_environment_keeps_what_its_stack_was_given_once(run: Any) -> None:
+    email = "oncall@example.com"
+    stack = Stack("sluice-prod", parameters={"ObserveEmail": email}, outputs={"BucketName": "b"})
+    cloudformation = ChangeSets(stack)
+    assert run(cloudformation, "--yes", "--environment", "prod")[0] == 0
+    assert parameters(cloudformation.requests[0])["ObserveEmail"] == email
+    assert cloudformation.protected == {"sluice-prod": True}
+
+
+def test_a_folder_becomes_an_artifact_that_its_parameter_names_until_it_is_switched_off(
+    run: Any, s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(deploy.FOLDERS, "refine", ("RefineFilesKey", lambda path: f'"{path.name}"'.encode()))
+    sent = []
+    for arguments in (["--refine", str(tmp_path / "files")], [], ["--refine", "off"]):
+        cloudformation = ChangeSets(existing(RefineFilesKey="before.json"))
+        assert run(cloudformation, "--yes", *arguments)[0] == 0
+        sent.append(parameters(cloudformation.requests[0])["RefineFilesKey"])
+    assert s3.get_object(Bucket=BUCKET, Key=sent[0])["Body"].read() == b'"files"'
+    assert sent[1:] == ["before.json", ""]
+
+
+def test_queries_of_another_file_are_saved_beside_those_of_the_project(run: Any, s3: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.sql"
+    file.write_text("-- my-question: How many?\nSELECT count(*) FROM t\n")
+    cloudformation = ChangeSets()
+    run(cloudformation, "--yes", "--queries", str(file))
+    key = cloudformation.requests[0]["TemplateURL"].rpartition("/")[2]
+    text = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
+    assert "QueryMyQuestion:" in text and "QueryLatestEvents:" in text
+
+
 # What is refused
 
 
@@ -312,6 +369,9 @@ def test_the_shell_of_a_stack_that_was_never_made_is_no_stack(run: Any) -> None:
             "TransformCodeKey is filled in by this script: leave 'a.zip' out",
             id="the code",
         ),
+        pytest.param(["--environment", "prd"], "there is no environment 'prd'", id="unknown environment"),
+        pytest.param(["--queries", "no.sql"], "there is no file 'no.sql' with saved queries", id="no such queries"),
+        pytest.param(["--queries", "queries.sql"], "has a query 'totals-by-name-and-action', as", id="queries twice"),
         pytest.param(["--stack-name", "a_b"], "'a_b' is no stack name", id="stack name"),
         pytest.param(["sluice"], "unrecognized arguments: sluice", id="no option"),
     ],

@@ -97,6 +97,14 @@ def test_it_shows_what_goes_and_what_stays_before_it_asks(run: Any) -> None:
     assert "DELETE" not in shown and "DELETE_SKIPPED" in followed
 
 
+def test_a_protected_stack_is_not_deleted_and_the_way_out_is_told(run: Any, stack: Stack, cloudformation: Any) -> None:
+    stack.is_protected = True
+    code, out, err = run("--yes")
+    assert (code, out, cloudformation.deleted) == (1, "", [])
+    assert "stack 'sluice' is protected from deletion" in err
+    assert "update-termination-protection --stack-name sluice --no-enable-termination-protection" in err
+
+
 def test_the_events_of_the_deletion_are_told_and_no_older_ones(run: Any) -> None:
     _, _, err = run("--yes")
     told = [line.split()[:2] for line in err.splitlines() if line.startswith("DELETE_")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -265,6 +266,68 @@ def test_a_table_shows_markup_and_control_characters_as_text(ask: Any, athena: F
     _, out, _ = ask("--sql", "x")
     assert r"\x1b]0;owned\x07[red]x[/red]\x9b2J\n" in out
     assert not set(out) & {"\x1b", "\x07", "\x9b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ('=HYPERLINK("https://evil.example","x")', '"\'=HYPERLINK(""https://evil.example"",""x"")"'),
+        ("+49 30 123", "'+49 30 123"),
+        ("-2+3+cmd|' /C calc'!A0", "'-2+3+cmd|' /C calc'!A0"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1+1", "'\t=1+1"),
+        ("\r=1+1", '"\'\n=1+1"'),
+        ("a\r=1+1", '"a\n=1+1"'),
+        ("\n=1+1", '"\'\n=1+1"'),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("a=1", "a=1"),
+        ("", ""),
+    ],
+    ids=repr,
+)
+def test_no_text_in_csv_is_a_formula(ask: Any, athena: FakeAthena, text: str, cell: str) -> None:
+    athena.columns, athena.rows = [("name", "varchar"), ("n", "bigint")], [[text, "1"]]
+    _, out, _ = ask("--sql", "SELECT 1", "--format", "csv")
+    assert out == f"name,n\n{cell},1\n"
+
+
+def test_negative_numbers_stay_numbers_in_csv(ask: Any, athena: FakeAthena) -> None:
+    athena.columns = [("a", "bigint"), ("b", "double"), ("c", "decimal(10,2)")]
+    athena.rows = [["-1", "-1.5E-3", "-0.10"]]
+    _, out, _ = ask("--sql", "SELECT 1", "--format", "csv")
+    assert out == "a,b,c\n-1,-1.5E-3,-0.10\n"
+
+
+def test_a_column_may_be_named_by_an_attacker_and_is_no_formula_either(ask: Any, athena: FakeAthena) -> None:
+    athena.columns, athena.rows = [("=1+1", "varchar")], [["x"]]
+    _, out, _ = ask("--sql", "SELECT 1", "--format", "csv")
+    assert out == "'=1+1\nx\n"
+
+
+STEERING = "\x1b]0;owned\x07 \x9b31m \u202eevil"
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_nothing_that_a_sender_wrote_steers_a_terminal(
+    ask: Any, athena: FakeAthena, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    athena.columns, athena.rows = [("name", "varchar")], [[STEERING]]
+    _, out, _ = ask("--sql", "SELECT 1", "--format", form)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", out)
+    assert "evil" in out
+    if form == "json":
+        assert json.loads(out) == {"name": STEERING}
+
+
+def test_the_reason_of_a_failure_does_not_steer_the_terminal_either(ask: Any, athena: FakeAthena) -> None:
+    athena.states = ["FAILED"]
+    athena.reason = {"StateChangeReason": f"INVALID_CAST_ARGUMENT: Cannot cast '{STEERING}' to INT"}
+    _, _, err = ask("--sql", "SELECT 1")
+    assert "Cannot cast" in err
+    assert "\x1b" not in err
+    assert "\x9b" not in err
 
 
 def test_the_bill_is_told_on_stderr(ask: Any) -> None:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from scripts.commands import queries
+from scripts.commands import nested, queries
 from scripts.commands import template as templates
 from scripts.commands.template import TEMPLATE, references, render
 
 ROOT = TEMPLATE.parent
 TEXT = TEMPLATE.read_text()
 STACK = templates.load(TEXT)
-RESOURCES: dict[str, dict[str, Any]] = STACK["Resources"]
+CORE: dict[str, dict[str, Any]] = STACK["Resources"]
+TEXTS = {"": TEXT, **{f"{stack.name}.": stack.text for stack in nested.read()}}
+# With those of the nested stacks, as in `refine.RefineMachine`.
+RESOURCES: dict[str, dict[str, Any]] = {
+    f"{stack}{name}": resource
+    for stack, text in TEXTS.items()
+    for name, resource in templates.load(text)["Resources"].items()
+}
 PARAMETERS: dict[str, dict[str, Any]] = STACK["Parameters"]
 DEFAULTS = templates.effective_parameters(STACK, {}, {"ArtifactBucket": "artifacts", "TransformCodeKey": "code.zip"})
-STAGES = ("Ingest", "Stream", "Transform", "Store", "Catalog", "Query", "Observe")
+STAGES = ("Ingest", "Stream", "Transform", "Store", "Catalog", "Query")
 
 
 def of_type(*types: str) -> list[str]:
@@ -30,12 +38,22 @@ def properties(name: str) -> dict[str, Any]:
     return found
 
 
+def documents(node: Any) -> Iterator[dict[str, Any]]:
+    """Every policy below, in conditions too."""
+    if isinstance(node, dict) and "Statement" in node:
+        yield node
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from documents(child)
+
+
 def statements() -> list[tuple[str, dict[str, Any]]]:
     found = []
-    for name in of_type("AWS::IAM::Role"):
-        documents = [properties(name)["AssumeRolePolicyDocument"]]
-        documents += [policy["PolicyDocument"] for policy in properties(name)["Policies"]]
-        found += [(f"{name}.{one.get('Sid', '?')}", one) for document in documents for one in document["Statement"]]
+    for name in of_type("AWS::IAM::Role", "AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
+        for document in documents(properties(name)):
+            # A statement may depend on a condition, and is nothing without it.
+            every = [one["Fn::If"][1] if "Fn::If" in one else one for one in document["Statement"]]
+            found += [(f"{name}.{one.get('Sid', '?')}", one) for one in every]
     return found
 
 
@@ -59,7 +77,7 @@ def test_the_template_is_pure_cloudformation_that_a_person_can_read() -> None:
     assert max(map(len, TEXT.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("name", RESOURCES)
+@pytest.mark.parametrize("name", CORE)
 def test_a_logical_id_begins_with_its_stage(name: str) -> None:
     assert name.startswith(STAGES)
 
@@ -83,7 +101,8 @@ def test_every_function_logs_json_into_a_log_group_of_the_template(name: str) ->
     assert logging["LogFormat"] == "JSON"
     # The counts are a printed line and the failures are logged at INFO and above.
     assert logging["ApplicationLogLevel"] == "INFO"
-    assert logging["LogGroup"]["Ref"] in of_type("AWS::Logs::LogGroup")
+    stack = name.rpartition(".")[0]
+    assert f"{stack}{'.' if stack else ''}{logging['LogGroup']['Ref']}" in of_type("AWS::Logs::LogGroup")
 
 
 @pytest.mark.parametrize("name", of_type("AWS::KinesisFirehose::DeliveryStream"))
@@ -123,12 +142,14 @@ def test_every_statement_of_a_role_is_named_and_exact(name: str, statement: dict
     actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
     assert not [action for action in actions if "*" in action]
     if "Resource" in statement and statement["Resource"] == "*":
-        line = next(line for line in TEXT.split(f"Sid: {statement['Sid']}")[1].splitlines() if "Resource:" in line)
+        text = next(TEXTS[stack] for stack in sorted(TEXTS, reverse=True) if name.startswith(stack))
+        line = next(line for line in text.split(f"Sid: {statement['Sid']}")[1].splitlines() if "Resource:" in line)
         assert "#" in line, "a * needs its reason on the same line"
 
 
-def test_arns_name_the_partition_by_its_pseudo_parameter() -> None:
-    assert "arn:aws:" not in TEXT
+@pytest.mark.parametrize("stack", TEXTS)
+def test_arns_name_the_partition_by_its_pseudo_parameter(stack: str) -> None:
+    assert "arn:aws:" not in TEXTS[stack]
 
 
 @pytest.mark.parametrize("name", of_type("AWS::Glue::Table"))
@@ -144,7 +165,7 @@ def test_every_partition_column_is_projected_and_stands_in_the_location(name: st
 
 
 def test_the_saved_queries_are_resources_of_what_is_deployed() -> None:
-    deployed = templates.load(render(TEXT, DEFAULTS))["Resources"]
+    deployed = templates.load(render(TEXT, DEFAULTS, queries.read()))["Resources"]
     saved = {name: one["Properties"] for name, one in deployed.items() if one["Type"] == "AWS::Athena::NamedQuery"}
     assert [one["Name"] for one in saved.values()] == [query.name for query in queries.read()]
     for query in queries.read():
@@ -228,7 +249,7 @@ def test_every_status_that_an_integration_answers_is_declared() -> None:
 
 
 def rendered_deployment(text: str, **parameters: str) -> str:
-    match = re.search(r"^  (IngestDeployment\w+):$", render(text, {**DEFAULTS, **parameters}), re.MULTILINE)
+    match = re.search(r"^  (IngestDeployment\w+):$", render(text, {**DEFAULTS, **parameters}, []), re.MULTILINE)
     assert match
     return match[1]
 
@@ -252,7 +273,7 @@ def test_what_the_api_does_not_depend_on_leaves_its_deployment_alone() -> None:
 
 
 def test_the_stage_serves_the_renamed_deployment() -> None:
-    rendered = templates.load(render(TEXT, DEFAULTS))
+    rendered = templates.load(render(TEXT, DEFAULTS, queries.read()))
     name = rendered_deployment(TEXT)
     assert rendered["Resources"]["IngestStage"]["Properties"]["DeploymentId"] == {"Ref": name}
 
@@ -265,7 +286,7 @@ def test_the_stage_serves_the_renamed_deployment() -> None:
         ({"LambdaTimeout": "3000"}, r"LambdaTimeout must be 10 to 300 seconds \(got '3000'\)"),
         ({"LambdaTimeout": "soon"}, r"LambdaTimeout must be 10 to 300 seconds \(got 'soon'\)"),
         ({"FirehoseS3Prefix": "/events"}, r"FirehoseS3Prefix must end with / .*\(got '/events'\)"),
-        ({"FirehoseS3Prefix": "errors/mine/"}, r"outside errors/.*\(got 'errors/mine/'\)"),
+        ({"FirehoseS3Prefix": "errors/mine/"}, r"outside the folders.*\(got 'errors/mine/'\)"),
         (
             {"EventsRetentionInDays": "3w"},
             r"EventsRetentionInDays must be empty or a whole number of days.*\(got '3w'\)",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -33,6 +34,7 @@ _INVALID = {
     "InvalidSignatureException",
     "AuthFailure",
 }
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "UnauthorizedAccess"}
 
 
@@ -112,6 +114,22 @@ def explain(error: aws.BotoCoreError | aws.ClientError) -> str:
     return str(error)
 
 
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """What stops a command in here is for the person to mend before anything is done: its exit code is 2."""
+    try:
+        yield
+    except (aws.BotoCoreError, aws.ClientError) as error:
+        raise CommandError(explain(error), EXIT_USAGE) from error
+    except CommandError as error:
+        raise CommandError(str(error), EXIT_USAGE) from error
+
+
+def printable(text: str) -> str:
+    """Text without control characters: what a sender wrote must not steer the terminal that shows it."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def say(text: str, style: str | None = None) -> None:
     """Tell the person something, on stderr; the text is shown as it is, never read as markup."""
     _talk().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -143,7 +161,7 @@ def _talk() -> Console:
 def _stopped(line: str, code: int) -> int:
     if os.environ.get("DEBUG") == "1":
         traceback.print_exc()
-    print(" ".join(line.split()), file=sys.stderr)
+    print(printable(" ".join(line.split())), file=sys.stderr)
     return code
 
 

@@ -17,14 +17,15 @@ from rich.table import Table
 
 from scripts.commands import local, query
 from scripts.commands.console import CommandError, Parser, main, progress, say
-from scripts.commands.deploy import deploy_stack
+from scripts.commands.deploy import deploy_stack, read_product
 from scripts.commands.sender import Answer, Line, send
 from scripts.commands.stack import DEFAULT_STACK_NAME, Aws, physical_ids, session, stack_outputs
 from scripts.commands.template import TEMPLATE
 from scripts.commands.track import Door, find_door
 
 DATA = TEMPLATE.parent / ".sluice" / "demo"
-TEMPERATURES = "vega_datasets==0.9.0"  # carries a year of hourly temperatures in San Francisco, 2010
+DATASETS = "vega_datasets==0.9.0"
+TEMPERATURES = "sf-temps.csv"  # a year of hourly temperatures in San Francisco, 2010
 PARAMETERS = {"FirehoseBufferingInterval": "5"}
 DELIVERY_SECONDS = 60
 _IDS = uuid.UUID("5b0c2f8e-6d2f-4f0c-9f7a-1f8f1d3f6a52")
@@ -50,13 +51,13 @@ def demo(arguments: list[str]) -> int:
     started = time.monotonic()
 
     _headline("1. A local AWS on this machine")
-    temperatures = _fetch_temperatures()
+    temperatures = fetch_dataset(TEMPERATURES)
     local.start(options.port)
     aws = session(local=True)
     say(f"It runs on {aws.endpoint}")
 
     _headline("2. template.yaml, deployed by scripts/deploy.sh --local")
-    deploy_stack(aws, DEFAULT_STACK_NAME, TEMPLATE.read_text(), PARAMETERS, ask=False)
+    deploy_stack(aws, DEFAULT_STACK_NAME, read_product(), PARAMETERS, ask=False)
     outputs = stack_outputs(aws, DEFAULT_STACK_NAME)
 
     _headline("3. Events over HTTP")
@@ -88,20 +89,20 @@ def _headline(text: str) -> None:
     say(f"\n{text}", style="bold cyan")
 
 
-def _fetch_temperatures() -> Path:
-    """The CSV file out of its package, fetched once."""
-    path = DATA / "vega_datasets" / "_data" / "sf-temps.csv"
+def fetch_dataset(name: str) -> Path:
+    """A file of real data out of the package that carries it, which is fetched once."""
+    path = DATA / "vega_datasets" / "_data" / name
     if not path.exists():
-        say(f"Fetching {TEMPERATURES} for its {path.name} ...")
+        say(f"Fetching {DATASETS} for its {name} ...")
         # Without its dependencies: nobody here needs pandas.
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*command, "--target", str(DATA), TEMPERATURES], capture_output=True, text=True)
+        done = subprocess.run([*command, "--target", str(DATA), DATASETS], capture_output=True, text=True)
         if done.returncode:
-            raise CommandError(f"pip could not fetch {TEMPERATURES}: {done.stderr.strip().splitlines()[-1]}")
+            raise CommandError(f"pip could not fetch {DATASETS}: {done.stderr.strip().splitlines()[-1]}")
     return path
 
 
-def _temperatures(path: Path) -> Iterator[dict[str, Any]]:
+def read_temperatures(path: Path) -> Iterator[dict[str, Any]]:
     """8,759 hourly temperatures. Their ids are the same each time: a second run of the demo adds no second row."""
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -118,7 +119,7 @@ def _temperatures(path: Path) -> Iterator[dict[str, Any]]:
 def _post(aws: Aws, temperatures: Path) -> list[Answer]:
     """The hello-world event and the odd ones to /track, the temperatures to /batch, many in a request."""
     single, batch = (find_door(aws, DEFAULT_STACK_NAME, many=many) for many in (False, True))
-    readings = list(_temperatures(temperatures))
+    readings = list(read_temperatures(temperatures))
     answers: list[Answer] = []
     with progress() as bar:
         task = bar.add_task("Posting", total=1 + len(readings) + len(ODD))

@@ -7,6 +7,8 @@ import sys
 import time
 import uuid
 from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from botocore.exceptions import ClientError
 from rich.console import Console
 from rich.table import Table
 
-from scripts.commands import build, template
+from scripts.commands import build, environments, nested, pull_sources, queries, refine_files, template
 from scripts.commands.console import CommandError, Parser, main, progress, say
 from scripts.commands.destroy import delete_stack
 from scripts.commands.stack import (
@@ -32,6 +34,13 @@ from scripts.commands.stack import (
 
 # What this script itself fills in, with values that let the others be checked before the first call.
 FILLED_IN = {"ArtifactBucket": "artifacts", "TransformCodeKey": "key"}
+
+# Folders that switch a nested stack on: the option's name, the parameter, and what makes one artifact of the folder.
+FOLDERS: dict[str, tuple[str, Callable[[Path], bytes]]] = {
+    "refine": ("RefineFilesKey", refine_files.compile_folder),
+    "pull": ("PullSourcesKey", pull_sources.compile_folder),
+}
+OFF = "off"
 
 # What cannot change on a stack that holds data: the change would be refused by AWS, or hide what is stored.
 FIXED_PARAMETERS = {
@@ -54,22 +63,63 @@ def deploy(arguments: list[str]) -> int:
     parser = Parser("deploy")
     add_stack_arguments(parser)
     parser.add_argument("--parameter", action="append", type=_key_and_value, default=[], metavar="Key=Value")
+    for option in FOLDERS:
+        parser.add_argument(f"--{option}", metavar=f"DIR|{OFF}")
+    parser.add_argument("--environment", metavar="NAME")
+    parser.add_argument("--queries", action="append", type=Path, default=[], metavar="FILE")
     parser.add_argument("--yes", action="store_true")
     options = parser.parse_args(arguments)
-    text = template.TEMPLATE.read_text()
-    given = dict(options.parameter)
+    name, given, environment = options.stack_name, dict(options.parameter), None
+    if options.environment is not None:
+        environment = environments.read(options.environment)
+        name = environment.stack_name if name == DEFAULT_STACK_NAME else name
+        given = {**environment.parameters, **given}
     for parameter in FILLED_IN.keys() & given.keys():
         raise CommandError(f"{parameter} is filled in by this script: leave '{given[parameter]}' out", 2)
-    template.effective_parameters(template.load(text), {}, {**FILLED_IN, **given})
+    folders = {option: getattr(options, option) for option in FOLDERS if getattr(options, option)}
+    product = read_product(folders, options.queries)
+    template.effective_parameters(template.load(product.text), {}, {**FILLED_IN, **given})
     if not options.yes and not sys.stdin.isatty():
         raise CommandError("no terminal to ask on: add --yes to deploy without being asked", 2)
-    return deploy_stack(session(options.local), options.stack_name, text, given, ask=not options.yes)
+    aws = session(options.local)
+    if environment is not None:
+        environment.check({**_previous_parameters(describe_stack(aws, name)), **given})
+    code = deploy_stack(aws, name, product, given, ask=not options.yes)
+    if environment is not None:
+        aws.client("cloudformation").update_termination_protection(
+            StackName=name, EnableTerminationProtection=environment.has_termination_protection
+        )
+    return code
 
 
-def deploy_stack(aws: Aws, name: str, text: str, given: dict[str, str], *, ask: bool) -> int:
-    """Deploy the template under this stack name with the given parameters; prints the outputs on stdout."""
+@dataclass(frozen=True)
+class Product:
+    """What is deployed, read and checked: nothing of it has reached AWS yet."""
+
+    stacks: list[nested.NestedStack]
+    saved_queries: list[queries.SavedQuery]
+    artifacts: dict[str, bytes]
+    """By parameter: what is uploaded, for the parameter to name its key. Nothing to upload switches the stack off."""
+
+    @property
+    def text(self) -> str:
+        """The template with its nested stacks, before it is known where their files lie."""
+        return nested.insert(template.TEMPLATE.read_text(), self.stacks, lambda stack: "")
+
+
+def read_product(folders: Mapping[str, str] | None = None, more_queries: Sequence[Path] = ()) -> Product:
+    """Read what is to be deployed. `folders` has a folder, or `off`, by the option's name; raises CommandError."""
+    artifacts = {}
+    for option, folder in (folders or {}).items():
+        parameter, compile_folder = FOLDERS[option]
+        artifacts[parameter] = b"" if folder == OFF else compile_folder(Path(folder))
+    return Product(nested.read(), queries.read_all([queries.QUERIES, *more_queries]), artifacts)
+
+
+def deploy_stack(aws: Aws, name: str, product: Product, given: dict[str, str], *, ask: bool) -> int:
+    """Deploy the product under this stack name with the given parameters; prints the outputs on stdout."""
     stack = _existing_stack(aws, name)
-    previous = {item["ParameterKey"]: item["ParameterValue"] for item in (stack or {}).get("Parameters", [])}
+    previous = _previous_parameters(stack)
     if stack is None and name != DEFAULT_STACK_NAME:
         # A Glue database belongs to one stack, and its default name to the first.
         given = {"AthenaDatabaseName": name.lower().replace("-", "_"), **given}
@@ -79,8 +129,16 @@ def deploy_stack(aws: Aws, name: str, text: str, given: dict[str, str], *, ask: 
     archive = build.build(build.LOCAL if aws.is_local else build.AWS)
     bucket = _artifact_bucket(aws)
     given = {**given, "ArtifactBucket": bucket, "TransformCodeKey": _upload(aws, bucket, archive.name, archive)}
+    for parameter, content in product.artifacts.items():
+        given[parameter] = _upload_content(aws, bucket, f"{parameter.lower()}.json", content) if content else ""
+    text = nested.insert(
+        template.TEMPLATE.read_text(),
+        product.stacks,
+        lambda stack: _upload_template(aws, bucket, f"{stack.name}.yaml", stack.text),
+    )
     parameters = template.effective_parameters(template.load(text), previous, given)
-    url = _upload_template(aws, bucket, template.render(text, parameters))
+    text = template.render(text, parameters, product.saved_queries)
+    url = _upload_template(aws, bucket, "template.yaml", text)
 
     change_set = _create_change_set(aws, name, url, parameters, stack is not None)
     try:
@@ -108,6 +166,10 @@ def _key_and_value(text: str) -> tuple[str, str]:
     if not separator or not key:
         raise ArgumentTypeError(f"'{text}' is not of the form Key=Value")
     return key, value
+
+
+def _previous_parameters(stack: dict[str, Any] | None) -> dict[str, str]:
+    return {item["ParameterKey"]: item["ParameterValue"] for item in (stack or {}).get("Parameters", [])}
 
 
 def _existing_stack(aws: Aws, name: str) -> dict[str, Any] | None:
@@ -176,11 +238,16 @@ def _upload(aws: Aws, bucket: str, key: str, file: Path) -> str:
     return key
 
 
-def _upload_template(aws: Aws, bucket: str, text: str) -> str:
-    """Put the template into the bucket (CloudFormation takes no more than 51,200 bytes inline) and return its URL."""
-    draft = build.BUILD / "template.yaml"
-    draft.write_text(text)
-    key = _upload(aws, bucket, f"template-{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml", draft)
+def _upload_content(aws: Aws, bucket: str, name: str, content: bytes) -> str:
+    """Put content under a key of this name that carries its hash, so that what is the same is uploaded once."""
+    draft = build.BUILD / name
+    draft.write_bytes(content)
+    return _upload(aws, bucket, f"{draft.stem}-{hashlib.sha256(content).hexdigest()[:16]}{draft.suffix}", draft)
+
+
+def _upload_template(aws: Aws, bucket: str, name: str, text: str) -> str:
+    """Put a template into the bucket (CloudFormation takes no more than 51,200 bytes inline) and return its URL."""
+    key = _upload_content(aws, bucket, name, text.encode())
     if aws.is_local:
         return f"{aws.endpoint}/{bucket}/{key}"
     suffix = "amazonaws.com.cn" if aws.region.startswith("cn-") else "amazonaws.com"
@@ -275,7 +342,7 @@ def _execute(aws: Aws, name: str, change_set: dict[str, str], total: int) -> Non
                 is_stack = event.get("PhysicalResourceId") == stack_id
                 # One failure has the others cancelled, which then are failures too.
                 if state.endswith("_FAILED") and not is_stack and "cancelled" not in reason.lower():
-                    failures.append(f"{resource} ({event['ResourceType']}): {reason}")
+                    failures.append(failure(aws, event))
                 if state in ("CREATE_COMPLETE", "UPDATE_COMPLETE") and not is_stack:
                     display.advance(task)
                 if reason or not state.endswith("_IN_PROGRESS"):
@@ -288,6 +355,15 @@ def _execute(aws: Aws, name: str, change_set: dict[str, str], total: int) -> Non
     status = (describe_stack(aws, stack_id) or {}).get("StackStatus", "gone")
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         raise CommandError(f"{[*failures, 'see its events'][0]}. Stack '{name}' is now {status}")
+
+
+def failure(aws: Aws, event: dict[str, Any]) -> str:
+    """What failed and why; for a nested stack, the first that failed in it, as its own event only lists names."""
+    if event["ResourceType"] == "AWS::CloudFormation::Stack" and event.get("PhysicalResourceId"):
+        for inner in reversed(list(stack_events(aws, event["PhysicalResourceId"]))):
+            if inner["ResourceStatus"].endswith("_FAILED") and inner["ResourceType"] != event["ResourceType"]:
+                return f"{event['LogicalResourceId']}: {failure(aws, inner)}"
+    return f"{event['LogicalResourceId']} ({event['ResourceType']}): {event.get('ResourceStatusReason', '')}"
 
 
 if __name__ == "__main__":

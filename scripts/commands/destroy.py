@@ -30,6 +30,11 @@ def destroy(arguments: list[str]) -> int:
     stack = describe_stack(aws, name)
     if stack is None:
         raise missing(aws, name)
+    if stack.get("EnableTerminationProtection"):
+        raise CommandError(
+            f"stack '{name}' is protected from deletion: lift that first with aws cloudformation "
+            f"update-termination-protection --stack-name {name} --no-enable-termination-protection"
+        )
     parts = resources(aws, name)
     buckets = [part["PhysicalResourceId"] for part in parts if part["ResourceType"] == _BUCKET]
     buckets = [bucket for bucket in buckets if _exists(aws.client("s3"), bucket)]

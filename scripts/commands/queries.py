@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def read(path: Path = QUERIES) -> list[SavedQuery]:
         SavedQuery(heading[1], heading[2], text[heading.end() : end].strip().removesuffix(";") + "\n")
         for heading, end in zip(headings, ends, strict=True)
     ]
+
+
+def read_all(paths: Sequence[Path]) -> list[SavedQuery]:
+    """The queries of several files; a name may stand in one of them only."""
+    found: dict[str, SavedQuery] = {}
+    for path in paths:
+        if not path.is_file():
+            raise CommandError(f"there is no file '{path}' with saved queries", 2)
+        for query in read(path):
+            if query.name in found:
+                raise CommandError(f"{path} has a query '{query.name}', as another file has: rename one of them", 2)
+            found[query.name] = query
+    return list(found.values())
 
 
 def resources(queries: list[SavedQuery]) -> str:

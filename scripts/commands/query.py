@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, say, status
+from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, printable, say, status
 from scripts.commands.stack import add_stack_arguments, session, stack_outputs
 
 DOLLARS_PER_TERABYTE = 5.0
@@ -32,7 +32,10 @@ _INTEGERS = {"tinyint", "smallint", "integer", "int", "bigint"}
 _FLOATS = {"double", "float", "real"}
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _LITERAL = re.compile(r"(?i)((date|timestamp|decimal)\s+)?'([^']|'')*'|true|false|null")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# A cell that begins so is a formula to a spreadsheet, also in the wide forms of these characters.
+_FORMULA = re.compile(r"[=+\-@\t\n＝＋－＠]")  # noqa: RUF001 - the wide forms are meant
+# What steers a terminal and JSON leaves as it is: the control characters beyond ASCII, and those of the direction.
+_UNESCAPED = re.compile(r"[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -220,9 +223,9 @@ def write_table(columns: list[Column], rows: Iterable[Row]) -> None:
     """A table on stdout; as wide as it needs to be where nobody's terminal limits it."""
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
-        table.add_column(Text(_printable(column.name)), justify="right" if column.is_number else "left")
+        table.add_column(Text(printable(column.name)), justify="right" if column.is_number else "left")
     for row in rows:
-        cells = [Text("NULL", style="dim") if value is None else Text(_printable(value)) for value in row]
+        cells = [Text("NULL", style="dim") if value is None else Text(printable(value)) for value in row]
         table.add_row(*cells)
     console = Console()
     if not console.is_terminal:
@@ -233,21 +236,32 @@ def write_table(columns: list[Column], rows: Iterable[Row]) -> None:
 
 
 def write_csv(columns: list[Column], rows: Iterable[Row]) -> None:
-    """CSV on stdout with a header line; NULL is an empty field."""
+    """CSV on stdout with a header line; NULL is an empty field.
+
+    What a sender wrote must not run in the spreadsheet that opens the file: a text that begins as a formula does gets
+    an apostrophe in front, and a carriage return, which begins a row to some, is a newline. Numbers are as they are. On
+    a terminal, control characters are shown as text.
+    """
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(column.name for column in columns)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    shown = printable if sys.stdout.isatty() else str
+    writer.writerow(shown(_text_cell(column.name)) for column in columns)
+    writer.writerows(
+        [
+            "" if value is None else value if column.is_number else shown(_text_cell(value))
+            for column, value in zip(columns, row, strict=True)
+        ]
+        for row in rows
+    )
 
 
 def write_json(columns: list[Column], rows: Iterable[Row]) -> None:
-    """One JSON object per row on stdout; numbers and booleans are typed, everything else is Athena's text."""
+    """One JSON object per row on stdout; numbers and booleans are typed, everything else is Athena's text, exactly."""
     for row in rows:
-        print(
-            json.dumps(
-                {column.name: typed(column.type, value) for column, value in zip(columns, row, strict=True)},
-                ensure_ascii=False,
-            )
+        text = json.dumps(
+            {column.name: typed(column.type, value) for column, value in zip(columns, row, strict=True)},
+            ensure_ascii=False,
         )
+        print(_UNESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def typed(kind: str, value: str | None) -> str | int | float | bool | None:
@@ -310,13 +324,13 @@ def _reason(execution: dict[str, Any]) -> str:
     return str(state.get("StateChangeReason") or state.get("AthenaError", {}).get("ErrorMessage") or "no reason given")
 
 
+def _text_cell(value: str) -> str:
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
 def _values(result_set: dict[str, Any]) -> list[Row]:
     return [[item.get("VarCharValue") for item in row["Data"]] for row in result_set["Rows"]]
-
-
-def _printable(text: str) -> str:
-    """Text without control characters: an event's text must not steer the terminal that shows it."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""The CloudFormation template as data, and what is written into it before it is deployed.
-
-python -m scripts.commands.template     print the template as scripts/deploy.sh deploys it, for the default parameters
-"""
+"""The CloudFormation template as data, and what is written into it before it is deployed."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from scripts.commands import queries
 from scripts.commands.console import CommandError
+from scripts.commands.queries import SavedQuery, resources
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "template.yaml"
 API = "IngestApi"
@@ -91,7 +88,7 @@ def _check(name: str, definition: Json, value: str) -> None:
         raise CommandError(f"{name} {str(constraint).rstrip('.')} (got '{value}')", 2)
 
 
-def render(text: str, parameters: Mapping[str, str]) -> str:
+def render(text: str, parameters: Mapping[str, str], queries: list[SavedQuery]) -> str:
     """The template with the saved queries as resources, and with the API's deployment renamed after what it deploys.
 
     A deployment is a snapshot. Only a new logical id makes a new one, so that the id carries a hash of the API's
@@ -102,7 +99,7 @@ def render(text: str, parameters: Mapping[str, str]) -> str:
     depends_on = {name: parameters[name] for name in sorted(parameters_of(template, definition))}
     content = json.dumps([definition, template.get("Mappings"), depends_on], sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:10]
-    text = text.replace("\nOutputs:\n", f"{queries.resources(queries.read())}\nOutputs:\n", 1)
+    text = text.replace("\nOutputs:\n", f"{resources(queries)}\nOutputs:\n", 1)
     return re.sub(rf"\b{DEPLOYMENT}\b", f"{DEPLOYMENT}{digest}", text)
 
 
@@ -144,9 +141,3 @@ def _conditions(node: Any) -> Iterator[str]:
             elif key == "Condition" and isinstance(value, str):
                 yield value
             yield from _conditions(value)
-
-
-if __name__ == "__main__":
-    source = TEMPLATE.read_text()
-    artifacts = {"ArtifactBucket": "artifacts", "TransformCodeKey": "lambda.zip"}
-    print(render(source, effective_parameters(load(source), {}, artifacts)), end="")

@@ -348,7 +348,12 @@ def check_objects(objects: Mapping[str, str], folders: list[str], parameters: Ma
     strange = [
         folder
         for folder in folders
-        if not folder.startswith((prefix.split("/")[0] + "/", "rejected/", "errors/", "raw/", "athena-results/"))
+        if not folder.startswith(
+            (
+                prefix.split("/")[0] + "/",
+                *("rejected/", "errors/", "raw/", "replayed/", "processed/", "curated/", "athena-results/"),
+            )
+        )
     ]
     strange += [
         folder

@@ -1,0 +1,32 @@
+"""What a delivery is told: names from the environment, and the clients of AWS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says, as handler.py reads it."""
+
+    endpoint: str
+    query: str
+    parameters: str
+    work_group: str
+    stream: str
+    buffering_seconds: int
+    table: str
+    queue_url: str
+    dead_letter_queue_url: str
+    secret_arn: str
+
+
+@dataclass(frozen=True)
+class Clients:
+    """boto3's clients."""
+
+    athena: Any
+    cloudwatch: Any
+    dynamodb: Any
+    sqs: Any

@@ -1,0 +1,187 @@
+"""Publishing what a statement has written: the target's partitions come to point at it, one after the other.
+
+A partition's location changes in one step in the catalog, so that a reader finds the old objects or the new ones, never
+both and never half. Everything here can be done again from the start, whatever an earlier try got done: the temporary
+table, which says what is to be published, is dropped last.
+
+The contract: https://docs.aws.amazon.com/glue/latest/webapi/API_BatchUpdatePartition.html (100 partitions a call; the
+answer lists those that failed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from refine.plan import Refused, Statement, Target, day_of, folder
+
+MARK: Final = "sluice.refine.file"
+"""Table parameter that says which file makes the table; a table without it is not ours to touch."""
+
+BATCH: Final = 100
+ROUNDS: Final = 5
+"""Tries to win against runs that create or remove the same partitions at the same time."""
+
+_RACES: Final = {"AlreadyExistsException", "EntityNotFoundException"}
+_PARQUET: Final = {
+    "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
+    "OutputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
+    "SerdeInfo": {"SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"},
+}
+
+Json = dict[str, Any]
+Values = tuple[str, ...]
+
+
+def publish(glue: Any, database: str, bucket: str, target: Target, statement: Statement, temporary: str) -> int:
+    """Publish the temporary table as the target's days `first` to `last`; returns how many partitions it has.
+
+    A temporary table that is gone has been published before. Raises Refused, before anything has changed, when what the
+    SQL wrote cannot be published.
+    """
+    written = get_table(glue, database, temporary)
+    if written is None:
+        return 0
+    new = get_partitions(glue, database, temporary, "")
+    _check(target, statement, written, new)
+    columns = _ensure_table(glue, database, bucket, target, written)
+    storage = {values: {**_PARQUET, "Columns": columns, "Location": place} for values, place in new.items()}
+    _swap(glue, database, target.table, storage, f"dt BETWEEN '{statement['first']}' AND '{statement['last']}'")
+    delete_table(glue, database, temporary)
+    return len(new)
+
+
+def get_table(glue: Any, database: str, name: str) -> Json | None:
+    """Glue's Table structure, None if there is no such table."""
+    try:
+        table: Json = glue.get_table(DatabaseName=database, Name=name)["Table"]
+    except glue.exceptions.EntityNotFoundException:
+        return None
+    return table
+
+
+def delete_table(glue: Any, database: str, name: str) -> None:
+    """Drop a table from the catalog, if it is there; its objects stay."""
+    try:
+        glue.delete_table(DatabaseName=database, Name=name)
+    except glue.exceptions.EntityNotFoundException:
+        return
+
+
+def get_partitions(glue: Any, database: str, table: str, expression: str) -> dict[Values, str]:
+    """The locations of a table's partitions by their values; `expression` chooses among them, '' takes all."""
+    pages = glue.get_paginator("get_partitions").paginate(
+        DatabaseName=database, TableName=table, Expression=expression, ExcludeColumnSchema=True
+    )
+    return {
+        tuple(item["Values"]): item["StorageDescriptor"]["Location"] for page in pages for item in page["Partitions"]
+    }
+
+
+def _check(target: Target, statement: Statement, written: Json, new: Iterable[Values]) -> None:
+    """Refuse rows that do not belong to the days of the statement: their partitions would be made of them alone."""
+    keys = _types(written["PartitionKeys"])
+    if keys.get("dt") != "string":
+        raise Refused(f"dt must be text: write date_format(..., '%Y-%m-%d') (got {keys.get('dt')})")
+    for values in new:
+        day = day_of(values[0])
+        if day is None or not statement["first"] <= values[0] <= statement["last"]:
+            raise Refused(
+                f"the SELECT has rows with dt = '{values[0]}', no day from {statement['first']} to "
+                f"{statement['last']}: let its WHERE keep only the days from ${{from}} to ${{to}}"
+            )
+
+
+def _ensure_table(glue: Any, database: str, bucket: str, target: Target, written: Json) -> list[Json]:
+    """Create the target, or add to it the columns that it lacks; returns its columns."""
+    table = get_table(glue, database, target.table)
+    if table is None:
+        columns = _columns(written["StorageDescriptor"]["Columns"])
+        try:
+            glue.create_table(DatabaseName=database, TableInput=_table(bucket, target, written, columns))
+            return columns
+        except glue.exceptions.AlreadyExistsException:  # by a run beside this one
+            table = glue.get_table(DatabaseName=database, Name=target.table)["Table"]
+    if MARK not in table.get("Parameters", {}):
+        raise Refused(f"the table {target.table} is not made by refinement: name another target")
+    existing = _columns(table["StorageDescriptor"]["Columns"])
+    _refuse_changed_types(target, _types([*existing, *table["PartitionKeys"]]), written)
+    if [key["Name"] for key in table["PartitionKeys"]] != list(target.partitions):
+        raise Refused(
+            f"the table {target.table} is partitioned by "
+            f"{', '.join(key['Name'] for key in table['PartitionKeys'])}, not by {', '.join(target.partitions)}: "
+            f"name another target, or drop the table and run all days again"
+        )
+    known = _types(existing)
+    added = [column for column in _columns(written["StorageDescriptor"]["Columns"]) if column["Name"] not in known]
+    if added:
+        # At the end: then the columns of every older partition are the first ones of the table.
+        glue.update_table(DatabaseName=database, TableInput=_table(bucket, target, written, existing + added))
+    return existing + added
+
+
+def _refuse_changed_types(target: Target, known: dict[str, str], written: Json) -> None:
+    new = _types([*written["StorageDescriptor"]["Columns"], *written["PartitionKeys"]])
+    changed = [
+        f"{name} was {known[name]} and would be {kind}"
+        for name, kind in new.items()
+        if name in known and known[name] != kind
+    ]
+    if changed:
+        raise Refused(
+            f"columns of {target.table} cannot change their types: {'; '.join(changed)}: CAST to "
+            f"the old type, give the column another name, or drop the table and run all days again"
+        )
+
+
+def _table(bucket: str, target: Target, written: Json, columns: list[Json]) -> Json:
+    return {
+        "Name": target.table,
+        "Description": f"Made by refinement from {target.file}",
+        "TableType": "EXTERNAL_TABLE",
+        "Parameters": {"EXTERNAL": "TRUE", "classification": "parquet", MARK: target.file},
+        "PartitionKeys": _columns(written["PartitionKeys"]),
+        "StorageDescriptor": {**_PARQUET, "Columns": columns, "Location": folder(bucket, target)},
+    }
+
+
+def _swap(glue: Any, database: str, table: str, new: dict[Values, Json], expression: str) -> None:
+    """Let the partitions of the expression be exactly the new ones."""
+    names = {"DatabaseName": database, "TableName": table}
+    for _ in range(ROUNDS):
+        old = get_partitions(glue, database, table, expression)
+        inputs = [
+            {"Values": list(values), "StorageDescriptor": storage}
+            for values, storage in new.items()
+            if old.get(values) != storage["Location"]
+        ]
+        errors: list[Json] = []
+        for batch in _batches([item for item in inputs if tuple(item["Values"]) in old]):
+            entries = [{"PartitionValueList": item["Values"], "PartitionInput": item} for item in batch]
+            errors += glue.batch_update_partition(**names, Entries=entries).get("Errors", [])
+        for batch in _batches([item for item in inputs if tuple(item["Values"]) not in old]):
+            errors += glue.batch_create_partition(**names, PartitionInputList=batch).get("Errors", [])
+        for values in old.keys() - new.keys():
+            try:
+                glue.delete_partition(**names, PartitionValues=list(values))
+            except glue.exceptions.EntityNotFoundException:  # by a run beside this one
+                continue
+        # What a run beside this one has created or removed since we looked is looked at once more.
+        for error in errors:
+            if error["ErrorDetail"]["ErrorCode"] not in _RACES:
+                raise RuntimeError(f"Glue does not take a partition of {table}: {error}")
+        if not errors:
+            return
+    raise RuntimeError(f"other runs keep changing the partitions of {table}")
+
+
+def _batches(items: Sequence[Json]) -> Iterable[list[Json]]:
+    return (list(items[start : start + BATCH]) for start in range(0, len(items), BATCH))
+
+
+def _columns(columns: Iterable[Json]) -> list[Json]:
+    return [{"Name": column["Name"], "Type": column["Type"]} for column in columns]
+
+
+def _types(columns: Iterable[Json]) -> dict[str, str]:
+    return {column["Name"]: column["Type"] for column in columns}

@@ -1,0 +1,58 @@
+"""Secrets that somebody else gave us, kept in AWS Secrets Manager."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import lru_cache
+from typing import Any, Final
+
+CACHE_SECONDS: Final = 300
+
+_cache: Final[dict[str, tuple[float, dict[str, Any]]]] = {}
+"""Of each secret that was read: until when it counts, in monotonic seconds, and what it holds."""
+
+
+class SecretMissing(Exception):
+    """The secret has no such key. Says which, and how to set it; never what the secret holds."""
+
+
+def read(secret_arn: str, key: str, *, fresh: bool = False) -> Any:
+    """The value of a key of the secret, whose text is a JSON object.
+
+    What was read counts for five minutes, unless `fresh` is asked for: when a service refuses a token, a newer one may
+    have been set. Raises SecretMissing when there is no such key, or no text yet, or one that is no JSON object.
+    """
+    until, values = _cache.get(secret_arn, (0.0, {}))
+    # A key that is missing is looked for again: somebody may be setting it right now.
+    if fresh or time.monotonic() >= until or key not in values:
+        values = _fetch(secret_arn)
+        _cache[secret_arn] = (time.monotonic() + CACHE_SECONDS, values)
+    if key not in values:
+        raise SecretMissing(
+            f'the secret {secret_arn} has no key "{key}". Write {{"{key}": "..."}} into a file, '
+            f"and run: aws secretsmanager put-secret-value --secret-id {secret_arn} --secret-string file://FILE"
+        )
+    return values[key]
+
+
+def _fetch(secret_arn: str) -> dict[str, Any]:
+    client = _connect()
+    try:
+        text = client.get_secret_value(SecretId=secret_arn).get("SecretString", "")
+    except client.exceptions.ResourceNotFoundException:
+        # So answers a secret that has no text yet.
+        return {}
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+@lru_cache(maxsize=1)
+def _connect() -> Any:
+    """The client. boto3 is imported only here: a function that needs no secret starts without it."""
+    import boto3
+
+    return boto3.client("secretsmanager")

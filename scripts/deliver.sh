@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Deliver the rows of a saved query to an HTTP endpoint, and see what became of them.
+#
+# usage: scripts/deliver.sh run [options] [--query NAME] [--parameter VALUE]... [--from TIME --to TIME] [--no-wait]
+#        scripts/deliver.sh status [options]
+#        scripts/deliver.sh redrive [options]
+#        scripts/deliver.sh token [options] < FILE
+#
+# run      start a run, and show what is delivered until the queue has no more rows of it
+# status   the latest runs, the queue, and why rows were refused
+# redrive  put the rows that were refused into the queue again
+# token    keep the bearer token for the endpoint, which is read from standard input, in Secrets Manager
+#
+# The stack delivers when it is deployed with --parameter DeliverUrl=https://..., as docs/deliver.md says.
+#
+# Options:
+#   --local               the local AWS (scripts/local.sh) instead of your AWS account
+#   --stack-name NAME     the stack (default: sluice)
+#   --query NAME          another saved query than DeliverQuery
+#   --parameter VALUE     instead of DeliverParameters: the value of the next `?` in the query; repeat it in the order of
+#                         the question marks. {from} and {to} are the ends of the time window. A number stays a number,
+#                         everything else is a string: quote a string of digits as "'42'"
+#   --from TIME --to TIME this time window rather than what is new: 2026-01-31 or 2026-01-31T18:00:00, in UTC
+#   --no-wait             only start the run
+#
+# Standard output gets what status found, or the name of the run; the talk goes to standard error. Ctrl-C ends this
+# script, not the run. Exit codes: 0 all delivered, 1 failed or some refused, 2 wrong usage, 130 interrupted.
+set -euo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+main() {
+  run deliver aws "$@"
+}
+
+main "$@"

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Pull the rows of declared REST APIs, see how far they are, and send what was given up again.
+#
+# usage: scripts/pull.sh run [options] [--source NAME]... [--no-wait]
+#        scripts/pull.sh status [options] [--source NAME]...
+#        scripts/pull.sh redrive [options] [--source NAME]... [--discard]
+#        scripts/pull.sh token [options] NAME < FILE
+#
+# run      start a run, or go on with one that did not end well, and show how it goes
+# status   each source's checkpoint and last run, and why requests were given up
+# redrive  put the requests that were given up into the queue again; then `run` counts them
+# token    keep the credentials of a source, which are read from standard input, in Secrets Manager
+#
+# The stack pulls when it is deployed with scripts/deploy.sh --pull DIR, as docs/pull.md says.
+#
+# Options:
+#   --local             the local AWS (scripts/local.sh) instead of your AWS account
+#   --stack-name NAME   the stack (default: sluice)
+#   --source NAME       only this source; repeat it for more (default: all)
+#   --no-wait           only start the run
+#   --discard           give the requests up for good instead, so that their run can end without them
+#
+# Standard output gets the tables; the talk goes to standard error. Ctrl-C ends this script, not the run. Exit codes:
+# 0 all has landed or nothing was new, 1 failed or some was given up, 2 wrong usage, 130 interrupted.
+set -euo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+main() {
+  run pull aws "$@"
+}
+
+main "$@"

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Refine events into tables now: run the stack's SQL files for some days, in order, and show how it goes.
+#
+# usage: scripts/refine.sh [--local] [--stack-name NAME] [--from DAY] [--to DAY] [--only TABLE]...
+#
+#   --local             the local AWS (scripts/local.sh) instead of your AWS account
+#   --stack-name NAME   which stack (default: sluice)
+#   --from DAY          the first day, as 2026-01-31, on which the events happened (default: RefineDays days back)
+#   --to DAY            the last day (default: today, in UTC)
+#   --only TABLE        make this table only; repeat it for more. The tables that it needs stay as they are
+#
+# A day can be run again at any time, while people query: they see the old rows of a day or the new ones. Ctrl-C leaves
+# the run going. Prints a table of what was made on stdout. Switch it on with scripts/deploy.sh --refine refine.
+# Exit codes: 0 done, 1 failed (with the file and the reason), 2 wrong arguments, 130 interrupted.
+set -euo pipefail
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+main() {
+  run refine aws "$@"
+}
+
+main "$@"

@@ -1,0 +1,64 @@
+"""What policies grant, and which of it a local AWS has seen used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from scripts.commands import nested
+from tests.local_process import LocalProcess
+from tests.recording_server import RECORD
+
+Json = dict[str, Any]
+Action = tuple[str, str, str, str]  # name of the nested stack, logical id of the role or policy, Sid, action
+
+
+def of_stack(stack: nested.NestedStack) -> Iterator[Action]:
+    """Every action that a file of stacks/ allows to a role, or by a managed policy, whatever its parameters are."""
+    for name, resource in stack.template["Resources"].items():
+        properties = resource.get("Properties", {})
+        if resource["Type"] == "AWS::IAM::Role":
+            documents = [policy["PolicyDocument"] for policy in _always(properties["Policies"])]
+        elif resource["Type"] == "AWS::IAM::ManagedPolicy":
+            documents = [properties["PolicyDocument"]]
+        else:
+            assert not resource["Type"].startswith("AWS::IAM::"), f"{name}: this knows no {resource['Type']}"
+            continue
+        for document in documents:
+            for statement in _always(document["Statement"]):
+                actions = statement["Action"]
+                for action in actions if isinstance(actions, list) else [actions]:
+                    if statement["Effect"] == "Allow":
+                        yield stack.name, name, statement["Sid"], action
+
+
+def _always(items: list[Any]) -> Iterator[Any]:
+    """The items of a list, those included that stand under a condition."""
+    for item in items:
+        if "Fn::If" in item:
+            yield from _always([branch for branch in item["Fn::If"][1:] if "Ref" not in branch])
+        else:
+            yield item
+
+
+class RecordingProcess(LocalProcess):
+    """A local AWS that writes down each permission that a policy has given."""
+
+    module = "tests.recording_server"
+
+    def used(self, stack: str, name: str, role_name: str = "") -> set[Action]:
+        """The actions that a role of a nested stack has been allowed, or another role that holds its policy."""
+        if not role_name:
+            resources = self.client("cloudformation").list_stack_resources(StackName=self.resource(f"{stack}Stack"))
+            (role_name,) = (
+                resource["PhysicalResourceId"]
+                for resource in resources["StackResourceSummaries"]
+                if resource["LogicalResourceId"] == name
+            )
+        found = set()
+        for line in (self.directory / RECORD).read_text().splitlines():
+            principal, sid, action = json.loads(line)
+            if f":assumed-role/{role_name}/" in principal:
+                found.add((stack.lower(), name, sid, action))
+        return found

@@ -1,0 +1,604 @@
+"""The refinement function: plans, and what Publish and Sweep do to catalog and bucket, also when they are killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from moto import mock_aws
+
+from refine import handler
+from refine.plan import MAX_STATEMENTS, Refused, Statement, Target, new_run, plan, prepare, read_targets, run_time
+from refine.publish import MARK, get_partitions, publish
+from refine.sweep import sweep
+
+DATABASE, BUCKET = "lake", "store"
+EVENTS = Target("events.sql", "events_clean", "processed", ("dt",), 100, (), "-- target: events_clean\nSELECT ...\n")
+BY_KIND = Target("by_kind.sql", "by_kind", "curated", ("dt", "kind"), 10, ("rows_in",), "-- target: by_kind\nSELECT\n")
+COLUMNS = [("name", "string"), ("n", "bigint")]
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+TODAY = NOW.date()
+
+Json = dict[str, Any]
+
+
+# --- Plans ------------------------------------------------------------------------------------------------------------
+
+
+def days_of(request: Json, targets: list[Target] | None = None, retention: int | None = None) -> list[str]:
+    statements = plan([EVENTS, BY_KIND] if targets is None else targets, request, TODAY, 3, retention)
+    return [f"{one['table']} {one['first']} {one['last']}" for one in statements]
+
+
+PLANS: dict[str, tuple[Json, list[str]]] = {
+    "nothing said is the last days": (
+        {},
+        ["events_clean 2026-11-19 2026-11-21", "by_kind 2026-11-19 2026-11-21"],
+    ),
+    "one day": (
+        {"from": "2026-01-31", "to": "2026-01-31"},
+        ["events_clean 2026-01-31 2026-01-31", "by_kind 2026-01-31 2026-01-31"],
+    ),
+    "from alone ends today": ({"from": "2026-11-20", "only": ["events_clean"]}, ["events_clean 2026-11-20 2026-11-21"]),
+    "to alone begins some days before": (
+        {"to": "2026-03-02", "only": ["by_kind"]},
+        ["by_kind 2026-02-28 2026-03-02"],
+    ),
+    "no statement writes more days than it may": (
+        {"from": "2026-01-01", "to": "2026-01-21", "only": ["by_kind"]},
+        ["by_kind 2026-01-01 2026-01-10", "by_kind 2026-01-11 2026-01-20", "by_kind 2026-01-21 2026-01-21"],
+    ),
+    "all days of a table before the next table": (
+        {"from": "2026-01-01", "to": "2026-01-11", "only": ["by_kind", "events_clean"]},
+        ["events_clean 2026-01-01 2026-01-11", "by_kind 2026-01-01 2026-01-10", "by_kind 2026-01-11 2026-01-11"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "statements"), PLANS.values(), ids=PLANS.keys())
+def test_a_plan_has_the_statements_in_order(request_: Json, statements: list[str]) -> None:
+    assert days_of(request_) == statements
+
+
+REFUSED_PLANS: dict[str, tuple[Json, str]] = {
+    "unknown key": ({"form": "2026-01-01"}, "takes from, to and only .got form"),
+    "no day": ({"from": "2026-02-30"}, "from must be a day such as 2026-01-31 .got '2026-02-30'"),
+    "another form of a day": ({"to": "20260131"}, "to must be a day"),
+    "a number": ({"from": 20260131}, "from must be a day"),
+    "backwards": ({"from": "2026-02-02", "to": "2026-02-01"}, "from .2026-02-02. lies after to .2026-02-01"),
+    "from in the future": ({"from": "2026-12-01"}, "lies after to"),
+    "unknown table": ({"only": ["event"]}, "no file makes the table 'event': there are events_clean, by_kind"),
+    "only is no list": ({"only": "by_kind"}, "only must be a list of tables"),
+    "too long": ({"from": "1990-01-01", "only": ["by_kind"]}, "needs 1,348 statements, and one run takes 500"),
+}
+
+
+@pytest.mark.parametrize(("request_", "message"), REFUSED_PLANS.values(), ids=REFUSED_PLANS.keys())
+def test_a_wrong_request_is_refused_with_its_value(request_: Json, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        days_of(request_)
+
+
+def test_days_of_which_events_may_have_been_deleted_are_not_made_anew() -> None:
+    assert days_of({"from": "2026-11-12", "only": ["events_clean"]}, retention=10)
+    with pytest.raises(Refused, match=r"2026-11-11. is too long ago: events are deleted after 10 days"):
+        days_of({"from": "2026-11-11"}, retention=10)
+
+
+def test_every_day_of_a_range_is_written_once() -> None:
+    statements = plan([BY_KIND], {"from": "2024-01-01", "to": "2025-12-31"}, TODAY, 3, None)
+    days = [
+        date.fromisoformat(one["first"]) + timedelta(days=n)
+        for one in statements
+        for n in range((date.fromisoformat(one["last"]) - date.fromisoformat(one["first"])).days + 1)
+    ]
+    assert days == [date(2024, 1, 1) + timedelta(days=n) for n in range(731)]
+    assert len(statements) <= MAX_STATEMENTS
+
+
+def test_the_sql_of_an_attempt_keeps_the_lines_of_the_file() -> None:
+    sql = '-- target: by_kind\nSELECT \'${from} ${to}\'\nFROM "${AthenaDatabaseName}"."${AthenaTableName}"\n'
+    target = Target("by_kind.sql", "by_kind", "curated", ("dt", "kind"), 10, ("rows_in",), sql)
+    run = new_run(NOW, "0badcafe")
+    made = prepare(target, statement(target), run, BUCKET, DATABASE, "records")
+    head, *lines = made["create"].splitlines()
+    assert head == (
+        "CREATE TABLE lake.by_kind__run_20261121t120000_0badcafe WITH (format = 'PARQUET', "
+        "write_compression = 'SNAPPY', external_location = "
+        "'s3://store/curated/by_kind/run=20261121t120000_0badcafe/', partitioned_by = ARRAY['dt', 'kind']) "
+        "AS -- target: by_kind"
+    )
+    assert lines == ["SELECT '2026-01-01 2026-01-03'", 'FROM "lake"."records"']
+    assert made["count"] == (
+        'SELECT "dt", count(*) AS "rows", max("rows_in") AS "rows_in" '
+        'FROM "lake"."by_kind__run_20261121t120000_0badcafe" GROUP BY "dt" ORDER BY "dt"'
+    )
+    assert run_time(run) == NOW
+    assert run_time("20261121t120000") is None
+
+
+def test_targets_are_read_as_deploy_has_written_them() -> None:
+    item = {
+        "file": "by_kind.sql",
+        "table": "by_kind",
+        "zone": "curated",
+        "needs": [],
+        "partitions": ["dt", "kind"],
+        "days": 10,
+        "metrics": ["rows_in"],
+        "sql": BY_KIND.sql,
+    }
+    assert read_targets(json.dumps({"targets": [item]}).encode()) == [BY_KIND]
+
+
+# --- Publish ----------------------------------------------------------------------------------------------------------
+
+
+# One for all tests: it keeps the models of the services, which take longest to load.
+SESSION = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+
+
+@pytest.fixture
+def aws() -> Iterator[Callable[[str], Any]]:
+    with mock_aws():
+        SESSION.client("glue").create_database(DatabaseInput={"Name": DATABASE})
+        SESSION.client("s3").create_bucket(Bucket=BUCKET)
+        yield SESSION.client
+
+
+def statement(target: Target = EVENTS, first: str = "2026-01-01", last: str = "2026-01-03") -> Statement:
+    return {"table": target.table, "file": target.file, "first": first, "last": last, "attempt": 1}
+
+
+def write(
+    glue: Any,
+    run: str,
+    *partitions: tuple[str, ...],
+    target: Target = EVENTS,
+    columns: list[tuple[str, str]] = COLUMNS,
+    dt: str = "string",
+) -> str:
+    """What CREATE TABLE AS leaves: a table with its partitions, under a place of its own; returns its name."""
+    name, place = f"{target.table}__run_{run}", f"s3://{BUCKET}/{target.zone}/{target.table}/run={run}/"
+    storage = {"Columns": [{"Name": column, "Type": kind} for column, kind in columns], "Location": place}
+    keys = [{"Name": key, "Type": dt if key == "dt" else "string"} for key in target.partitions]
+    glue.create_table(
+        DatabaseName=DATABASE, TableInput={"Name": name, "PartitionKeys": keys, "StorageDescriptor": storage}
+    )
+    for values in partitions:
+        folder = "".join(f"{key}={value}/" for key, value in zip(target.partitions, values, strict=True))
+        own = {"Values": list(values), "StorageDescriptor": {**storage, "Location": place + folder}}
+        glue.create_partition(DatabaseName=DATABASE, TableName=name, PartitionInput=own)
+    return name
+
+
+def tables(glue: Any) -> list[str]:
+    return [table["Name"] for table in glue.get_tables(DatabaseName=DATABASE)["TableList"]]
+
+
+def runs_by_day(glue: Any, target: Target = EVENTS) -> dict[str, str]:
+    """The run that each partition of the target points at, by its values."""
+    return {
+        " ".join(values): location.split("run=")[1].split("/")[0]
+        for values, location in get_partitions(glue, DATABASE, target.table, "").items()
+    }
+
+
+def columns_of(glue: Any, target: Target = EVENTS) -> list[str]:
+    table = glue.get_table(DatabaseName=DATABASE, Name=target.table)["Table"]
+    return [f"{column['Name']} {column['Type']}" for column in table["StorageDescriptor"]["Columns"]]
+
+
+def publish_run(glue: Any, run: str, *days: str, first: str = "2026-01-01", last: str = "2026-01-03") -> None:
+    temporary = write(glue, run, *((day,) for day in days))
+    publish(glue, DATABASE, BUCKET, EVENTS, statement(first=first, last=last), temporary)
+
+
+def test_the_first_run_creates_the_table_with_registered_partitions(aws: Any) -> None:
+    glue = aws("glue")
+    publish_run(glue, "a", "2026-01-01", "2026-01-03")
+    assert tables(glue) == ["events_clean"]
+    assert runs_by_day(glue) == {"2026-01-01": "a", "2026-01-03": "a"}
+    table = glue.get_table(DatabaseName=DATABASE, Name="events_clean")["Table"]
+    assert table["TableType"] == "EXTERNAL_TABLE"
+    assert table["Parameters"] == {"EXTERNAL": "TRUE", "classification": "parquet", MARK: "events.sql"}
+    assert table["StorageDescriptor"]["Location"] == "s3://store/processed/events_clean/"
+    assert table["StorageDescriptor"]["SerdeInfo"]["SerializationLibrary"].endswith("ParquetHiveSerDe")
+    assert table["PartitionKeys"] == [{"Name": "dt", "Type": "string"}]
+
+
+def test_a_later_run_takes_its_days_and_leaves_the_others(aws: Any) -> None:
+    glue = aws("glue")
+    publish_run(glue, "a", "2025-12-31", "2026-01-01", "2026-01-02", first="2025-12-01")
+    publish_run(glue, "b", "2026-01-02", "2026-01-03")
+    # 2026-01-01 has no events any more: it lies within the days of the run, and the run has none of it.
+    assert runs_by_day(glue) == {"2025-12-31": "a", "2026-01-02": "b", "2026-01-03": "b"}
+
+
+def test_a_run_without_rows_leaves_an_empty_table_that_can_be_queried(aws: Any) -> None:
+    glue = aws("glue")
+    publish_run(glue, "a")
+    assert tables(glue) == ["events_clean"]
+    assert runs_by_day(glue) == {}
+
+
+def test_more_partitions_than_a_call_takes_are_published(aws: Any) -> None:
+    glue = aws("glue")
+    values = [(f"2026-01-{day:02}", f"kind{kind}") for day in range(1, 11) for kind in range(15)]
+    for run in ("a", "b"):
+        temporary = write(glue, run, *values, target=BY_KIND)
+        publish(glue, DATABASE, BUCKET, BY_KIND, statement(BY_KIND, last="2026-01-10"), temporary)
+        assert runs_by_day(glue, BY_KIND) == {" ".join(pair): run for pair in values}
+
+
+def test_new_columns_are_added_at_the_end_and_lost_ones_stay(aws: Any) -> None:
+    glue = aws("glue")
+    publish_run(glue, "a", "2026-01-01")
+    temporary = write(glue, "b", ("2026-01-02",), columns=[("colour", "string"), ("n", "bigint")])
+    publish(glue, DATABASE, BUCKET, EVENTS, statement(first="2026-01-02"), temporary)
+    assert columns_of(glue) == ["name string", "n bigint", "colour string"]
+    partitions = glue.get_partitions(DatabaseName=DATABASE, TableName=EVENTS.table)["Partitions"]
+    assert [[column["Name"] for column in one["StorageDescriptor"]["Columns"]] for one in partitions] == [
+        ["name", "n"],
+        ["name", "n", "colour"],
+    ]
+
+
+REFUSED: dict[str, tuple[Callable[[Any], str], str]] = {
+    "changed type": (
+        lambda glue: write(glue, "b", ("2026-01-01",), columns=[("name", "string"), ("n", "double")]),
+        "columns of events_clean cannot change their types: n was bigint and would be double: CAST",
+    ),
+    "day outside of the run": (
+        lambda glue: write(glue, "b", ("2026-01-01",), ("2026-01-04",)),
+        "rows with dt = '2026-01-04', no day from 2026-01-01 to 2026-01-03: let its WHERE keep",
+    ),
+    "rows without a day": (
+        lambda glue: write(glue, "b", ("__HIVE_DEFAULT_PARTITION__",)),
+        "rows with dt = '__HIVE_DEFAULT_PARTITION__', no day",
+    ),
+    "another form of a day": (lambda glue: write(glue, "b", ("2026-01-1",)), "rows with dt = '2026-01-1', no day"),
+    "dt is a date": (lambda glue: write(glue, "b", ("2026-01-01",), dt="date"), "dt must be text"),
+}
+
+
+@pytest.mark.parametrize(("written", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_published_is_refused_before_anything_changes(
+    aws: Any, written: Callable[[Any], str], message: str
+) -> None:
+    glue = aws("glue")
+    publish_run(glue, "a", "2026-01-01", "2026-01-02")
+    temporary = written(glue)
+    with pytest.raises(Refused, match=message):
+        publish(glue, DATABASE, BUCKET, EVENTS, statement(), temporary)
+    assert runs_by_day(glue) == {"2026-01-01": "a", "2026-01-02": "a"}
+    assert columns_of(glue) == ["name string", "n bigint"]
+
+
+def test_a_table_of_somebody_else_is_left_alone(aws: Any) -> None:
+    glue = aws("glue")
+    glue.create_table(DatabaseName=DATABASE, TableInput={"Name": EVENTS.table, "StorageDescriptor": {"Columns": []}})
+    with pytest.raises(Refused, match="the table events_clean is not made by refinement: name another target"):
+        publish_run(glue, "a", "2026-01-01")
+
+
+def test_a_target_keeps_its_partition_columns(aws: Any) -> None:
+    glue = aws("glue")
+    publish_run(glue, "a", "2026-01-01")
+    other = Target("events.sql", "events_clean", "processed", ("dt", "kind"), 10, (), "")
+    temporary = write(glue, "b", ("2026-01-01", "x"), target=other)
+    with pytest.raises(Refused, match="is partitioned by dt, not by dt, kind: name another target, or drop the table"):
+        publish(glue, DATABASE, BUCKET, other, statement(), temporary)
+
+
+class Killed(BaseException):
+    """The function's process is gone."""
+
+
+def with_calls(
+    glue: Any, seen: list[str], kill_after: int | None = None, do: Callable[[str], None] | None = None
+) -> Any:
+    """Note each call of this client; kill the process when one is answered, or do something else then."""
+
+    def answered(model: Any, **_: Any) -> None:
+        seen.append(model.name)
+        if do:
+            do(model.name)
+        if kill_after is not None and len(seen) == kill_after:
+            raise Killed
+
+    glue.meta.events.register("after-call.glue", answered)
+    return glue
+
+
+CASES: dict[str, tuple[str, ...]] = {
+    "first run": (),
+    "days that are there, that are new and that go": ("2026-01-01", "2026-01-02"),
+}
+
+
+@pytest.mark.parametrize("before", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("kill_after", range(1, 13))
+def test_a_publish_that_is_killed_after_any_call_and_run_again_ends_the_same(
+    aws: Any, before: tuple[str, ...], kill_after: int
+) -> None:
+    glue = aws("glue")
+    if before:
+        publish_run(glue, "a", *before)
+    columns = [*COLUMNS, ("colour", "string")]
+    temporary = write(glue, "b", ("2026-01-02",), ("2026-01-03",), columns=columns)
+    seen: list[str] = []
+    try:
+        publish(with_calls(aws("glue"), seen, kill_after), DATABASE, BUCKET, EVENTS, statement(), temporary)
+    except Killed:
+        # Readers in between find each day whole: of the one run or of the other.
+        if EVENTS.table in tables(glue):
+            found = runs_by_day(glue)
+            assert set(found.items()) <= {(day, "a") for day in before} | {("2026-01-02", "b"), ("2026-01-03", "b")}
+    else:
+        assert kill_after > len(seen), "it was to be killed"
+    publish(glue, DATABASE, BUCKET, EVENTS, statement(), temporary)
+    assert runs_by_day(glue) == {"2026-01-02": "b", "2026-01-03": "b"}
+    assert columns_of(glue) == ["name string", "n bigint", "colour string"]
+    assert tables(glue) == [EVENTS.table]
+
+
+@pytest.mark.parametrize("before", CASES.values(), ids=CASES.keys())
+def test_every_call_of_publish_is_among_those_that_it_is_killed_after(aws: Any, before: tuple[str, ...]) -> None:
+    if before:
+        publish_run(aws("glue"), "a", *before)
+    temporary = write(aws("glue"), "b", ("2026-01-02",), ("2026-01-03",))
+    seen: list[str] = []
+    publish(with_calls(aws("glue"), seen), DATABASE, BUCKET, EVENTS, statement(), temporary)
+    assert 6 <= len(seen) < 12
+    assert seen[-1] == "DeleteTable"
+
+
+@pytest.mark.parametrize("other_days", [("2026-01-01", "2026-01-02"), ("2026-01-03",), ()], ids=" ".join)
+@pytest.mark.parametrize("after", range(1, 9))
+def test_two_runs_of_the_same_days_leave_each_day_to_one_of_them(
+    aws: Any, other_days: tuple[str, ...], after: int
+) -> None:
+    glue = aws("glue")
+    publish_run(glue, "a", "2026-01-01")
+    one = write(glue, "b", ("2026-01-01",), ("2026-01-02",))
+    other = write(glue, "c", *((day,) for day in other_days))
+    seen: list[str] = []
+
+    def run_beside(_: str) -> None:
+        if len(seen) == after:
+            publish(glue, DATABASE, BUCKET, EVENTS, statement(), other)
+
+    publish(with_calls(aws("glue"), seen, do=run_beside), DATABASE, BUCKET, EVENTS, statement(), one)
+    found = runs_by_day(glue)
+    assert set(found.items()) <= {(day, "b") for day in ("2026-01-01", "2026-01-02")} | {(d, "c") for d in other_days}
+    # Whoever comes last has the last word.
+    publish_run(glue, "d", "2026-01-02")
+    assert runs_by_day(glue) == {"2026-01-02": "d"}
+
+
+@pytest.mark.parametrize("other_days", [(), ("2026-01-02",)], ids=["removes one", "creates one"])
+def test_partitions_that_come_or_go_while_a_run_publishes_are_published_all_the_same(
+    aws: Any, other_days: tuple[str, ...]
+) -> None:
+    glue = aws("glue")
+    publish_run(glue, "a", "2026-01-01")
+    one = write(glue, "b", ("2026-01-01",), ("2026-01-02",))
+    other = write(glue, "c", *((day,) for day in other_days))
+    seen: list[str] = []
+
+    def run_beside(call: str) -> None:
+        # Our second look is at the partitions of the target.
+        if call == "GetPartitions" and seen.count(call) == 2:
+            publish(glue, DATABASE, BUCKET, EVENTS, statement(), other)
+
+    publish(with_calls(aws("glue"), seen, do=run_beside), DATABASE, BUCKET, EVENTS, statement(), one)
+    assert runs_by_day(glue) == {"2026-01-01": "b", "2026-01-02": "b"}
+
+
+def test_a_run_that_has_been_published_is_not_published_over_a_later_one(aws: Any) -> None:
+    glue = aws("glue")
+    publish_run(glue, "a", "2026-01-01")
+    publish_run(glue, "b", "2026-01-01")
+    publish(glue, DATABASE, BUCKET, EVENTS, statement(), "events_clean__run_a")  # tried once more
+    assert runs_by_day(glue) == {"2026-01-01": "b"}
+
+
+def test_what_glue_refuses_for_another_reason_is_no_race(aws: Any) -> None:
+    class Refusing:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def batch_create_partition(self, **_: Any) -> Json:
+            detail = {"ErrorCode": "InternalServiceException", "ErrorMessage": "no"}
+            return {"Errors": [{"PartitionValues": ["2026-01-01"], "ErrorDetail": detail}]}
+
+    with pytest.raises(RuntimeError, match=r"Glue does not take a partition of events_clean: .*InternalService"):
+        publish_run(Refusing(aws("glue")), "a", "2026-01-01")
+
+
+# --- Sweep ------------------------------------------------------------------------------------------------------------
+
+
+def put(s3: Any, run: str, day: str, count: int = 1, target: Target = EVENTS) -> None:
+    for number in range(count):
+        key = f"{target.zone}/{target.table}/run={run}/dt={day}/{number}"
+        s3.put_object(Bucket=BUCKET, Key=key, Body=b"rows")
+
+
+def keys(s3: Any) -> list[str]:
+    return [item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+
+
+def swept(aws: Any, now: datetime = NOW, has_time: Callable[[], bool] = lambda: True) -> dict[str, int]:
+    return sweep(aws("glue"), aws("s3"), DATABASE, BUCKET, [EVENTS], now, has_time)
+
+
+OLD, OLDER, NEW = (
+    new_run(NOW - age, "00000000") for age in (timedelta(days=2), timedelta(days=3), timedelta(hours=23))
+)
+
+
+def test_what_no_partition_points_at_goes_after_a_day(aws: Any) -> None:
+    glue, s3 = aws("glue"), aws("s3")
+    for run, days in ((OLDER, ("2026-01-01", "2026-01-02")), (OLD, ("2026-01-02", "2026-01-03"))):
+        publish_run(glue, run, *days, first=days[0], last=days[1])
+        for day in days:
+            put(s3, run, day)
+    put(s3, NEW, "2026-01-02")  # of an attempt that is not published yet
+    put(s3, "by-hand", "2026-01-02")
+    s3.put_object(Bucket=BUCKET, Key="events/dt=2026-01-01/x", Body=b"rows")
+    assert swept(aws) == {"objects": 1, "tables": 0}
+    assert f"processed/events_clean/run={OLDER}/dt=2026-01-02/0" not in keys(s3)
+    assert len(keys(s3)) == 6
+    assert swept(aws) == {"objects": 0, "tables": 0}
+    assert swept(aws, NOW + timedelta(days=1)) == {"objects": 1, "tables": 0}
+
+
+def test_temporary_tables_of_attempts_that_were_not_published_go_after_a_day(aws: Any) -> None:
+    glue = aws("glue")
+    publish_run(glue, OLD, "2026-01-01")
+    put(aws("s3"), OLD, "2026-01-01")
+    for run in (OLD, NEW, "by_hand"):
+        write(glue, run)
+    write(glue, OLD, target=BY_KIND)  # of a file that this stack does not have
+    assert swept(aws) == {"objects": 0, "tables": 1}
+    assert f"events_clean__run_{OLD}" not in tables(glue)
+    assert len(tables(glue)) == 4
+
+
+def test_nothing_is_deleted_when_partitions_do_not_point_at_what_is_there(
+    aws: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_run(aws("glue"), OLD, "2026-01-01")
+    put(aws("s3"), OLDER, "2026-01-01")
+    assert swept(aws)["objects"] == 0
+    assert f"events_clean is not swept: its partition at s3://store/processed/events_clean/run={OLD}/" in caplog.text
+
+
+def test_sweeping_ends_in_time_and_the_next_run_goes_on(aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    glue, s3 = aws("glue"), aws("s3")
+    publish_run(glue, OLD, "2026-01-01")
+    put(s3, OLD, "2026-01-01")
+    put(s3, OLDER, "2026-01-01", 5)
+    assert swept(aws, has_time=lambda: False)["objects"] == 0
+    monkeypatch.setattr("refine.sweep.MAX_OBJECTS", 3)
+    monkeypatch.setattr("refine.sweep.BATCH", 2)
+    assert [swept(aws)["objects"] for _ in range(3)] == [3, 2, 0]
+
+
+# --- The handler ------------------------------------------------------------------------------------------------------
+
+
+class Context:
+    def get_remaining_time_in_millis(self) -> int:
+        return 300_000
+
+
+@pytest.fixture
+def step(aws: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Json]]:
+    """Calls the handler with a step, in the environment that the template gives it."""
+    document = {
+        "targets": [
+            {
+                "file": target.file,
+                "table": target.table,
+                "zone": target.zone,
+                "partitions": target.partitions,
+                "days": target.days,
+                "metrics": target.metrics,
+                "sql": target.sql,
+            }
+            for target in (EVENTS, BY_KIND)
+        ]
+    }
+    aws("s3").put_object(Bucket=BUCKET, Key="files.json", Body=json.dumps(document))
+    for name, value in {
+        "DATABASE": DATABASE,
+        "EVENTS_TABLE": "records",
+        "BUCKET": BUCKET,
+        "FILES_BUCKET": BUCKET,
+        "FILES_KEY": "files.json",
+        "REFINE_DAYS": "2",
+        "EVENTS_RETENTION_DAYS": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(handler, "client", aws)
+    handler.read_files.cache_clear()
+    yield lambda name, **event: handler.lambda_handler({"step": name, **event}, Context())
+    handler.read_files.cache_clear()
+
+
+def result_set(*rows: list[str | None]) -> Json:
+    """Rows as Athena answers them: NULL is a value that is not there."""
+    return {"Rows": [{"Data": [{} if v is None else {"VarCharValue": v} for v in row]} for row in rows]}
+
+
+def test_a_run_goes_from_plan_to_sweep(aws: Any, step: Callable[..., Json], capsys: pytest.CaptureFixture[str]) -> None:
+    request = {"from": "2026-01-01", "to": "2026-01-02", "only": ["by_kind"]}
+    planned = step("plan", request=request)
+    assert [one["table"] for one in planned["statements"]] == ["by_kind"]
+    prepared = step("prepare", statement=planned["statements"][0])
+    again = step("prepare", statement={**prepared, "attempt": 2})
+    assert again["attempt"] == 2
+    assert again["run"] != prepared["run"]
+    write(aws("glue"), again["run"], ("2026-01-01", "x"), ("2026-01-01", "y"), ("2026-01-02", "x"), target=BY_KIND)
+    counts = result_set(["dt", "rows", "rows_in"], ["2026-01-01", "5", "7"], ["2026-01-02", "1", None])
+    published = step("publish", statement=again, counts=counts)
+    assert published == {
+        "step": "publish",
+        "table": "by_kind",
+        "first": "2026-01-01",
+        "last": "2026-01-02",
+        "days": 2,
+        "rows": 6,
+    }
+    assert set(runs_by_day(aws("glue"), BY_KIND).values()) == {again["run"]}
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [{key: line[key] for key in line if key != "_aws"} for line in lines] == [
+        {"Database": "lake", "Table": "by_kind", "Day": "2026-01-01", "Rows": 5, "RowsIn": 7.0},
+        {"Database": "lake", "Table": "by_kind", "Day": "2026-01-02", "Rows": 1},
+    ]
+    assert lines[0]["_aws"]["CloudWatchMetrics"] == [
+        {
+            "Namespace": "Sluice",
+            "Dimensions": [["Database", "Table"]],
+            "Metrics": [{"Name": "Rows"}, {"Name": "RowsIn"}],
+        }
+    ]
+    assert step("sweep") == {"step": "sweep", "objects": 0, "tables": 0}
+
+
+def test_a_run_without_days_is_as_long_as_the_environment_says(step: Callable[..., Json]) -> None:
+    first, second = step("plan", request={})["statements"]
+    assert date.fromisoformat(first["last"]) - date.fromisoformat(first["first"]) == timedelta(days=1)
+    assert second["table"] == "by_kind"
+
+
+def test_a_refusal_is_an_error_of_its_own_name_which_the_state_machine_does_not_retry(
+    step: Callable[..., Json],
+) -> None:
+    with pytest.raises(Exception, match="from must be a day") as refusal:
+        step("plan", request={"from": "yesterday"})
+    assert type(refusal.value).__name__ == "Refused"
+    with pytest.raises(Refused, match="there is no step 'publsh'"):
+        step("publsh")
+
+
+def test_a_missing_permission_is_no_refusal(aws: Any) -> None:
+    class Denying:
+        exceptions = aws("glue").exceptions
+
+        def get_table(self, **_: Any) -> Json:
+            raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetTable")
+
+    with pytest.raises(ClientError, match="AccessDenied"):
+        publish(Denying(), DATABASE, BUCKET, EVENTS, statement(), "events_clean__run_a")

@@ -1,0 +1,190 @@
+"""The SQL files of refinement: what is compiled, and what is refused with its place before anything is deployed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scripts.commands.console import CommandError
+from scripts.commands.refine_files import MAX_BYTES, compile_folder
+from scripts.commands.template import TEMPLATE
+
+HEADER = "-- target: made\n-- zone: processed\n-- partitions: dt\n"
+SELECT = (
+    """SELECT name, dt FROM "${AthenaDatabaseName}"."${AthenaTableName}" WHERE dt BETWEEN '${from}' AND '${to}'\n"""
+)
+NEEDY = "-- target: needy\n-- zone: curated\n-- needs: made\n-- partitions: dt\n"
+NEEDY_SELECT = "SELECT count(*) AS rows_, dt\nFROM made\nWHERE dt BETWEEN '${from}' AND '${to}' GROUP BY dt\n"
+
+
+def folder(path: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (path / f"{name}.sql").write_text(text)
+    return path
+
+
+def test_the_files_of_the_repository_are_compiled_in_the_order_of_their_needs() -> None:
+    targets = json.loads(compile_folder(TEMPLATE.parent / "refine"))["targets"]
+    assert [target["table"] for target in targets] == ["processed_events", "daily_events", "quality"]
+    assert targets[2]["metrics"] == ["rows_in", "rows_out", "duplicates", "completeness", "nulls"]
+
+
+def test_the_example_of_the_page_is_a_file_that_fits_beside_them(tmp_path: Path) -> None:
+    page = (TEMPLATE.parent / "docs/refine.md").read_text()
+    [example] = re.findall(r"^```sql\n(-- target: .+?)^```$", page, re.MULTILINE | re.DOTALL)
+    shutil.copytree(TEMPLATE.parent / "refine", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "example.sql").write_text(example)
+    assert len(json.loads(compile_folder(tmp_path))["targets"]) == 4
+
+
+def test_what_a_file_declares_stands_in_the_document_with_its_sql_line_by_line(tmp_path: Path) -> None:
+    header = (
+        "-- target: by_type\n-- zone: curated\n-- needs: made\n-- partitions: dt, kind\n-- days: 10\n-- metrics: n\n"
+    )
+    select = "SELECT count(*) AS n, dt, kind FROM made WHERE dt BETWEEN '${from}' AND '${to}' GROUP BY dt, kind;\n"
+    made = HEADER + SELECT
+    document = json.loads(compile_folder(folder(tmp_path, a_by_type=f"{header}--\n-- prose: any\n{select}", made=made)))
+    assert document["targets"][0]["sql"] == made
+    assert document["targets"][1] == {
+        "file": "a_by_type.sql",
+        "table": "by_type",
+        "zone": "curated",
+        "needs": ["made"],
+        "partitions": ["dt", "kind"],
+        "days": 10,
+        "metrics": ["n"],
+        "sql": f"{header}--\n-- prose: any\n{select}".replace(";", ""),
+    }
+
+
+def test_the_same_files_are_the_same_document(tmp_path: Path) -> None:
+    folder(tmp_path, needy=NEEDY + NEEDY_SELECT, made=HEADER + SELECT)
+    assert compile_folder(tmp_path) == compile_folder(tmp_path)
+
+
+REFUSED = {
+    "unknown header key": (
+        "-- target: made\n-- zne: processed\n" + SELECT,
+        2,
+        "'-- zne: processed' is no line of the header, .*: did you mean 'zone'?",
+    ),
+    "prose in the header": (HEADER + "-- Rows.\n" + SELECT, 4, "an empty comment line .* ends the header"),
+    "key twice": (HEADER + "-- zone: curated\n" + SELECT, 4, "'zone' stands in line 2 already"),
+    "no target": (
+        "-- zone: processed\n-- partitions: dt\n" + SELECT,
+        1,
+        "the header lacks a value for 'target': add a line `-- target: ...`",
+    ),
+    "no header at all": (SELECT, 1, "lacks a value for 'target'"),
+    "bad table name": (HEADER.replace("made", "Made-It") + SELECT, 1, "'Made-It' is no name of a table"),
+    "name of a temporary table": (HEADER.replace("made", "made__run_1") + SELECT, 1, "is no name of a table"),
+    "unknown zone": (HEADER.replace("processed", "raw") + SELECT, 2, "zone must be processed or curated .got 'raw'"),
+    "dt is not first": (HEADER.replace("dt", "kind, dt") + SELECT, 3, "first partition column must be dt .got 'kind'"),
+    "partition column twice": (HEADER.replace("dt", "dt, dt") + "-- days: 1\n" + SELECT, 3, "'dt' stands there twice"),
+    "bad column name": (HEADER + "-- metrics: Rows In\n" + SELECT, 4, "'Rows In' is no name of a column"),
+    "many partitions without days": (HEADER.replace("dt", "dt, kind") + SELECT, 3, "needs `-- days: N`"),
+    "days that Athena does not write": (HEADER + "-- days: 101\n" + SELECT, 4, "from 1 to 100 .got '101'"),
+    "no from": (HEADER + SELECT.replace("${from}", "2026-01-01"), 4, r"the SELECT has no \${from}"),
+    "from in a comment alone": (
+        HEADER + "-- days: 3\n--\n-- ${from}\n" + SELECT.replace("${from}", "2026-01-01"),
+        7,
+        r"the SELECT has no \${from}",
+    ),
+    "unknown placeholder": (HEADER + SELECT + "AND name = '${form}'\n", 5, r"'\${form}' stands for nothing: there are"),
+    "open placeholder": (HEADER + SELECT + "AND name = '${from'\n", 5, "stands for nothing"),
+    "no SQL": (
+        HEADER + SELECT.replace("name, dt", "name,\n(dt"),
+        5,
+        "this is no SQL of Athena: Expecting [)] near 'FROM'",
+    ),
+    "open string": (HEADER + SELECT + "AND name = 'x\n", 5, "this is no SQL of Athena: Missing '"),
+    "two statements": (HEADER + SELECT + ";" + SELECT, 5, "a file has one SELECT, .* .got 2 statements"),
+    "no SELECT": (HEADER + "DELETE FROM made WHERE dt BETWEEN '${from}' AND '${to}'\n", 4, "got a DELETE"),
+    "partition column not last": (
+        HEADER + SELECT.replace("name, dt", "dt, name"),
+        4,
+        "must end with the partition columns dt, .* .it ends with name",
+    ),
+    "nothing but partition columns": (HEADER + SELECT.replace("name, dt", "dt"), 4, "after at least one other column"),
+    "star": (HEADER + SELECT.replace("name, dt", "*"), 4, "the last SELECT has a [*]: name its columns"),
+    "column without a name": (HEADER + SELECT.replace("name", "\nupper(name)"), 5, "'UPPER.name.' needs a name"),
+    "column twice": (HEADER + SELECT.replace("name", "name, action AS\nname"), 4, "two columns named 'name'"),
+    "unknown metric": (
+        HEADER + "-- metrics: nam\n" + SELECT,
+        4,
+        "'nam' is no column of the SELECT: did you mean 'name'?",
+    ),
+    "needs what no file makes": (HEADER + "-- needs: mad\n" + SELECT, 4, "needs 'mad', which no file makes"),
+    "unknown table": (
+        HEADER + SELECT.replace('"${AthenaDatabaseName}"."${AthenaTableName}"', "\nmades"),
+        5,
+        "no file makes the table 'mades': did you mean 'made'?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "line", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_wrong_file_is_refused_with_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
+    folder(tmp_path, made=text)
+    with pytest.raises(CommandError, match=message) as refusal:
+        compile_folder(tmp_path)
+    assert str(refusal.value).startswith(f"{tmp_path / 'made.sql'}:{line}: ")
+    assert refusal.value.exit_code == 2
+
+
+REFUSED_TOGETHER = {
+    "same target": ({"a": HEADER + SELECT, "b": HEADER + SELECT}, "b.sql:1: a.sql makes the table made already"),
+    "reads what it does not need": (
+        {"made": HEADER + SELECT, "needy": NEEDY.replace("-- needs: made\n", "") + NEEDY_SELECT},
+        "needy.sql:5: reads made and does not say so: add `-- needs: made`",
+    ),
+    "needs what it does not read": (
+        {"made": HEADER + SELECT, "needy": NEEDY + SELECT},
+        "needy.sql:3: needs made and does not read it",
+    ),
+    "circle": (
+        {
+            "made": HEADER + "-- needs: needy\n" + NEEDY_SELECT.replace("made", "needy"),
+            "needy": NEEDY + NEEDY_SELECT,
+        },
+        ".sql:[34]: the files need each other in a circle: ",
+    ),
+    "itself": (
+        {"made": HEADER + "-- needs: made\n" + NEEDY_SELECT},
+        "made.sql:4: the files need each other in a circle: made <- made",
+    ),
+    "no file": ({}, "has no file that ends in .sql"),
+}
+
+
+@pytest.mark.parametrize(("files", "message"), REFUSED_TOGETHER.values(), ids=REFUSED_TOGETHER.keys())
+def test_files_that_do_not_go_together_are_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    with pytest.raises(CommandError, match=message):
+        compile_folder(folder(tmp_path, **files))
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="is no folder: name one with SQL files, such as refine"):
+        compile_folder(tmp_path / "refined")
+
+
+def test_what_is_no_text_and_what_is_too_long_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "made.sql").write_bytes(HEADER.encode() + b"\xff")
+    with pytest.raises(CommandError, match=r"made.sql:4: this is no UTF-8 text"):
+        compile_folder(tmp_path)
+    (tmp_path / "made.sql").write_text(HEADER + SELECT + "-- " + "x" * MAX_BYTES)
+    with pytest.raises(CommandError, match=r"it has 100,\d+ bytes, and may have 100,000"):
+        compile_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "table",
+    ['"${AthenaDatabaseName}"."${AthenaTableName}_rejected"', "${AthenaTableName}", '"reference"."places"'],
+)
+def test_a_file_may_read_tables_that_no_file_makes(tmp_path: Path, table: str) -> None:
+    select = f"WITH days AS (SELECT name, dt FROM {table}) SELECT name, dt FROM days WHERE dt >= '${{from}}${{to}}'\n"
+    compile_folder(folder(tmp_path, made=HEADER + select))

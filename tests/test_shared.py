@@ -1,0 +1,246 @@
+"""One request to a service that may do anything, and the secrets that it asks for."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from shared import secret, web
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Mixed-Case: yes\r\n\r\nok"
+Serve = Callable[..., str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts a server that sends these bytes for its first, second ... connection, and returns its URL."""
+    listeners: list[socket.socket] = []
+    requests: list[bytes] = []
+
+    def start(*answers: bytes | Callable[[socket.socket], None]) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def run() -> None:
+            for answer in answers:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    requests.append(connection.recv(65_536))
+                    if callable(answer):
+                        answer(connection)
+                    else:
+                        connection.sendall(answer)
+
+        threading.Thread(target=run, daemon=True).start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/rows?key=secret"
+
+    start.requests = requests  # type: ignore[attr-defined]
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+def drip(connection: socket.socket) -> None:
+    """An answer that arrives byte by byte and never ends: each byte comes within any timeout between two reads."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    try:
+        for _ in range(1000):
+            connection.sendall(b"x")
+            time.sleep(0.05)
+    except OSError:
+        pass
+
+
+def say_nothing(connection: socket.socket) -> None:
+    time.sleep(1)
+
+
+def redirect(location: str, status: int = 302) -> bytes:
+    return f"HTTP/1.1 {status} Go\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+
+
+def encoded(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def test_an_answer_has_its_status_its_headers_in_lower_case_and_its_body(serve: Serve) -> None:
+    answer = web.ask("POST", serve(OK), {"Authorization": "Bearer t"}, b"{}")
+
+    assert (answer.status, answer.headers["x-mixed-case"], answer.body) == (200, "yes", b"ok")
+    assert b"POST /rows?key=secret" in serve.requests[0] and b"Authorization: Bearer t" in serve.requests[0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("sent", "body"),
+    [
+        pytest.param(encoded(gzip.compress(b"rows")), b"rows", id="compressed"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nro\r\n2\r\nws\r\n0\r\n\r\n",
+            b"rows",
+            id="in chunks",
+        ),
+        pytest.param(b"HTTP/1.1 204 Done\r\n\r\n", b"", id="empty"),
+        pytest.param(b"HTTP/1.0 200 OK\r\n\r\nrows", b"rows", id="until the connection ends"),
+        pytest.param(b"HTTP/1.1 500 No\r\nContent-Length: 4\r\n\r\nrows", b"rows", id="a status of 500"),
+    ],
+)
+def test_every_whole_answer_is_read(serve: Serve, sent: bytes, body: bytes) -> None:
+    assert web.ask("GET", serve(sent), {}).body == body
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        pytest.param(b"", "no whole HTTP answer", id="cut before the status"),
+        pytest.param(OK[:-1], "no whole HTTP answer", id="cut within the body"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nro",
+            "no whole HTTP answer",
+            id="cut within a chunk",
+        ),
+        pytest.param(b"SSH-2.0-OpenSSH\r\n", "no whole HTTP answer", id="not HTTP"),
+        pytest.param(encoded(b"rows"), "Content-Encoding", id="not compressed as it says"),
+        pytest.param(encoded(gzip.compress(b"x" * 2000)), "more than 1,000 bytes", id="too large once decompressed"),
+        pytest.param(drip, "within 0.4 s", id="byte by byte"),
+        pytest.param(say_nothing, "within 0.4 s", id="nothing at all"),
+    ],
+)
+def test_no_whole_answer_is_unreachable_and_names_the_host_alone(serve: Serve, sent: Any, says: str) -> None:
+    url = serve(sent)
+    began = time.monotonic()
+
+    with pytest.raises(web.Unreachable) as raised:
+        web.ask("POST", url, {"Authorization": "Bearer hidden"}, b"private", timeout=0.4, largest=1000)
+
+    assert says in str(raised.value) and url.split("/")[2] in str(raised.value)
+    # As a log would show it, with the errors that stand behind it, but without the lines of this file.
+    shown = "".join(line for line in traceback.format_exception(raised.value) if not line.startswith("  File"))
+    assert not any(word in shown for word in ("secret", "hidden", "private"))
+    assert time.monotonic() - began < 1
+
+
+def test_a_port_where_nobody_listens_and_a_name_that_does_not_exist_are_unreachable(free_port: int) -> None:
+    with pytest.raises(web.Unreachable, match="refused the connection"):
+        web.ask("GET", f"http://127.0.0.1:{free_port}/", {})
+    with pytest.raises(web.Unreachable, match="could not be resolved"):
+        web.ask("GET", "http://nobody.invalid/", {})
+
+
+def test_a_server_that_speaks_no_tls_is_unreachable(serve: Serve) -> None:
+    with pytest.raises(web.Unreachable, match="could not agree on TLS"):
+        web.ask("GET", serve(OK).replace("http:", "https:"), {})
+
+
+def test_a_get_follows_redirects_within_its_own_origin(serve: Serve) -> None:
+    assert web.ask("GET", serve(redirect("/other"), OK), {}).body == b"ok"
+    assert b"GET /other " in serve.requests[1]  # type: ignore[attr-defined]
+
+
+def test_no_request_goes_to_another_origin_and_no_post_is_redirected(serve: Serve) -> None:
+    other = serve(OK)
+
+    assert web.ask("GET", serve(redirect(other)), {"Authorization": "Bearer t"}).status == 302
+    assert web.ask("POST", serve(redirect("/other", 307)), {}, b"{}").status == 307
+    assert len(serve.requests) == 2  # type: ignore[attr-defined]
+
+
+def test_endless_redirects_are_unreachable(serve: Serve) -> None:
+    with pytest.raises(web.Unreachable, match="redirected more than 5 times"):
+        web.ask("GET", serve(*[redirect("/again")] * 6), {})
+
+
+@pytest.mark.parametrize("value", ["hidden\r\nX-Other: 1", "hidden\n", "hiddén", "hidden\x00"], ids=ascii)
+def test_a_header_that_cannot_be_sent_is_named_without_its_value(value: str) -> None:
+    with pytest.raises(ValueError, match="Authorization") as raised:
+        web.ask("GET", "http://127.0.0.1:1/", {"Authorization": value})
+    assert "hidd" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host/", "https:///path", "//host/"])
+def test_what_is_no_http_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="https://"):
+        web.ask("GET", url, {})
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        pytest.param({}, None, id="none"),
+        pytest.param({"retry-after": "120"}, 120.0, id="seconds"),
+        pytest.param({"retry-after": " 0 "}, 0.0, id="zero"),
+        pytest.param({"retry-after": "Sat, 21 Nov 2026 10:00:30 GMT"}, 30.0, id="a date"),
+        pytest.param({"retry-after": "Sat, 21 Nov 2026 09:00:00 GMT"}, 0.0, id="a date gone by"),
+        pytest.param({"retry-after": "-5"}, None, id="negative"),
+        pytest.param({"retry-after": "soon"}, None, id="a word"),
+        pytest.param({"retry-after": "²"}, None, id="a digit that is no number"),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: dict[str, str], seconds: float | None) -> None:
+    now = 1_795_255_200.0  # 2026-11-21 10:00:00 UTC
+
+    assert web.retry_after(web.Answer(503, header, b""), now) == seconds
+
+
+@pytest.mark.parametrize(
+    ("attempt", "longest"),
+    [(1, 1.0), (2, 2.0), (5, 16.0), (11, 900.0), (100_000, 900.0)],
+    ids=lambda value: f"{value:g}",
+)
+def test_backoff_is_anything_up_to_a_bound_that_doubles(attempt: int, longest: float) -> None:
+    assert web.backoff(attempt, random=lambda: 0.0) == 0.0
+    assert web.backoff(attempt, random=lambda: 1.0) == longest
+    assert web.backoff(attempt, at_least=60.0, random=lambda: 0.5) == 60.0 + longest / 2
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with mock_aws():
+        secret._connect.cache_clear()
+        secret._cache.clear()
+        yield boto3.client("secretsmanager")
+    secret._connect.cache_clear()
+    secret._cache.clear()
+
+
+def test_a_secret_is_read_once_in_five_minutes_or_when_a_fresh_one_is_asked_for(
+    secrets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arn = secrets.create_secret(Name="s", SecretString='{"token": "old", "scopes": ["a"]}')["ARN"]
+    assert (secret.read(arn, "token"), secret.read(arn, "scopes")) == ("old", ["a"])
+
+    secrets.put_secret_value(SecretId=arn, SecretString='{"token": "new"}')
+    assert secret.read(arn, "token") == "old"
+    assert secret.read(arn, "token", fresh=True) == "new"
+
+    secrets.put_secret_value(SecretId=arn, SecretString='{"token": "newer"}')
+    later = time.monotonic() + secret.CACHE_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert secret.read(arn, "token") == "newer"
+
+
+@pytest.mark.parametrize("text", [None, "{}", "hidden", '["hidden"]', '{"other": "hidden"}'], ids=str)
+def test_a_key_that_is_missing_is_named_and_nothing_else_is_shown(secrets: Any, text: str | None) -> None:
+    arn = secrets.create_secret(Name="s", **({} if text is None else {"SecretString": text}))["ARN"]
+
+    with pytest.raises(secret.SecretMissing, match=r'no key "token".*put-secret-value') as raised:
+        secret.read(arn, "token")
+    assert "hidden" not in str(raised.value)
+
+    # Somebody sets it: no cache stands in the way.
+    secrets.put_secret_value(SecretId=arn, SecretString='{"token": "now"}')
+    assert secret.read(arn, "token") == "now"
