@@ -134,9 +134,8 @@ class StepFunctions:
     def check_event_source(self, properties: Json) -> None:
         """Refuse a mapping whose function may not read the queue, as Lambda does when it makes it."""
         scaling = properties.get("ScalingConfig", {})
-        if (
-            "MaximumConcurrency" in scaling
-        ):  # text, where it comes from a parameter, and MiniStack compares it with numbers
+        # A parameter's value is text, and MiniStack compares it with numbers.
+        if "MaximumConcurrency" in scaling:
             scaling["MaximumConcurrency"] = int(scaling["MaximumConcurrency"])
         role = self.emulator.function_role(properties["FunctionName"])
         for action in QUEUE_ACTIONS:

@@ -864,6 +864,16 @@ def test_a_discarded_request_lets_its_run_end_without_it(table: Any) -> None:
     assert "checkpoint" in pulled.store.state("things")
 
 
+def test_a_source_that_is_no_longer_declared_has_its_requests_given_up(table: Any) -> None:
+    with serving(honest) as url:
+        pulled = Pulled(table, declare(url))
+        pulled.runner.plan("one", pulled.runner.check([]))
+        pulled.worker._sources.clear()
+        pulled.work()
+    assert {reason for _, reason in pulled.queue.dead} == {"UnknownSource: 'things' is no longer declared"}
+    assert pulled.states() == {"dead": PAGES}
+
+
 def test_a_stream_that_takes_not_everything_has_the_page_fetched_again(table: Any) -> None:
     with serving(honest) as url:
         pulled = Pulled(table, declare(url))

@@ -21,7 +21,7 @@ from pull import pages
 from pull.client import Client
 from pull.events import to_events, to_records
 from pull.pages import Following, Page, Place
-from pull.problems import Busy, HttpError, Problem
+from pull.problems import Busy, HttpError, Problem, UnknownSource
 from pull.queue import Queue
 from pull.source import Json, Source
 from pull.store import NewTask, Store, TaskKey
@@ -97,6 +97,8 @@ class Worker:
         if task["state"] == "landed":
             self._send_following(key, range(int(task["next_first"]), int(task["next_end"])))
             return None
+        if key.source not in self._sources:
+            return self._handle(key, task, UnknownSource(f"'{key.source}' is no longer declared"))
         source = self._sources[key.source]
         seconds = self._store.reserve(key.source, source.interval, LONGEST_WAIT)
         if seconds is None:

@@ -33,6 +33,10 @@ class Busy(Problem):
     patience = "hours"
 
 
+class UnknownSource(Problem):
+    """A source that is not declared, or no longer."""
+
+
 class BadCredentials(Problem):
     """401 or 403, or a secret that has nothing for this source."""
 

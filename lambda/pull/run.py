@@ -17,7 +17,7 @@ from typing import Final
 from pull import pages
 from pull.client import Client
 from pull.pages import Place
-from pull.problems import Busy, Problem, RepeatedPage
+from pull.problems import Busy, Problem, RepeatedPage, UnknownSource
 from pull.queue import Queue
 from pull.source import EPOCH, MOST_PAGES, Json, Source, Window, read_time, write_time
 from pull.store import NewTask, Store, TaskKey
@@ -79,8 +79,8 @@ class Runner:
 
     def _check(self, name: str, window: Window | None) -> Json:
         if name not in self._sources:
-            declared = ", ".join(self._sources)
-            return {"source": name, "error": f"UnknownSource: there is no source '{name}': there are {declared}"}
+            problem = UnknownSource(f"there is no source '{name}': there are {', '.join(self._sources)}")
+            return {"source": name, "error": problem.reason}
         if window is None:
             return {"source": name, "skip": "there is nothing new since the checkpoint"}
         try:
