@@ -32,9 +32,7 @@ FURTHER_PERIODS = 2
 DAY_SECONDS = 86_400
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "GreaterThanThreshold": operator.gt,
-    "GreaterThanOrEqualToThreshold": operator.ge,
     "LessThanThreshold": operator.lt,
-    "LessThanOrEqualToThreshold": operator.le,
 }
 OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -42,12 +40,13 @@ OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-MISSING_DATA = ("breaching", "notBreaching", "ignore", "missing")
+# Whether a missing value counts as one beyond the threshold.
+MISSING_DATA = {"breaching": True, "notBreaching": False}
 # Properties of an alarm: those that say which metric it watches, and the others.
 WATCHED = ("Namespace", "MetricName", "Dimensions", "Statistic", "ExtendedStatistic", "Period")
-ACTIONS = ("AlarmActions", "OKActions", "InsufficientDataActions")
-OTHERS = ("AlarmName", "AlarmDescription", "ActionsEnabled", "EvaluationPeriods", "DatapointsToAlarm", "Threshold")
-PROPERTIES = (*WATCHED, *ACTIONS, *OTHERS, "ComparisonOperator", "TreatMissingData", "Metrics", "Tags")
+ACTIONS = ("AlarmActions", "OKActions")
+OTHERS = ("AlarmDescription", "EvaluationPeriods", "Threshold", "ComparisonOperator", "TreatMissingData", "Metrics")
+PROPERTIES = (*WATCHED, *ACTIONS, *OTHERS, "Tags")
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +63,9 @@ class Alarms:
         """Give CloudFormation the resource type; from now on, log lines become metrics."""
         self.emulator.add_resource(
             "AWS::CloudWatch::Alarm",
-            create=lambda logical_id, properties, stack: self._put(
-                properties.get("AlarmName") or f"{stack}-{logical_id}", properties
-            ),
+            create=lambda logical_id, properties, stack: self._put(f"{stack}-{logical_id}", properties),
             update=lambda name, old, properties, stack: self._put(name, properties),
             delete=lambda name, properties: self._delete(name),
-            replacing=("AlarmName",),
         )
         self.emulator.watch_log(self._read_metrics)
 
@@ -107,7 +103,7 @@ class Alarms:
         for queue, depth in self.emulator.queue_depths().items():
             if self.depths.get(queue) != (depth, minute):
                 self.depths[queue] = depth, minute
-                datum = MetricDatum("ApproximateNumberOfMessagesVisible", "Count", 1, depth, depth, depth)
+                datum = MetricDatum.of("ApproximateNumberOfMessagesVisible", "Count", depth)
                 self.emulator.put_metric_data("AWS/SQS", {"QueueName": queue}, [datum])
 
     def look(self, now: float) -> None:
@@ -127,8 +123,7 @@ class Alarms:
         values = [value for value in series if value is not None][:wanted]
         threshold, comparison = alarm["Threshold"], alarm["ComparisonOperator"]
         breaching = sum(COMPARISONS[comparison](value, threshold) for value in values)
-        to_alarm: int = alarm.get("DatapointsToAlarm") or wanted
-        state = judge(len(values), breaching, wanted, to_alarm, alarm["TreatMissingData"], alarm["StateValue"])
+        state = judge(len(values), breaching, wanted, MISSING_DATA[alarm["TreatMissingData"]])
         shown = ", ".join(f"{value:g}" for value in values[:5])
         crossed = f"{breaching} of the newest {len(values)} values [{shown}] are {comparison} {threshold:g}"
         return state, f"{crossed}; {wanted - len(values)} are missing"
@@ -152,15 +147,9 @@ class Alarms:
         )
 
 
-def judge(values: int, breaching: int, wanted: int, to_alarm: int, missing_data: str, state: str) -> str:
+def judge(values: int, breaching: int, wanted: int, missing_breach: bool) -> str:
     """The state of an alarm of which so many values are known, so many of them breaching, and the others missing."""
-    missing = wanted - values
-    if breaching + (missing if missing_data == "breaching" else 0) >= to_alarm:
-        return "ALARM"
-    if missing and missing_data in ("ignore", "missing") and breaching == values:
-        # Nothing that is known speaks against an alarm.
-        return state if missing_data == "ignore" else "ALARM" if values else "INSUFFICIENT_DATA"
-    return "OK"
+    return "ALARM" if breaching + (wanted - values) * missing_breach == wanted else "OK"
 
 
 def describe(properties: Json) -> Json:
@@ -170,10 +159,9 @@ def describe(properties: Json) -> Json:
     if not ("MetricName" in properties) ^ ("Metrics" in properties):
         raise ValueError("AWS::CloudWatch::Alarm must have either MetricName or Metrics")
     alarm: Json = {"TreatMissingData": "missing", "ActionsEnabled": True, "AlarmDescription": "", **properties}
-    alarm.pop("Tags", None)
-    alarm["ActionsEnabled"] = str(alarm["ActionsEnabled"]).lower() == "true"
+    alarm.pop("Tags", None)  # CloudFormation adds its own to every alarm.
     alarm["Threshold"] = float(alarm["Threshold"])
-    for name in ("EvaluationPeriods", "DatapointsToAlarm", "Period"):
+    for name in ("EvaluationPeriods", "Period"):
         if name in alarm:
             alarm[name] = int(alarm[name])
     if "Metrics" in alarm:
@@ -181,12 +169,10 @@ def describe(properties: Json) -> Json:
     else:
         alarm["Dimensions"], periods = alarm.get("Dimensions", []), {alarm["Period"]}
     (period, *others) = periods
-    if others or not (period in (10, 20, 30) or period % 60 == 0 < period):
-        raise ValueError(f"Period must be 10, 20, 30 or a multiple of 60 seconds, the same for all (got {periods})")
+    if others or not period % 60 == 0 < period:
+        raise ValueError(f"Period must be a multiple of 60 seconds, the same for all (got {periods})")
     if period * alarm["EvaluationPeriods"] > (DAY_SECONDS if period < 3600 else 7 * DAY_SECONDS):
         raise ValueError("Metrics cannot be checked across more than a day (with a Period of an hour, seven days)")
-    if not 1 <= alarm.get("DatapointsToAlarm", 1) <= alarm["EvaluationPeriods"]:
-        raise ValueError("DatapointsToAlarm must be 1 to EvaluationPeriods")
     _one_of("ComparisonOperator", alarm["ComparisonOperator"], COMPARISONS)
     _one_of("TreatMissingData", alarm["TreatMissingData"], MISSING_DATA)
     for action in (action for name in ACTIONS for action in alarm.setdefault(name, [])):
@@ -263,8 +249,7 @@ def embedded_metrics(line: str) -> list[tuple[str, dict[str, str], list[MetricDa
                 for metric in directive["Metrics"]:
                     given = document[metric["Name"]]
                     values = given if isinstance(given, list) else [given]
-                    extent = len(values), sum(values), min(values), max(values)
-                    data.append(MetricDatum(metric["Name"], metric.get("Unit", "None"), *extent))
+                    data.append(MetricDatum.of(metric["Name"], metric.get("Unit", "None"), *values))
                 found.append((directive["Namespace"], {name: str(document[name]) for name in names}, data))
     except (ValueError, KeyError, TypeError):
         return []  # CloudWatch says so in a metric of its own, which nobody here looks at.

@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from local.emulator import AccessDenied, Emulator, InvalidSignature, Resources
+from local.emulator import AccessDenied, Emulator, InvalidSignature
 from local.metrics import Metrics
 from local.openapi import PLAIN, Definition, GatewayError, Operation, Request, Response, allow, compile_definition
+from local.resources import Resources
 
 Json = dict[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

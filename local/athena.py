@@ -1,4 +1,4 @@
-"""Amazon Athena on a laptop: its API and its CloudFormation resources. The queries run in `local.athena_sql`.
+"""Amazon Athena on a laptop: its API and its CloudFormation resources. The queries run in `local.athena_run`.
 
 What a query answers here, it answers on AWS; what AWS refuses is refused here, in AWS's words. Work groups enforce
 their result location and their limit of bytes scanned; a result is read by page or as a CSV object in the bucket.
@@ -22,9 +22,11 @@ from typing import Any
 import duckdb
 
 from local.athena_create import NewTable, find_target, table_exists
-from local.athena_sql import BytesScannedLimitExceeded, Execution, Permissions, parse, run
+from local.athena_run import BytesScannedLimitExceeded, Execution, Permissions, run
+from local.athena_sql import parse
 from local.athena_tables import QueryFailed
-from local.emulator import Emulator, Resources, ServiceError
+from local.emulator import Emulator, ServiceError
+from local.resources import Resources
 
 Json = dict[str, Any]
 

@@ -43,7 +43,7 @@ PARQUET_TYPES = {
 }
 PARQUET_SERDE = "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"
 JSON_SERDE = "org.openx.data.jsonserde.JsonSerDe"
-DATE_FIELDS = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
+DATE_FIELDS = {"yyyy": "%Y", "MM": "%m", "dd": "%d"}
 # Stands where a partition's value is NULL, in the catalog and in the keys of objects.
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 Values = tuple[str, Callable[[str], bool]]
@@ -176,8 +176,6 @@ class Table:
         fields = re.findall(r"[A-Za-z]+|[^A-Za-z]+", self._option(key, "format"))
         if unknown := [part for part in fields if part.isalpha() and part not in DATE_FIELDS]:
             raise self._unsupported(f"{unknown[0]} in projection.{key}.format")
-        if "HH" in fields:
-            self._option(key, "interval")  # has a default for days and months only
         layout = "".join(DATE_FIELDS.get(part, part) for part in fields)
         start, end = (self._date(text.strip(), layout) for text in self._option(key, "range").split(","))
 
@@ -193,8 +191,8 @@ class Table:
         """One end of a range: a date in the column's own format, or NOW (in UTC) with an offset such as NOW+1DAYS."""
         if not text.startswith("NOW"):
             return datetime.strptime(text, layout)
-        offset = re.fullmatch(r"NOW(?:([+-]\d+)(WEEK|DAY|HOUR|MINUTE|SECOND)S?)?", text.replace(" ", ""))
+        offset = re.fullmatch(r"NOW(?:([+-]\d+)DAYS?)?", text.replace(" ", ""))
         if not offset:
             raise self._unsupported(f"the date {text}")
-        moment = datetime.now(UTC) + timedelta(**{f"{(offset[2] or 'DAY').lower()}s": int(offset[1] or 0)})
+        moment = datetime.now(UTC) + timedelta(days=int(offset[1] or 0))
         return datetime.strptime(moment.strftime(layout), layout)

@@ -18,9 +18,10 @@ from typing import Any
 import orjson
 
 from local import firehose_objects as objects
-from local.emulator import AccessDenied, Emulator, Resources
+from local.emulator import AccessDenied, Emulator
 from local.firehose_configuration import MEBIBYTE, Configuration, Json, configure, conform
 from local.firehose_stream import PRINCIPAL, Limits, Stream, Threads, is_about_trust
+from local.resources import Resources
 
 TYPE = "AWS::KinesisFirehose::DeliveryStream"
 RECORD_LIMIT, BATCH_RECORDS, BATCH_LIMIT = 1_024_000, 500, 4 * MEBIBYTE

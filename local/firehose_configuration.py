@@ -13,7 +13,7 @@ MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Destination:
-    """Where objects go: prefixes are complete (defaults added), `size` is in bytes, `interval` in seconds."""
+    """Where objects go: `size` is in bytes, `interval` in seconds."""
 
     bucket_arn: str
     role: str
@@ -71,9 +71,9 @@ _ROLE = r"arn:[\w-]+:iam::\d{12}:role/.+"
 _S3: dict[str, Shape] = {
     "BucketARN!": r"arn:[\w-]+:s3:::[a-z0-9.-]{3,63}",
     "RoleARN!": _ROLE,
-    "Prefix": r"(?s).{0,1024}",
-    "ErrorOutputPrefix": r"(?s).{0,1024}",
-    "BufferingHints": {"IntervalInSeconds!": (0, 900), "SizeInMBs!": (1, 128)},
+    "Prefix!": r"(?s).{0,1024}",
+    "ErrorOutputPrefix!": r"(?s).{0,1024}",
+    "BufferingHints!": {"IntervalInSeconds!": (0, 900), "SizeInMBs!": (1, 128)},
     "CompressionFormat": "UNCOMPRESSED|GZIP|HADOOP_SNAPPY",
     "CloudWatchLoggingOptions": {"Enabled": bool, "LogGroupName": ".*", "LogStreamName": ".*"},
 }
@@ -111,7 +111,7 @@ SHAPE: dict[str, Shape] = {
         },
         "S3BackupMode": "Disabled|Enabled",
         # A backup cannot be written without buffering: no interval of 0.
-        "S3BackupConfiguration": {**_S3, "BufferingHints": {"IntervalInSeconds!": (1, 900), "SizeInMBs!": (1, 128)}},
+        "S3BackupConfiguration": {**_S3, "BufferingHints!": {"IntervalInSeconds!": (1, 900), "SizeInMBs!": (1, 128)}},
     },
 }
 
@@ -154,7 +154,7 @@ def configure(properties: Json, *, name: str, arn: str, version: int) -> Configu
     path = "ExtendedS3DestinationConfiguration"
     s3: Json = properties[path]
     conversion = _conversion(s3)
-    main = _destination(s3, path, default_size=128 if conversion else 5)
+    main = _destination(s3, path)
     if conversion and main.size < 64 * MEBIBYTE:
         raise ValueError(
             f"{path}.BufferingHints.SizeInMBs must be 64 or more when DataFormatConversionConfiguration is enabled "
@@ -169,7 +169,7 @@ def configure(properties: Json, *, name: str, arn: str, version: int) -> Configu
     if s3.get("S3BackupMode") == "Enabled":
         if "S3BackupConfiguration" not in s3:
             raise ValueError(f"{path}.S3BackupConfiguration is required when S3BackupMode is Enabled")
-        backup = _destination(s3["S3BackupConfiguration"], f"{path}.S3BackupConfiguration", default_size=5)
+        backup = _destination(s3["S3BackupConfiguration"], f"{path}.S3BackupConfiguration")
     processing = s3.get("ProcessingConfiguration", {})
     processor = None
     for part in processing.get("Processors", []) if processing.get("Enabled", True) else []:
@@ -187,25 +187,19 @@ def configure(properties: Json, *, name: str, arn: str, version: int) -> Configu
     return Configuration(name, arn, version, main, backup, processor, conversion)
 
 
-def _destination(s3: Json, path: str, default_size: int) -> Destination:
-    prefix, error_prefix = s3.get("Prefix", ""), s3.get("ErrorOutputPrefix")
+def _destination(s3: Json, path: str) -> Destination:
+    prefix, error_prefix, hints = s3["Prefix"], s3["ErrorOutputPrefix"], s3["BufferingHints"]
     check_prefix(f"{path}.Prefix", prefix, error=False)
-    if error_prefix is None:
-        if "!{" in prefix:
-            raise ValueError(f"{path}.ErrorOutputPrefix is required when Prefix has an expression (got {prefix!r})")
-        error_prefix = prefix
     check_prefix(f"{path}.ErrorOutputPrefix", error_prefix, error=True)
-    hints = s3.get("BufferingHints", {"SizeInMBs": default_size, "IntervalInSeconds": 300})
     logging = s3.get("CloudWatchLoggingOptions", {})
     log = (logging.get("LogGroupName", ""), logging.get("LogStreamName", "")) if logging.get("Enabled") else None
     if log and not all(log):
         raise ValueError(f"{path}.CloudWatchLoggingOptions needs LogGroupName and LogStreamName when it is enabled")
-    hours = "!{timestamp:yyyy/MM/dd/HH/}"
     return Destination(
         bucket_arn=s3["BucketARN"],
         role=s3["RoleARN"],
-        prefix=prefix if "!{timestamp:" in prefix else prefix + hours,
-        error_prefix=error_prefix if "!{" in error_prefix else f"{error_prefix}!{{firehose:error-output-type}}/{hours}",
+        prefix=prefix,
+        error_prefix=error_prefix,
         size=hints["SizeInMBs"] * MEBIBYTE,
         interval=hints["IntervalInSeconds"],
         compression=s3.get("CompressionFormat", "UNCOMPRESSED"),
@@ -245,8 +239,9 @@ def check_prefix(path: str, prefix: str, *, error: bool) -> None:
             raise ValueError(f"{path}: !{{{namespace}:{value}}} is not implemented by the local Firehose")
     if has_error_type and not error:
         raise ValueError(f"{path} must not contain !{{firehose:error-output-type}} (got {prefix!r})")
-    if error and expressions and not has_error_type:
-        raise ValueError(f"{path}: a prefix with an expression needs !{{firehose:error-output-type}} (got {prefix!r})")
+    needed = ("firehose", "error-output-type") if error else ("timestamp", "yyyy")
+    if needed[0] not in dict(expressions):  # Firehose refuses it, or adds one.
+        raise ValueError(f"{path}: the local Firehose needs !{{{':'.join(needed)}}} in it (got {prefix!r})")
     try:
         evaluated = evaluate_prefix(prefix, 0, "format-conversion-failed")
     except ValueError as problem:

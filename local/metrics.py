@@ -35,7 +35,7 @@ class Metrics:
             key = name, value if name in self.distributions else None
             known = self.values.get(key)
             if known is None:
-                self.values[key] = MetricDatum(name, _unit(name), 1, value, value, value)
+                self.values[key] = MetricDatum.of(name, _unit(name), value)
             else:
                 known.add(value)
         if self.timer is None:

@@ -109,23 +109,22 @@ class Response:
 class GatewayResponse:
     """One of x-amazon-apigateway-gateway-responses. Its template knows variables only, no directives."""
 
-    status: int | None
     headers: dict[str, str]
     template: str
 
     def respond(self, error: GatewayError, context: Json) -> Response:
-        """The answer to an error, with the error's own status unless this response sets one."""
+        """The answer to an error, with the error's own status."""
         about = (error.message, json.dumps(error.message), error.response_type)
         values = dict(zip(GATEWAY_VARIABLES, (*about, context["requestId"], context["extendedRequestId"]), strict=True))
         body = GATEWAY_VARIABLE.sub(lambda name: values[name[1]], self.template)
         headers = {"content-type": "application/json", "x-amzn-errortype": error.error_type, **self.headers}
-        return Response(self.status or error.status, headers, body)
+        return Response(error.status, headers, body)
 
 
-PLAIN = GatewayResponse(None, {}, GATEWAY_TEMPLATE)
+PLAIN = GatewayResponse({}, GATEWAY_TEMPLATE)
 # IAM's own refusal, where nobody customised it, spells its key otherwise.
-PLAIN_ACCESS_DENIED = GatewayResponse(None, {}, '{"Message":$context.error.messageString}')
-CLOSING = GatewayResponse(None, {"connection": "close"}, GATEWAY_TEMPLATE)
+PLAIN_ACCESS_DENIED = GatewayResponse({}, '{"Message":$context.error.messageString}')
+CLOSING = GatewayResponse({"connection": "close"}, GATEWAY_TEMPLATE)
 
 
 @dataclass(frozen=True)
@@ -247,13 +246,12 @@ def _compile_definition(body: Json, services: Iterable[str]) -> Definition:
 
 
 def _compile_gateway_response(where: str, response: Json) -> GatewayResponse:
-    allow(where, response, "statusCode", "responseParameters", "responseTemplates")
+    allow(where, response, "responseParameters", "responseTemplates")
     templates = response.get("responseTemplates", {})
     allow(f"{where}.responseTemplates", templates, "application/json")
     template = templates.get("application/json", GATEWAY_TEMPLATE)
     allow(f"{where}: $context", dict.fromkeys(GATEWAY_VARIABLE.findall(template)), *GATEWAY_VARIABLES)
-    headers = _static_headers(where, response, "gatewayresponse.header.")
-    return GatewayResponse(int(response["statusCode"]) if "statusCode" in response else None, headers, template)
+    return GatewayResponse(_static_headers(where, response, "gatewayresponse.header."), template)
 
 
 def _static_headers(where: str, response: Json, prefix: str) -> dict[str, str]:

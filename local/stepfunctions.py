@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from local.athena import Athena
-from local.emulator import AccessDenied, Emulator, TaskFailed
+from local.emulator import AccessDenied, Emulator, MetricDatum, TaskFailed
 
 Json = dict[str, Any]
 
@@ -50,7 +50,7 @@ class StepFunctions:
 
     def register(self) -> None:
         """Perform the tasks; check what roles are for in schedules and event source mappings."""
-        self.emulator.add_tasks(self.perform)
+        self.emulator.add_tasks(self.perform, self.count_failure)
         self.emulator.check_schedules(self.check_target)
         self.emulator.check_resource("AWS::Lambda::EventSourceMapping", self.check_event_source)
 
@@ -69,6 +69,11 @@ class StepFunctions:
                 "The state/task returned a result with a size exceeding the maximum number of bytes service limit.",
             )
         return result
+
+    def count_failure(self, machine: str) -> None:
+        """Count that an execution of a state machine has failed."""
+        failed = MetricDatum.of("ExecutionsFailed", "Count", 1)
+        self.emulator.put_metric_data("AWS/States", {"StateMachineArn": machine}, [failed])
 
     def allow(self, role: str, error: str, action: str, *resources: str) -> None:
         """Raise TaskFailed with this error unless the role allows the action on each of the resources."""

@@ -14,6 +14,7 @@
 #   --output-format FORMAT      PARQUET (default) or JSON
 #   --buffering-interval S      FirehoseBufferingInterval in seconds (60)
 #   --memory MB                 LambdaMemorySize (512)
+#   --tracing                   with Tracing ENABLED, under X-Ray's default rule
 #   --retention DAYS            for how many days events are stored (365: an endless retention after its first year)
 #   --queries-per-month Q       queries (100)
 #   --days-per-query D          days of dt that a query reads (30)

@@ -6,8 +6,9 @@
 #
 #   --local             deploy into the local AWS (scripts/local.sh start) instead of an AWS account
 #   --stack-name NAME   which stack (default: sluice); a second stack lives beside the first
-#   --environment NAME  set the parameters of scripts/environments/NAME.json (dev or prod), and protect the stack from
-#                       deletion as it says; the stack is sluice-NAME unless --stack-name names another
+#   --environment NAME  set the parameters of scripts/environments/NAME.json (dev or prod) or of a file NAME.json, and
+#                       protect the stack from deletion as it says; the stack is sluice-NAME unless --stack-name
+#                       names another
 #   --parameter K=V     set a parameter of template.yaml; what is not given keeps its value
 #   --refine DIR|off    refine events by the SQL files of a folder, such as refine/ (docs/refine.md); kept until `off`
 #   --pull DIR|off      pull from the REST APIs that a folder declares (docs/pull.md); kept until `off`

@@ -2,7 +2,7 @@
 # Sourced by the scripts beside it: one Python environment for all of them, made when it is first needed.
 #
 #   run MODULE SET "$@"        show the calling script's help, or run scripts.commands.MODULE in the environment
-#   ensure_environment SET     make .sluice/venv and install scripts/requirements/SET.txt (aws, local or test) into it
+#   ensure_environment SET     make .sluice/venv and install scripts/requirements/SET.txt (aws, erase, local or test) into it
 #
 # DEBUG=1 traces the shell and shows Python's tracebacks.
 
@@ -73,11 +73,11 @@ install_requirements() {
     fail "pip could not install scripts/requirements/$set.txt: $(grep -m 1 ERROR "$log" || tail -n 1 "$log")" \
       "(all of it: $log): check the network or the proxy, and run this again"
   fi
-  # Each set includes the ones before it.
-  local included
-  for included in aws local test; do
-    printf '%s\n' "$checksum" >"$VENV/.installed-$included"
-    if [[ $included == "$set" ]]; then break; fi
+  # What a set includes is installed with it: erase is beside local, and test has both.
+  local included="aws $set"
+  if [[ $set == test ]]; then included="aws erase local test"; fi
+  for set in $included; do
+    printf '%s\n' "$checksum" >"$VENV/.installed-$set"
   done
 }
 

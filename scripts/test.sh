@@ -40,11 +40,12 @@ main() {
   ensure_environment test
   cd "$REPOSITORY"
   export PATH="$VENV/bin:$PATH"
-  step "shell scripts" shellcheck -x scripts/*.sh .ci/run
-  step "shell format" shfmt -i 2 -d scripts .ci/run
+  step "shell scripts" shellcheck -x scripts/*.sh examples/*.sh examples/*/*.sh .ci/run
+  step "shell format" shfmt -i 2 -d scripts examples .ci/run
   step "python style" ruff check .
   step "python format" ruff format --check .
   step "python types" mypy
+  step "python security" bandit --quiet --recursive lambda scripts --severity-level medium --confidence-level medium
   # As it stands, and as scripts/deploy.sh completes it.
   mkdir -p "$(dirname "$DEPLOYED")"
   python -m scripts.commands.deployed >"$DEPLOYED"

@@ -43,7 +43,7 @@ class Desk:
 
     def __init__(self, local: RecordingProcess) -> None:
         self.local = local
-        self.outputs = local.deploy("AnalystPolicy=ENABLED", "FirehoseBufferingInterval=0")
+        self.outputs = local.deploy("AnalystPolicy=EVENTS", "FirehoseBufferingInterval=0")
         iam, document = local.client("iam"), json.dumps({"Version": "2012-10-17", "Statement": [TRUST]})
         role = iam.create_role(RoleName="analyst", AssumeRolePolicyDocument=document)["Role"]["Arn"]
         iam.attach_role_policy(RoleName="analyst", PolicyArn=self.outputs["AnalystPolicyArn"])
@@ -161,3 +161,14 @@ def test_an_analyst_can_do_nothing_else(desk: Desk, service: str, operation: str
     with pytest.raises(ClientError) as denied:
         desk.call(service, operation, **arguments)
     assert denied.value.response["Error"]["Code"] in ("AccessDenied", "AccessDeniedException")
+
+
+def test_an_analyst_of_all_reads_what_was_rejected_too(desk: Desk, ask: Any) -> None:
+    """The last test, as it changes the stack."""
+    assert ask("rejections")[0] == 1
+    desk.local.deploy("AnalystPolicy=ALL")
+    code, out, err = ask("rejections", "--format", "csv")
+    assert code == 0, err
+    assert "not_a_number,1," in out
+    with pytest.raises(ClientError, match="not authorized"):
+        desk.call("s3", "get_object", Bucket="{BucketName}", Key="raw/x")

@@ -52,7 +52,6 @@ BODY: dict[str, Any] = {
         "DEFAULT_4XX": {"responseParameters": GATEWAY_CORS},
         "DEFAULT_5XX": {"responseParameters": GATEWAY_CORS},
         "THROTTLED": {
-            "statusCode": 503,
             "responseParameters": {**GATEWAY_CORS, "gatewayresponse.header.Retry-After": "'1'"},
             "responseTemplates": {
                 "application/json": '{"type":"$context.error.responseType","m":$context.error.messageString}'
@@ -300,11 +299,11 @@ def test_a_stage_throttles_by_rate_and_burst(gateway: Gateway) -> None:
     def statuses(count: int) -> list[int]:
         return [gateway.request().status for _ in range(count)]
 
-    assert statuses(4) == [202, 202, 202, 503]
+    assert statuses(4) == [202, 202, 202, 429]
     gateway.now += 0.5
-    assert statuses(2) == [202, 503]
+    assert statuses(2) == [202, 429]
     gateway.now += 3600
-    assert statuses(4) == [202, 202, 202, 503]
+    assert statuses(4) == [202, 202, 202, 429]
     answer = gateway.request()
     assert answer.json == {"type": "THROTTLED", "m": "Too Many Requests"}
     assert answer.headers["retry-after"] == "1"

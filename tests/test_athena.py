@@ -17,9 +17,9 @@ import duckdb
 import pytest
 from sqlglot import exp
 
-from local import athena, athena_sql
+from local import athena, athena_run
 from local.athena_scan import hadoop_snappy
-from local.athena_sql import java_double
+from local.athena_text import java_double
 from tests.lake import BUCKET, OPENX_JSON, Client, Lake, day
 
 ROWS: list[dict[str, Any]] = [
@@ -396,8 +396,7 @@ METASTORE = {
         {"storage.location.template": "s3://lake/events/"}, "HIVE_METASTORE_ERROR", "every partition column"),
     "a template without its slash": (
         {"storage.location.template": "s3://lake/events/${dt}"}, "HIVE_METASTORE_ERROR", "slash"),
-    "hours without an interval": (
-        {"projection.dt.format": "yyyy-MM-dd-HH"}, "HIVE_METASTORE_ERROR", "projection.dt.interval"),
+    "hours": ({"projection.dt.format": "yyyy-MM-dd-HH"}, "NOT_SUPPORTED", "HH in projection.dt.format"),
     "injected values": ({"projection.dt.type": "injected"}, "NOT_SUPPORTED", "injected"),
     "months": ({"projection.dt.range": "NOW-3MONTHS,NOW"}, "NOT_SUPPORTED", "NOW-3MONTHS"),
     "another date pattern": ({"projection.dt.format": "YYYY"}, "NOT_SUPPORTED", "YYYY"),
@@ -747,14 +746,14 @@ def test_two_queries_run_at_once_a_third_waits_and_each_can_be_stopped(
 def test_a_query_that_is_stopped_between_two_steps_of_duckdb_is_interrupted_in_the_next(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch, held, stopped = athena_sql.fetch, threading.Event(), threading.Event()
+    fetch, held, stopped = athena_run.fetch, threading.Event(), threading.Event()
 
     def fetch_when_stopped(*arguments: Any) -> None:
         held.set()
         stopped.wait(5)
         fetch(*arguments)
 
-    monkeypatch.setattr(athena_sql, "fetch", fetch_when_stopped)
+    monkeypatch.setattr(athena_run, "fetch", fetch_when_stopped)
 
     async def scenario() -> None:
         numbers = "UNNEST(sequence(1, 40000))"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,8 @@ from moto import mock_aws
 from deliver import messages, run
 from deliver.messages import Message, Row
 from deliver.settings import Clients, Settings
+from scripts.commands import template as templates
+from tests.conftest import ROOT
 from tests.deliver_fakes import Athena, Killed, Killer, settings
 
 NOW = datetime(2026, 11, 21, 10, 0, 0, 500_000, UTC)
@@ -404,3 +407,26 @@ def test_a_call_holds_no_more_bytes_than_sqs_takes() -> None:
     messages.send(queue, "queue", [Message(str(number) + "x" * 400_000) for number in range(5)])
 
     assert sorted(len(call) for call in queue.calls) == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_allowed"),
+    [
+        ("", True),
+        ("{from},{to},5", True),
+        ("'a,b','it''s',date '2026-01-01'", True),
+        ("1,,2", False),
+        (",1", False),
+        ("1,", False),
+        ("'open", False),
+        ("''" * 40 + ",", False),
+    ],
+    ids=str,
+)
+def test_the_template_takes_parameters_that_can_be_parted(text: str, is_allowed: bool) -> None:
+    template = templates.load((ROOT / "stacks" / "deliver.yaml").read_text())
+    pattern = template["Parameters"]["DeliverParameters"]["AllowedPattern"]
+
+    assert bool(re.fullmatch(pattern, text)) is is_allowed
+    if is_allowed:
+        assert ",".join(run.split(text)) == text

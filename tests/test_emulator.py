@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from local.emulator import _AS_THE_ACCOUNT, ACCOUNT, AccessDenied, Emulator, MetricDatum, Resources, ServiceError
+from local.emulator import ACCOUNT, AccessDenied, Emulator, MetricDatum, ServiceError
+from local.resources import Resources
+from tests.conftest import ROOT
 
 FIREHOSE = "firehose.amazonaws.com"
 BUCKET = "arn:aws:s3:::bucket"
@@ -23,7 +26,12 @@ def test_every_private_name_of_ministack_is_where_we_look_for_it(tmp_path: Path)
     """In a process of its own: a new release that moves a name fails here, in words, and not at a user's."""
     code = f"from pathlib import Path; from local.emulator import Emulator; Emulator(Path({str(tmp_path)!r}), 1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"MiniStack has moved what local/emulator.py uses:\n{done.stderr}"
+    assert done.returncode == 0, f"MiniStack has moved what local/emulator/ uses:\n{done.stderr}"
+
+
+def test_no_other_module_of_the_local_aws_knows_ministack() -> None:
+    knowing = re.compile(r"^\s*(from|import) ministack\b|\bemulator\._", re.MULTILINE)
+    assert [path.name for path in (ROOT / "local").glob("*.py") if knowing.search(path.read_text())] == []
 
 
 def role(emulator: Emulator, name: str, statement: dict[str, Any], condition: dict[str, Any] | None = None) -> str:
@@ -103,13 +111,12 @@ def test_a_role_that_does_not_exist_allows_nothing(emulator: Emulator) -> None:
 
 
 def test_objects_are_files_under_their_keys(emulator: Emulator) -> None:
-    async def put() -> bytes:
-        await emulator._services["s3"]("PUT", "/bucket", dict(_AS_THE_ACCOUNT), b"", {})
+    async def put() -> None:
+        await emulator.call("s3", "PUT", "/bucket")
         await emulator.put_object("bucket", "events/dt=2026-01-01/b.json", b"b")
         await emulator.put_object("bucket", "events/dt=2026-01-01/a b.json", b"a")
-        return await emulator.get_object("bucket", "events/dt=2026-01-01/a b.json")
 
-    assert asyncio.run(put()) == b"a"
+    asyncio.run(put())
     found = emulator.object_paths("bucket", "events/dt=2026-01-01/")
     assert [(key, path.read_bytes()) for key, path in found] == [
         ("events/dt=2026-01-01/a b.json", b"a"),
@@ -118,9 +125,14 @@ def test_objects_are_files_under_their_keys(emulator: Emulator) -> None:
     assert emulator.object_paths("bucket", "events/dt=2026-01-02/") == []
 
 
+def test_an_object_that_s3_refuses_is_an_error(emulator: Emulator) -> None:
+    with pytest.raises(ServiceError, match=r"^NoSuchBucket: ."):
+        asyncio.run(emulator.put_object("none", "events/a.json", b"a"))
+
+
 def test_an_object_that_the_disk_did_not_take_is_an_error(emulator: Emulator, tmp_path: Path) -> None:
     async def put() -> None:
-        await emulator._services["s3"]("PUT", "/lost", dict(_AS_THE_ACCOUNT), b"", {})
+        await emulator.call("s3", "PUT", "/lost")
         (emulator.directory / "s3" / ACCOUNT / "lost").rename(tmp_path / "lost")
         (emulator.directory / "s3" / ACCOUNT / "lost").write_text("no directory any more")
         await emulator.put_object("lost", "events/a.json", b"a")
@@ -130,7 +142,7 @@ def test_an_object_that_the_disk_did_not_take_is_an_error(emulator: Emulator, tm
 
 
 def test_metrics_are_statistic_sets_in_cloudwatch(emulator: Emulator) -> None:
-    datum = MetricDatum("IncomingBytes", "Bytes", 1, 5, 5, 5)
+    datum = MetricDatum.of("IncomingBytes", "Bytes", 5)
     datum.add(2)
     emulator.put_metric_data("AWS/Firehose", {"DeliveryStreamName": "events"}, [datum])
     query = {
@@ -142,9 +154,8 @@ def test_metrics_are_statistic_sets_in_cloudwatch(emulator: Emulator) -> None:
         "Period": 3600,
         "Statistics": ["SampleCount", "Sum", "Minimum", "Maximum"],
     }
-    headers = {**_AS_THE_ACCOUNT, "x-amz-target": "GraniteServiceVersion20100801.GetMetricStatistics"}
-    answer = emulator._services["monitoring"]("POST", "/", headers, json.dumps(query).encode(), {})
-    _, _, body = asyncio.run(answer)  # type: ignore[arg-type]
+    target = "GraniteServiceVersion20100801.GetMetricStatistics"
+    _, _, body = asyncio.run(emulator.call("monitoring", "POST", "/", json.dumps(query).encode(), target=target))
     (point,) = json.loads(body)["Datapoints"]
     seen = (point["SampleCount"], point["Sum"], point["Minimum"], point["Maximum"], point["Unit"])
     assert seen == (2, 7, 2, 5, "Bytes")

@@ -1,4 +1,4 @@
-"""Where MiniStack's queues and nested stacks differ from AWS, and what the emulator does about it."""
+"""Where MiniStack's queues, functions and nested stacks differ from AWS, and what the emulator does about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from local.emulator import Emulator, whole_batches
+from local.emulator import Emulator
+from local.emulator.corrections import named_errors, whole_batches, without_leftovers
+
+Json = dict[str, Any]
 
 
 @pytest.mark.parametrize(
@@ -44,10 +47,10 @@ def test_an_event_source_mapping_gets_as_many_messages_as_it_asks_for(there: int
 
 
 def test_what_did_not_change_in_a_nested_stack_keeps_its_attributes(emulator: Emulator) -> None:
-    from ministack.services.cloudformation import provisioners
+    from ministack.services.cloudformation import _stacks, provisioners
 
     attributes = {"QueueName": "dead-letters"}
-    emulator._stacks["child"] = {"_resources": {"Queue": {"Attributes": attributes}}}
+    _stacks["child"] = {"_resources": {"Queue": {"Attributes": attributes}}}
     try:
         same = {"DelaySeconds": 1}
         assert provisioners._update_resource("AWS::SQS::Queue", "url", same, same, "child", "Queue") == (
@@ -55,4 +58,52 @@ def test_what_did_not_change_in_a_nested_stack_keeps_its_attributes(emulator: Em
             attributes,
         )
     finally:
-        del emulator._stacks["child"]
+        del _stacks["child"]
+
+
+TRACEBACK = 'Traceback (most recent call last):\n  File "handler.py", line 1, in handler\n'
+
+
+@pytest.mark.parametrize(
+    ("log", "name"),
+    [
+        (f"{TRACEBACK}shared.web.Unreachable: api.example", "Unreachable"),
+        (f"{TRACEBACK}KeyError: 'a'\n\nDuring handling, another:\n\n{TRACEBACK}Retry: later\nat once", "Retry"),
+        (f"{TRACEBACK}StopIteration", "StopIteration"),
+        ("no traceback", "Runtime.HandlerError"),
+    ],
+    ids=["of a module", "the last of two", "without a message", "unknown"],
+)
+def test_an_error_of_a_function_has_the_name_of_its_exception(log: str, name: str) -> None:
+    answer = {"error": True, "log": log, "body": {"errorType": "Runtime.HandlerError"}}
+    assert named_errors(lambda event: answer)("event")["body"]["errorType"] == name
+
+
+class Stacks(dict[str, Json]):
+    """Stacks as MiniStack keeps them, with its handlers of a nested one."""
+
+    def create(self, logical_id: str, properties: Json, parent: str) -> tuple[str, Json]:
+        name, fails = f"{parent}-{logical_id}-1", properties["Fails"]
+        status = "CREATE_FAILED" if fails else "CREATE_COMPLETE"
+        self[name] = {"StackStatus": status, "_parent_stack_name": parent}
+        if fails:
+            raise ValueError("no role")
+        return name, {}
+
+    def remove(self, name: str, properties: Json) -> None:
+        self[name]["StackStatus"] = "DELETE_COMPLETE"
+
+
+def test_a_nested_stack_that_fails_leaves_nothing_behind_and_no_other_is_touched() -> None:
+    stacks = Stacks()
+    create = without_leftovers(stacks.create, stacks.remove, stacks)
+    assert create("Pull", {"Fails": False}, "sluice") == ("sluice-Pull-1", {})
+    with pytest.raises(ValueError, match="no role"):
+        stacks.create("Deliver", {"Fails": True}, "another")
+    with pytest.raises(ValueError, match="no role"):
+        create("Deliver", {"Fails": True}, "sluice")
+    assert {name: stack["StackStatus"] for name, stack in stacks.items()} == {
+        "sluice-Pull-1": "CREATE_COMPLETE",
+        "another-Deliver-1": "CREATE_FAILED",
+        "sluice-Deliver-1": "DELETE_COMPLETE",
+    }

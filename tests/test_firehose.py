@@ -242,7 +242,8 @@ _ENABLED_BACKUP = {
     "S3BackupConfiguration": {
         "BucketARN": BUCKET,
         "RoleARN": ROLE,
-        "Prefix": "raw/",
+        "Prefix": "raw/!{timestamp:yyyy/MM/dd/HH/}",
+        "ErrorOutputPrefix": "errors/!{firehose:error-output-type}/",
         "BufferingHints": {"IntervalInSeconds": "2", "SizeInMBs": "5"},
     },
 }
@@ -352,15 +353,11 @@ REFUSED = {
     "backup without buffering": (
         {
             "S3BackupMode": "Enabled",
-            "S3BackupConfiguration": {
-                "BucketARN": BUCKET,
-                "RoleARN": ROLE,
-                "BufferingHints": {"IntervalInSeconds": 0, "SizeInMBs": 5},
-            },
+            "S3BackupConfiguration": destination(BufferingHints={"IntervalInSeconds": 0, "SizeInMBs": 5}),
         },
         r"S3BackupConfiguration\.BufferingHints\.IntervalInSeconds must be",
     ),
-    "an error prefix that is missed": ({"ErrorOutputPrefix": None}, "ErrorOutputPrefix is required when Prefix has"),
+    "an error prefix that is missed": ({"ErrorOutputPrefix": None}, "ErrorOutputPrefix is required"),
 }
 
 
@@ -478,40 +475,14 @@ def test_prefix_expressions_are_evaluated_in_utc(prefix: str, evaluated: str) ->
         pytest.param("!{firehose:random-string}", False, "random-string} is not implemented", id="random string"),
         pytest.param("!{firehose:error-output-type}/", False, "must not contain", id="error type in Prefix"),
         pytest.param("e/!{timestamp:yyyy}/", True, "needs !{firehose:error-output-type}", id="error type missing"),
-        pytest.param("a" * 513, False, "at most 512", id="too long"),
+        pytest.param("plain/", False, "needs !{timestamp:yyyy}", id="no time"),
+        pytest.param("plain/", True, "needs !{firehose:error-output-type}", id="nothing in the error prefix"),
+        pytest.param("a" * 513 + "!{timestamp:yyyy}", False, "at most 512", id="too long"),
     ],
 )
 def test_prefixes_that_aws_refuses_are_refused(prefix: str, error: bool, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message).replace(r"\.\*", ".*")):
         check_prefix("Prefix", prefix, error=error)
-
-
-@pytest.mark.parametrize(
-    ("changes", "prefix", "error_prefix"),
-    [
-        pytest.param(
-            {"Prefix": "in/", "ErrorOutputPrefix": "bad/"},
-            "in/!{timestamp:yyyy/MM/dd/HH/}",
-            "bad/!{firehose:error-output-type}/!{timestamp:yyyy/MM/dd/HH/}",
-            id="plain prefixes",
-        ),
-        pytest.param(
-            {"Prefix": None, "ErrorOutputPrefix": None},
-            "!{timestamp:yyyy/MM/dd/HH/}",
-            "!{firehose:error-output-type}/!{timestamp:yyyy/MM/dd/HH/}",
-            id="no prefixes",
-        ),
-        pytest.param(
-            {"Prefix": None, "ErrorOutputPrefix": "!{firehose:error-output-type}/"},
-            "!{timestamp:yyyy/MM/dd/HH/}",
-            "!{firehose:error-output-type}/",
-            id="no time in either",
-        ),
-    ],
-)
-def test_a_prefix_without_a_timestamp_gets_the_hour(changes: dict[str, Any], prefix: str, error_prefix: str) -> None:
-    main = configure(conform(properties(**changes)), name="events", arn="arn:aws:firehose:r:a:x", version=1).main
-    assert (main.prefix, main.error_prefix) == (prefix, error_prefix)
 
 
 def test_a_key_names_stream_version_and_the_instant_of_the_oldest_record() -> None:

@@ -137,6 +137,7 @@ def run_everything(local: RecordingProcess, folder: Path, url: str) -> None:
         "DeliverBatchingWindowInSeconds=1",
         "FirehoseBufferingInterval=1",
         "PullDeliveryMarginInSeconds=0",
+        "Tracing=ENABLED",
     )
     given = [word for parameter in parameters for word in ("--parameter", parameter)]
     lines = script("deploy", "--local", "--yes", *switched_on, *given).splitlines()

@@ -80,7 +80,7 @@ class Registry:
     def name_resources(self, service: str, name: Any) -> None:
         pass
 
-    def add_tasks(self, perform: Any) -> None:
+    def add_tasks(self, perform: Any, count_failure: Any) -> None:
         pass
 
     def check_schedules(self, check: Any) -> None:

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.slow
 Json = dict[str, Any]
 Action = tuple[str, str, str]  # Logical id of the role, Sid, action.
 
-# Nothing waits for a full buffer, but for the transform's: see Stack.flush.
-PARAMETERS = ("FirehoseBufferingInterval=0", "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000")
+# Nothing waits for a full buffer, but for the transform's: see Stack.flush. No statement is left out.
+PARAMETERS = ("FirehoseBufferingInterval=0", "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000", "Tracing=ENABLED")
 
 
 def as_list(value: Any) -> list[Any]:
@@ -47,7 +47,8 @@ def actions_of_the_template() -> list[Action]:
         else:
             continue
         for role, document in documents:
-            for statement in document["Statement"]:
+            # A statement may depend on a condition, and is nothing without it.
+            for statement in (one["Fn::If"][1] if "Fn::If" in one else one for one in document["Statement"]):
                 found += [(role, statement["Sid"], action) for action in as_list(statement["Action"])]
     return found
 

@@ -152,8 +152,19 @@ def test_the_transform_has_a_share_of_a_processor() -> None:
 
 def test_traces_are_one_a_second_and_a_twentieth_of_the_rest() -> None:
     """2,628,000 seconds: 2,628,000 of the requests and 5 % of the others, and all 525,600 runs of the transform."""
-    assert quantities(TEN_MILLION)["xray-traces"] == pytest.approx(2_628_000 + 0.05 * 7_372_000 + 525_600)
-    assert quantities(replace(TEN_MILLION, traced_share=0.001))["xray-traces"] == pytest.approx(10_525.6)
+    traced = replace(TEN_MILLION, tracing=True)
+    assert quantities(traced)["xray-traces"] == pytest.approx(2_628_000 + 0.05 * 7_372_000 + 525_600)
+    assert quantities(replace(traced, traced_share=0.001))["xray-traces"] == pytest.approx(10_525.6)
+
+
+def test_there_are_traces_only_with_tracing_and_no_lever_switches_it_on(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--events-per-month", "10_000_000", "--bytes", "600", "--events-per-request", "1")
+    untraced, traced = told(capsys, *arguments), told(capsys, *arguments, "--tracing")
+    assert "xray-traces" not in {line["key"] for line in untraced["lines"]}
+    assert not [lever for lever in untraced["levers"] if re.search("trac|x-ray", lever["what"], re.IGNORECASE)]
+    saves = {lever["what"]: lever["saves_usd"] for lever in traced["levers"]}
+    assert saves["Tracing=DISABLED"] == pytest.approx(traced["total_usd"] - untraced["total_usd"], abs=0.001)
+    assert 0 < saves["an X-Ray sampling rule that records 1 request in 1,000"] < saves["Tracing=DISABLED"]
 
 
 def test_queries_read_objects_as_well_as_bytes() -> None:
@@ -180,6 +191,7 @@ def test_the_defaults_are_those_of_the_template(capsys: pytest.CaptureFixture[st
         ("memory", "LambdaMemorySize"),
     ):
         assert workload[key] == parameters[name]["Default"]
+    assert workload["tracing"] == (parameters["Tracing"]["Default"] == "ENABLED")
     assert parameters["FirehoseBufferingSize"]["Default"] * 2**20 == cost_model.OBJECT_BYTES
     stream = STACK["Resources"]["StreamDelivery"]["Properties"]["ExtendedS3DestinationConfiguration"]
     (processor,) = stream["ProcessingConfiguration"]["Processors"]
@@ -313,6 +325,7 @@ def a_stack(**parameters: str) -> Stack:
             "FirehoseBufferingInterval": "60",
             "LambdaMemorySize": "512",
             "EventsRetentionInDays": "",
+            "Tracing": "ENABLED",
             **parameters,
         },
         resources=[*resources, ("ObserveStack", "AWS::CloudFormation::Stack", "observe", "CREATE_COMPLETE")],
@@ -325,6 +338,7 @@ OBSERVE = Stack(
         ("One", "AWS::CloudWatch::Alarm", "one", "CREATE_COMPLETE"),
         ("Two", "AWS::CloudWatch::Alarm", "two", "CREATE_COMPLETE"),
         ("Topic", "AWS::SNS::Topic", "topic", "CREATE_COMPLETE"),
+        ("Token", "AWS::SecretsManager::Secret", "token", "CREATE_COMPLETE"),
         ("Worker", "AWS::Lambda::Function", "the-worker", "CREATE_COMPLETE"),
     ],
 )
@@ -408,6 +422,7 @@ def test_a_stacks_quantities_are_its_metrics_scaled_to_a_month(aws: FakeAws) -> 
     assert found.quantities["s3-storage"] == pytest.approx(2.5e9, rel=0.01)
     assert found.basis["s3-storage"] == "metric"
     assert found.quantities["cloudwatch-alarms"] == 2
+    assert found.quantities["secrets"] == 1
     assert found.quantities["cloudwatch-metrics"] == 2  # of the transform, and of POST /track
     assert found.basis["xray-traces"] == "model"
     assert found.unpriced == ["AWS::SNS::Topic"]
@@ -415,6 +430,19 @@ def test_a_stacks_quantities_are_its_metrics_scaled_to_a_month(aws: FakeAws) -> 
     assert workload.events_per_month == pytest.approx(140_000 * monthly)
     assert (workload.events_per_request, workload.bytes_per_event) == (20, 500)
     assert workload.queries_per_month == pytest.approx(monthly)
+
+
+@pytest.mark.parametrize(
+    ("tracing", "traced"), [("DISABLED", False), ("ENABLED", True), (None, True)], ids=["off", "on", "a stack of 0.1.0"]
+)
+def test_a_stack_has_traces_where_its_parameter_says_so(aws: FakeAws, tracing: str | None, traced: bool) -> None:
+    put_a_week(aws)
+    parameters = aws.client("cloudformation").stacks[0].parameters
+    parameters.pop("Tracing")
+    parameters.update({"Tracing": tracing} if tracing else {})
+    found = measure(aws)
+    assert found.workload.tracing is traced
+    assert ("xray-traces" in found.quantities) is ("xray-traces" in found.basis) is traced
 
 
 def test_what_is_published_nowhere_is_worked_out_or_listed(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,6 +484,28 @@ def test_an_unknown_stack_is_exit_code_2(
 
 PAGE = (ROOT / "docs/cost.md").read_text()
 PERFORMANCE = (ROOT / "docs/performance.md").read_text()
+README = (ROOT / "README.md").read_text()
+EXAMPLE = ("--events-per-month", "10_000_000", "--bytes", "600", "--events-per-request")
+
+
+def test_the_worked_example_of_the_readme_is_what_its_two_commands_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(f"\nscripts/cost.sh {' '.join(EXAMPLE)} {packing}\n" in README for packing in (1, 831))
+    single, packed = (told(capsys, *EXAMPLE, packing) for packing in ("1", "831"))
+    rows = [
+        f"| {one['service']}: {one['item']} | {cost.unit_price(PRICES[one['key']])} | "
+        f"{one['usd']:.2f} | {other['usd']:.2f} |"
+        for one, other in zip(single["lines"], packed["lines"], strict=True)
+    ]
+    rows.append(f"| **Together** | | **{single['total_usd']:.2f}** | **{packed['total_usd']:.2f}** |\n")
+    assert "\n".join(rows) in README, "edit the table under What it costs in README.md:\n" + "\n".join(rows)
+    traces = told(capsys, *EXAMPLE, "1", "--tracing")["total_usd"] - single["total_usd"]
+    assert f"it adds {traces:.2f} to the first column" in README
+
+
+def test_the_bill_of_the_document_is_the_one_that_its_command_tells(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cost.cost([*EXAMPLE, "1"]) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.strip().splitlines()]
+    assert "\n".join(lines) in PAGE, "edit the first block of text in docs/cost.md"
 
 
 @pytest.mark.parametrize("key", PRICES.by_key)

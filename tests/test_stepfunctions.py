@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local import glue
-from local.emulator import AccessDenied, TaskFailed
+from local.emulator import AccessDenied, MetricDatum, TaskFailed
 from local.stepfunctions import StepFunctions
 from tests.lake import BUCKET, Client, Lake
 
@@ -35,6 +35,7 @@ class Emulator(Lake):
         super().__init__(directory)
         self.allowed: set[tuple[str, str, str]] = set()
         self.checks: dict[str, Callable[..., None]] = {}
+        self.metrics: list[tuple[str, dict[str, str], str, float]] = []
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
@@ -51,8 +52,11 @@ class Emulator(Lake):
 
         return asyncio.run_coroutine_threadsafe(call(), self.loop).result(5)
 
-    def add_tasks(self, perform: Any) -> None:
-        self.checks["task"] = perform
+    def add_tasks(self, perform: Any, count_failure: Any) -> None:
+        self.checks["task"], self.checks["failure"] = perform, count_failure
+
+    def put_metric_data(self, namespace: str, dimensions: dict[str, str], data: list[MetricDatum]) -> None:
+        self.metrics += [(namespace, dimensions, datum.name, datum.sum) for datum in data]
 
     def check_schedules(self, check: Any) -> None:
         self.checks["schedule"] = check
@@ -203,6 +207,11 @@ def test_a_queue_is_mapped_only_to_a_function_that_may_read_it(states: StepFunct
             check(properties)
     allow(emulator, QUEUE, *actions, service="lambda.amazonaws.com")
     check(properties)
+
+
+def test_an_execution_that_fails_is_counted(states: StepFunctions, emulator: Emulator) -> None:
+    emulator.checks["failure"](MACHINE)
+    assert emulator.metrics == [("AWS/States", {"StateMachineArn": MACHINE}, "ExecutionsFailed", 1)]
 
 
 # --- Glue's expressions

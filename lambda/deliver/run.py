@@ -38,7 +38,7 @@ TIME: Final = "%Y-%m-%d %H:%M:%S"
 _INTEGERS: Final = {"tinyint", "smallint", "integer", "int", "bigint"}
 _FLOATS: Final = {"double", "float", "real"}
 # Commas between the values, but not those within a string.
-_PARAMETER: Final = re.compile(r"(?:[^,']|'(?:[^']|'')*')+")
+_PARAMETER: Final = re.compile(r"(?:[^,']|'[^']*')+")
 
 logger = logging.getLogger(__name__)
 

@@ -71,6 +71,7 @@ def cost(arguments: list[str]) -> int:
         output_format=options.output_format,
         buffering_interval=options.buffering_interval,
         memory=options.memory,
+        tracing=options.tracing,
         retention_in_days=options.retention,
         queries_per_month=options.queries_per_month,
         days_per_query=options.days_per_query,
@@ -284,7 +285,7 @@ def unit_price(price: Price) -> str:
     shown = f"{dollars:.2f}" if round(dollars, 2) == dollars else f"{dollars:.7f}".rstrip("0")
     # The price of larger quantities is less.
     first = "from " if len(price.tiers) > 1 else ""
-    return f"{first}{shown} a {units[price.per].removesuffix('-month')}".replace("a 1,000", "per 1,000")
+    return f"{first}{shown} {'a' if price.per > 1e3 else 'per'} {units[price.per].removesuffix('-month')}"
 
 
 def _duration(seconds: float) -> str:
@@ -327,6 +328,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--output-format", choices=["PARQUET", "JSON"], default="PARQUET")
     parser.add_argument("--buffering-interval", type=_whole(0, 900), default=60)
     parser.add_argument("--memory", type=_whole(256, 10_240), default=512)
+    parser.add_argument("--tracing", action="store_true")
     parser.add_argument("--retention", type=_whole(1), default=365)
     parser.add_argument("--queries-per-month", type=_whole(0), default=100)
     parser.add_argument("--days-per-query", type=_whole(1), default=30)

@@ -106,7 +106,8 @@ class Workload:
     """What comes in during a month, what is asked of it, and the parameters of the stack that the bill depends on.
 
     Events and requests may be fractions, as averages are. `retention_in_days` is for how many days events are stored
-    by then. `traced_share` is the share of requests that an X-Ray rule of one's own records; None is the default rule.
+    by then. `tracing` is whether X-Ray records requests at all, `traced_share` the share of them that a rule of one's
+    own records; None is the default rule.
     """
 
     events_per_month: float
@@ -120,6 +121,7 @@ class Workload:
     days_per_query: int = 30
     alarms: int = 0
     dashboards: int = 0
+    tracing: bool = False
     traced_share: float | None = None
     lines_per_record: int = LINES_PER_RECORD
 
@@ -168,7 +170,7 @@ def quantities(workload: Workload) -> dict[str, float]:
         "lambda-requests": workload.invocations,
         "lambda-gb-seconds": gigabyte_seconds(workload, workload.invocations),
         **stored_quantities(workload),
-        "xray-traces": _traced(workload, workload.requests) + _traced(workload, workload.invocations),
+        "xray-traces": sum(_traced(workload, calls) for calls in (workload.requests, workload.invocations)),
         "cloudwatch-metrics": METRICS_OF_THE_TRANSFORM + METRICS_OF_A_METHOD,
         "cloudwatch-logs": workload.invocations * LOG_BYTES_PER_INVOCATION,
         "cloudwatch-log-storage": workload.invocations * LOG_BYTES_PER_INVOCATION,
@@ -220,6 +222,8 @@ def steps(size: float, step: int) -> int:
 
 
 def _traced(workload: Workload, calls: float) -> float:
+    if not workload.tracing:
+        return 0.0
     if workload.traced_share is not None:
         return calls * workload.traced_share
     first = min(calls, SECONDS_PER_MONTH * TRACES_A_SECOND)
@@ -288,7 +292,8 @@ def _tries(workload: Workload) -> Iterator[tuple[str, Workload]]:
     for days in (1, 7):
         if days < workload.days_per_query:
             yield f"queries that name {days} day{'s'[: days > 1]} of dt", replace(workload, days_per_query=days)
-    if workload.traced_share is None:
+    if workload.tracing:
+        yield "Tracing=DISABLED", replace(workload, tracing=False)
         yield "an X-Ray sampling rule that records 1 request in 1,000", replace(workload, traced_share=0.001)
     if workload.memory > 256:
         yield "LambdaMemorySize=256", replace(workload, memory=256)

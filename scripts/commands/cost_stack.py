@@ -21,7 +21,7 @@ Basis = Literal["metric", "listing", "model"]
 
 PRICED = {
     *("AWS::ApiGateway", "AWS::Athena", "AWS::CloudWatch", "AWS::KinesisFirehose", "AWS::Lambda", "AWS::Logs"),
-    *("AWS::S3", "AWS::CloudFormation", "AWS::Glue", "AWS::IAM"),
+    *("AWS::S3", "AWS::SecretsManager", "AWS::CloudFormation", "AWS::Glue", "AWS::IAM"),
 }
 """Services whose resources stand in the bill; the last three cost nothing here."""
 
@@ -82,15 +82,22 @@ def measure(aws: Aws, name: str, days: int, workload: model.Workload, now: datet
         output_format=parameters["OutputFormat"],
         buffering_interval=int(parameters["FirehoseBufferingInterval"]),
         memory=int(parameters["LambdaMemorySize"]),
+        # A stack of 0.1.0 has no such parameter, and traces.
+        tracing=parameters.get("Tracing", "ENABLED") == "ENABLED",
         retention_in_days=int(parameters.get("EventsRetentionInDays") or workload.retention_in_days),
         queries_per_month=sums["queries"] * monthly if "queries" in sums else workload.queries_per_month,
-        alarms=sum(kind == "AWS::CloudWatch::Alarm" for kind, _ in found),
-        dashboards=sum(kind == "AWS::CloudWatch::Dashboard" for kind, _ in found),
     )
     quantities = model.quantities(workload)
     basis: dict[str, Basis] = dict.fromkeys(quantities, "model")
     for key, quantity in _measured(sums, workload, monthly).items():
         quantities[key], basis[key] = quantity, "metric"
+    for key, counted in (
+        ("cloudwatch-alarms", "AWS::CloudWatch::Alarm"),
+        ("cloudwatch-dashboards", "AWS::CloudWatch::Dashboard"),
+        ("secrets", "AWS::SecretsManager::Secret"),
+    ):
+        if count := sum(kind == counted for kind, _ in found):
+            quantities[key], basis[key] = count, "listing"
     stored = _stored(aws, bucket, now)
     quantities["s3-storage"] = _listed(aws, bucket) if stored is None else stored
     basis["s3-storage"] = "listing" if stored is None else "metric"

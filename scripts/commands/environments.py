@@ -1,4 +1,4 @@
-"""The environments of scripts/environments/: what sets, say, dev apart from prod."""
+"""The environments of scripts/environments/, or of a file: what sets, say, dev apart from prod."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "environments"
 
 @dataclass(frozen=True)
 class Environment:
-    """One file of the folder."""
+    """One file."""
 
     name: str
     parameters: dict[str, str]
@@ -41,9 +41,11 @@ class Environment:
 
 
 def read(name: str) -> Environment:
-    """The environment of this name; CommandError if there is none."""
-    known = sorted(path.stem for path in FOLDER.glob("*.json"))
-    if name not in known:
-        raise CommandError(f"there is no environment '{name}' in scripts/environments: {', '.join(known)}", EXIT_USAGE)
-    content = json.loads((FOLDER / f"{name}.json").read_text())
-    return Environment(name, content["parameters"], content["needsOneOf"], content["terminationProtection"])
+    """The environment of this name, or in this file (*.json); CommandError if there is none."""
+    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.json")))
+        place = "" if name.endswith(".json") else f" in scripts/environments: {known}"
+        raise CommandError(f"there is no environment '{name}'{place}", EXIT_USAGE)
+    content = json.loads(path.read_text())
+    return Environment(path.stem, content["parameters"], content["needsOneOf"], content["terminationProtection"])

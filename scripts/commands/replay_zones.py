@@ -138,11 +138,17 @@ def _without_snappy(content: bytes) -> bytes:
 
 def documents(content: bytes) -> Iterator[Json]:
     """The JSON objects of an object, on lines of their own or one right after the other. Raises Corrupt."""
+    for document, _ in located(content):
+        yield document
+
+
+def located(content: bytes) -> Iterator[tuple[Json, str]]:
+    """The same, each with its text up to the next one: together the texts are the whole object. Raises Corrupt."""
     try:
         text = plain(content).decode()
     except UnicodeDecodeError as error:
         raise Corrupt(f"neither compressed nor text: byte {error.start:,} is not UTF-8") from None
-    position = _skip_space(text, 0)
+    start, position = 0, _skip_space(text, 0)
     if position == len(text):
         raise Corrupt("it is empty")
     while position < len(text):
@@ -152,8 +158,9 @@ def documents(content: bytes) -> Iterator[Json]:
             raise Corrupt(f"no JSON from character {position:,} on") from None
         if not isinstance(document, dict):
             raise Corrupt(f"a {type(document).__name__} instead of a JSON object at character {position:,}")
-        yield document
         position = _skip_space(text, end)
+        yield document, text[start:position]
+        start = position
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -257,7 +264,7 @@ def _as_event(text: bytes, reason: str) -> tuple[bytes, Form | None]:
     if reason in _OF_MANY:
         # Items of an array may stand on several lines each; a line break is white space between JSON's tokens.
         try:
-            return b"\n".join(line.replace(b"\n", b" ") for line in _values(text)), "lines"
+            return b"\n".join(line.replace(b"\n", b" ") for line in values(text)), "lines"
         except ValueError:
             return text, "lines"
     if not isinstance(event, Exception):
@@ -265,7 +272,7 @@ def _as_event(text: bytes, reason: str) -> tuple[bytes, Form | None]:
     return text, None if b"\n" in text or not text.strip() else "lines"
 
 
-def _values(content: bytes) -> Iterator[bytes]:
+def values(content: bytes) -> Iterator[bytes]:
     """The texts of the JSON values that stand one after the other; ValueError if something else does."""
     text = content.decode()
     position = _skip_space(text, 0)
@@ -307,7 +314,7 @@ def _processing_item(envelope: Json, data: bytes, arrived_at: int) -> Item:
 
 def _conversion_item(envelope: Json, data: bytes, arrived_at: int) -> Item:
     """The rows of one request, as events of a record of theirs."""
-    rows = [json.loads(text) for text in _values(data)]
+    rows = [json.loads(text) for text in values(data)]
     if not rows or not all(type(row) is dict and type(row["event_id"]) is str for row in rows):
         raise ValueError("rawData holds no rows of events")
     reason = str(envelope.get("lastErrorCode") or CONVERSION_FAILED)
@@ -357,11 +364,11 @@ def read_raw(content: bytes, stored_at: int) -> list[Item]:
 def _bare_items(content: bytes, stored_at: int) -> Iterator[Item]:
     """Bare records that stand one after the other: their events, a line each."""
     try:
-        values = [line.replace(b"\n", b" ") for line in _values(content)]
+        texts = [line.replace(b"\n", b" ") for line in values(content)]
     except ValueError:
-        values = [line for line in content.split(b"\n") if line.strip()]
+        texts = [line for line in content.split(b"\n") if line.strip()]
     events: list[bytes] = []
-    for value in values:
+    for value in texts:
         document = parse(value)
         events += split_texts(value)[1] if type(document) is list else [value]
     known = [event.replace(b"\n", b" ") for event in events if _has_id(parse(event))]

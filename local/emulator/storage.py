@@ -1,0 +1,71 @@
+"""What is kept: objects in S3, and the databases, tables and partitions of Glue's catalog."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from local.emulator.process import ACCOUNT, REGION, Json, Process, ServiceError
+
+
+class Storage(Process):
+    """MiniStack's S3, which keeps each object as a file under its key, and its Glue."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        super().__init__(directory, port)
+        from ministack.services import glue
+
+        self._databases, self._tables, self._partitions = glue._databases, glue._tables, glue._partitions
+
+    async def put_object(self, bucket: str, key: str, data: bytes) -> None:
+        """Write an object as a whole; ServiceError also when the disk does not take it."""
+        status, _, body = await self.call("s3", "PUT", f"/{bucket}/{key}", data)
+        if status >= 300:
+            code, message = (re.search(f"<{name}>(.*?)</{name}>", body.decode()) for name in ("Code", "Message"))
+            raise ServiceError(status, code[1] if code else "", message[1] if message else "")
+        path = self.directory / "s3" / ACCOUNT / bucket / key
+        if not path.is_file() or path.stat().st_size != len(data):
+            # MiniStack says 200 all the same, and keeps what it could not write until the process ends.
+            await self.call("s3", "DELETE", f"/{bucket}/{key}")
+            raise ServiceError(500, "InternalError", f"The object could not be written to {path}")
+
+    def object_paths(self, bucket: str, prefix: str) -> list[tuple[str, Path]]:
+        """The objects under a prefix that ends at a folder, as (key, file on disk), in the order of their keys."""
+        root = self.directory / "s3" / ACCOUNT / bucket
+        found = []
+        for path in (root / prefix).rglob("*"):
+            # A killed process may leave the draft of an object behind.
+            if path.is_file() and not path.name.endswith((".meta.json", ".tmp")):
+                found.append((path.relative_to(root).as_posix(), path))
+        return sorted(found)
+
+    def glue_table(self, database: str, table: str) -> Json | None:
+        """A table of the Glue catalog, as Glue's GetTable shows it."""
+        found: Json | None = self._tables.get_scoped(ACCOUNT, REGION, f"{database}/{table}")
+        return found
+
+    def has_database(self, database: str) -> bool:
+        """Whether the Glue catalog has the database."""
+        return self._databases.get_scoped(ACCOUNT, REGION, database) is not None
+
+    def glue_partitions(self, database: str, table: str) -> list[Json]:
+        """The partitions that the Glue catalog lists for a table, each as it is at one moment."""
+        while True:
+            listed: list[Json] = self._partitions.get_scoped(ACCOUNT, REGION, f"{database}/{table}") or []
+            found = [dict(partition) for partition in list(listed)]
+            # MiniStack empties a partition before it fills it with what BatchUpdatePartition says.
+            if all("StorageDescriptor" in partition for partition in found):
+                return found
+            time.sleep(0.001)
+
+    async def glue(self, operation: str, **body: Any) -> Json:
+        """Call Glue. Raises ServiceError."""
+        request, target = json.dumps(body).encode(), f"AWSGlue.{operation}"
+        status, _, content = await self.call("glue", "POST", "/", request, target=target)
+        answer: Json = json.loads(content)
+        if status >= 300:
+            raise ServiceError(status, answer.get("__type", ""), answer.get("message", ""))
+        return answer
