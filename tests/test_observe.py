@@ -1,4 +1,4 @@
-"""Each alarm of stacks/observe.yaml fires and recovers, and tells so; the dashboard shows what there is."""
+"""Each alarm of the nested stacks fires and recovers, and tells so; the dashboard of observe shows what there is."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ Json = dict[str, Any]
 (STACK,) = (stack for stack in nested.read() if stack.name == "observe")
 RESOURCES: dict[str, Json] = STACK.template["Resources"]
 ALARMS = {name: one["Properties"] for name, one in RESOURCES.items() if one["Type"] == "AWS::CloudWatch::Alarm"}
+# With those of the other stacks, as in `pull.RunFailedAlarm`.
+EVERY_ALARM = ALARMS | {
+    f"{stack.name}.{name}": one["Properties"]
+    for stack in nested.read()
+    for name, one in stack.template["Resources"].items()
+    if one["Type"] == "AWS::CloudWatch::Alarm" and stack != STACK
+}
 TOPIC = "arn:aws:sns:us-east-1:000000000000:alarms"
 PARAMETERS = {
     "AWS::Region": "us-east-1",
@@ -40,14 +47,29 @@ PARAMETERS = {
     "ObserveRejectedPercent": "5",
     "ObserveSilenceInMinutes": "3",
     "ObserveDashboard": "ENABLED",
+    # Of the other stacks; their resources are named by their logical ids.
+    "AlarmTopicArn": TOPIC,
+    "DatabaseName": "lake",
+    "DeliverQuery": "latest-events",
+    "DeliverUrl": "https://example.com/rows",
 }
-CONDITIONS = {"HasObserveTopicArn": True}
+CONDITIONS = {"HasObserveTopicArn": True, "HasAlarmTopicArn": True}
 # As the services document their metrics.
 API = "AWS/ApiGateway", "ApiName", "sluice"
 EVENTS = "AWS/Firehose", "DeliveryStreamName", "events"
 REJECTS = "AWS/Firehose", "DeliveryStreamName", "rejects"
 FUNCTION = "AWS/Lambda", "FunctionName", "transform"
 COUNTS = "Sluice", "FunctionName", "transform"
+DELIVERIES = "Sluice", "FunctionName", "DeliverFunction"
+VISIBLE = "ApproximateNumberOfMessagesVisible"
+
+
+def dead_letters(queue: str) -> tuple[str, str, str]:
+    return "AWS/SQS", "QueueName", queue
+
+
+def runs(machine: str) -> tuple[str, str, str]:
+    return "AWS/States", "StateMachineArn", machine
 
 
 class Case(NamedTuple):
@@ -85,6 +107,12 @@ CASES = {
     "ObserveTooManyRejectsAlarm": Case(
         COUNTS, 300, 1, {"Rejected": [2, 3], "Received": [50, 50]}, {"Rejected": [6], "Received": [100]}
     ),
+    "pull.FetchDeadLettersAlarm": Case(dead_letters("FetchDeadLetterQueue"), 60, 1, {VISIBLE: [0]}, {VISIBLE: [0, 1]}),
+    "pull.RunFailedAlarm": Case(runs("RunMachine"), 60, 1, {}, {"ExecutionsFailed": [1]}),
+    "refine.RefineRunFailedAlarm": Case(runs("RefineMachine"), 300, 1, {}, {"ExecutionsFailed": [1]}),
+    "deliver.SendDeadLettersAlarm": Case(dead_letters("SendDeadLetterQueue"), 60, 1, {VISIBLE: [0]}, {VISIBLE: [0, 1]}),
+    "deliver.SendTooSlowAlarm": Case(DELIVERIES, 3600, 1, {"RowAge": [3600]}, {"RowAge": [10, 3601]}),
+    "deliver.RunFailedAlarm": Case(runs("RunMachine"), 300, 1, {}, {"ExecutionsFailed": [1]}),
 }
 
 
@@ -96,6 +124,8 @@ def resolve(node: Any, parameters: dict[str, str]) -> Any:
         return node
     if list(node) == ["Ref"]:
         return parameters.get(node["Ref"], node["Ref"])
+    if list(node) == ["Fn::GetAtt"]:
+        return node["Fn::GetAtt"][0]
     if list(node) == ["Fn::Sub"]:
         return re.sub(r"\$\{([\w:]+)\}", lambda name: parameters[name[1]], node["Fn::Sub"])
     if list(node) == ["Fn::If"]:
@@ -135,8 +165,8 @@ class CloudWatch:
         return physical_id
 
     def make_alarm(self, name: str) -> str:
-        """Make an alarm of the stack."""
-        return self.make("AWS::CloudWatch::Alarm", name, resolve(ALARMS[name], PARAMETERS))
+        """Make an alarm of a stack."""
+        return self.make("AWS::CloudWatch::Alarm", name.replace(".", ""), resolve(EVERY_ALARM[name], PARAMETERS))
 
     def measure(self, metric: tuple[str, str, str], at: float, values: dict[str, list[float]]) -> None:
         namespace, dimension, value = metric
@@ -184,8 +214,8 @@ def beginning(cloudwatch: CloudWatch) -> Iterator[float]:
     cloudwatch.heard()
 
 
-def test_every_alarm_of_the_stack_is_shown_firing() -> None:
-    assert CASES.keys() == ALARMS.keys()
+def test_every_alarm_is_shown_firing() -> None:
+    assert CASES.keys() == EVERY_ALARM.keys()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -229,19 +259,20 @@ def test_without_events_there_is_no_share_of_rejected_ones(cloudwatch: CloudWatc
     assert cloudwatch.state(alarm) == "OK"
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@pytest.mark.parametrize("name", EVERY_ALARM)
 def test_an_alarm_says_what_it_means_and_what_to_type_first(name: str) -> None:
-    text = resolve(ALARMS[name]["AlarmDescription"], PARAMETERS)
+    text = resolve(EVERY_ALARM[name]["AlarmDescription"], PARAMETERS)
     assert 60 < len(text) < 1024
-    command = re.search(r"First type: (scripts/\w+\.sh) --stack-name sluice\b", text)
-    assert command
+    assert re.search(
+        r"First type: scripts/\w+\.sh --stack-name sluice\b" if name in ALARMS else r"scripts/\w+\.sh", text
+    )
     assert all((ROOT / script).exists() for script in re.findall(r"scripts/\w+\.sh", text))
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@pytest.mark.parametrize("name", EVERY_ALARM)
 def test_an_alarm_tells_its_end_as_well_and_is_silent_when_nothing_is_measured(name: str) -> None:
-    assert re.fullmatch(r"Observe([A-Z][a-z0-9]+){2,}Alarm", name)
-    alarm = resolve(ALARMS[name], PARAMETERS)
+    assert re.fullmatch(r"(Observe|\w+\.)([A-Z][a-z0-9]+){2,}Alarm", name)
+    alarm = resolve(EVERY_ALARM[name], PARAMETERS)
     assert alarm["AlarmActions"] == alarm["OKActions"] == [TOPIC]
     expected = "breaching" if name == "ObserveNothingComesInAlarm" else "notBreaching"
     assert alarm["TreatMissingData"] == expected
