@@ -170,7 +170,7 @@ def describe(properties: Json) -> Json:
         alarm["Dimensions"], periods = alarm.get("Dimensions", []), {alarm["Period"]}
     (period, *others) = periods
     if others or not period % 60 == 0 < period:
-        raise ValueError(f"Period must be a multiple of 60 seconds, the same for all (got {periods})")
+        raise ValueError(f"the local AWS implements a Period of whole minutes, the same for all (got {periods})")
     if period * alarm["EvaluationPeriods"] > (DAY_SECONDS if period < 3600 else 7 * DAY_SECONDS):
         raise ValueError("Metrics cannot be checked across more than a day (with a Period of an hour, seven days)")
     _one_of("ComparisonOperator", alarm["ComparisonOperator"], COMPARISONS)
@@ -183,7 +183,7 @@ def describe(properties: Json) -> Json:
 
 def _one_of(name: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)} (got {value!r})")
+        raise ValueError(f"the local AWS implements {name} {' and '.join(known)} (got {value!r})")
 
 
 def _queries(given: list[Json]) -> tuple[list[Json], set[int]]:

@@ -52,7 +52,7 @@ _LOGGED = ("logs:CreateLogStream", "logs:PutLogEvents")
 _TRACED = ("xray:PutTraceSegments", "xray:PutTelemetryRecords")
 REASONS: dict[Action, str] = {
     **{("deliver", "DeliverRole", "WriteLog", action): _LAMBDA for action in _LOGGED},
-    **{("deliver", "DeliverRole", "ReadFreshnessAndWriteTraces", action): _LAMBDA for action in _TRACED},
+    **{("deliver", "DeliverRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
     **{("pull", "FetchRole", "WriteLog", action): _LAMBDA for action in _LOGGED},
     **{("pull", "FetchRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
     **{("refine", "RefineRole", "WriteLog", action): _LAMBDA for action in _LOGGED},

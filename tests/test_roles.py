@@ -41,14 +41,15 @@ def actions_of_the_template() -> list[Action]:
     for name, resource in templates.load(TEMPLATE.read_text())["Resources"].items():
         properties = resource.get("Properties", {})
         if resource["Type"] == "AWS::IAM::Role":
-            documents = [(name, policy["PolicyDocument"]) for policy in properties["Policies"]]
+            # A policy may depend on a condition, and is nothing without it.
+            policies = [one["Fn::If"][1] if "Fn::If" in one else one for one in properties["Policies"]]
+            documents = [(name, policy["PolicyDocument"]) for policy in policies]
         elif resource["Type"] == "AWS::IAM::Policy":
             documents = [(role["Ref"], properties["PolicyDocument"]) for role in properties["Roles"]]
         else:
             continue
         for role, document in documents:
-            # A statement may depend on a condition, and is nothing without it.
-            for statement in (one["Fn::If"][1] if "Fn::If" in one else one for one in document["Statement"]):
+            for statement in document["Statement"]:
                 found += [(role, statement["Sid"], action) for action in as_list(statement["Action"])]
     return found
 

@@ -105,6 +105,19 @@ def test_every_function_logs_json_into_a_log_group_of_the_template(name: str) ->
     assert f"{stack}{'.' if stack else ''}{logging['LogGroup']['Ref']}" in of_type("AWS::Logs::LogGroup")
 
 
+@pytest.mark.parametrize(
+    "name", of_type("AWS::ApiGateway::Stage", "AWS::Lambda::Function", "AWS::StepFunctions::StateMachine")
+)
+def test_nothing_is_traced_unless_tracing_says_so_as_each_trace_costs(name: str) -> None:
+    on_or_off = {"Fn::If": ["UseTracing", True, False]}
+    expected = {
+        "AWS::ApiGateway::Stage": {"TracingEnabled": on_or_off},
+        "AWS::Lambda::Function": {"TracingConfig": {"Mode": {"Fn::If": ["UseTracing", "Active", "PassThrough"]}}},
+        "AWS::StepFunctions::StateMachine": {"TracingConfiguration": {"Enabled": on_or_off}},
+    }
+    assert expected[RESOURCES[name]["Type"]].items() <= properties(name).items()
+
+
 @pytest.mark.parametrize("name", of_type("AWS::KinesisFirehose::DeliveryStream"))
 def test_every_stream_has_a_log_group_and_a_log_stream_as_firehose_makes_neither(name: str) -> None:
     logging = properties(name)["ExtendedS3DestinationConfiguration"]["CloudWatchLoggingOptions"]
