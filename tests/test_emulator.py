@@ -125,6 +125,19 @@ def test_objects_are_files_under_their_keys(emulator: Emulator) -> None:
     assert emulator.object_paths("bucket", "events/dt=2026-01-02/") == []
 
 
+def test_a_deleted_object_of_a_versioned_bucket_is_none(emulator: Emulator) -> None:
+    async def delete() -> None:
+        await emulator.call("s3", "PUT", "/versioned")
+        status = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+        await emulator.call("s3", "PUT", "/versioned", status, query={"versioning": [""]})
+        for key in ("a", "b"):
+            await emulator.put_object("versioned", f"events/{key}", b"x")
+        await emulator.call("s3", "DELETE", "/versioned/events/a")
+
+    asyncio.run(delete())
+    assert [key for key, _ in emulator.object_paths("versioned", "events/")] == ["events/b"]
+
+
 def test_an_object_that_s3_refuses_is_an_error(emulator: Emulator) -> None:
     with pytest.raises(ServiceError, match=r"^NoSuchBucket: ."):
         asyncio.run(emulator.put_object("none", "events/a.json", b"a"))

@@ -16,8 +16,9 @@ class Storage(Process):
 
     def __init__(self, directory: Path, port: int) -> None:
         super().__init__(directory, port)
-        from ministack.services import glue
+        from ministack.services import glue, s3
 
+        self._buckets = s3._buckets
         self._databases, self._tables, self._partitions = glue._databases, glue._tables, glue._partitions
 
     async def put_object(self, bucket: str, key: str, data: bytes) -> None:
@@ -35,12 +36,10 @@ class Storage(Process):
     def object_paths(self, bucket: str, prefix: str) -> list[tuple[str, Path]]:
         """The objects under a prefix that ends at a folder, as (key, file on disk), in the order of their keys."""
         root = self.directory / "s3" / ACCOUNT / bucket
-        found = []
-        for path in (root / prefix).rglob("*"):
-            # A killed process may leave the draft of an object behind.
-            if path.is_file() and not path.name.endswith((".meta.json", ".tmp")):
-                found.append((path.relative_to(root).as_posix(), path))
-        return sorted(found)
+        # Not what lies on disk alone: a deleted object of a versioned bucket, or the draft of a process that was killed.
+        objects = (self._buckets.get_scoped(ACCOUNT, None, bucket) or {"objects": {}})["objects"]
+        found = [(path.relative_to(root).as_posix(), path) for path in (root / prefix).rglob("*") if path.is_file()]
+        return sorted((key, path) for key, path in found if key in objects)
 
     def glue_table(self, database: str, table: str) -> Json | None:
         """A table of the Glue catalog, as Glue's GetTable shows it."""
