@@ -1,0 +1,683 @@
+"""Erase one person: find what every zone of the bucket holds of them, remove it, prove it, and leave a receipt."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import scrypt, sha256
+from pathlib import Path
+from threading import Lock
+from typing import Any, BinaryIO, Final, cast
+from urllib.parse import unquote_plus, urlencode
+
+from botocore.exceptions import ClientError
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scripts.commands import erase_parquet, replay_send
+from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, printable, progress, refusing, say
+from scripts.commands.erase_parquet import WithoutUsers
+from scripts.commands.erase_zones import (
+    Person,
+    Pool,
+    Remains,
+    check_marks,
+    erase_errors,
+    erase_raw,
+    erase_rejected,
+    erase_rows,
+)
+from scripts.commands.replay_zones import Corrupt
+from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, missing, session, stack_output
+
+READERS: Final = 10  # as many connections as boto3 keeps
+WHOLE_BYTES: Final = 256 * 1024
+"""Up to this size an object is read at once: a request costs as much as this many bytes cost to fetch."""
+
+TRIES: Final = 5
+"""How often an object is read again that others keep changing."""
+
+RESULTS: Final = "athena-results/"
+_TABLES: Final = ("processed/", "curated/")
+_BATCH: Final = 1_000
+_ARCHIVED: Final = {"InvalidObjectState"}
+_GONE: Final = {"NoSuchKey", "NoSuchVersion", "404"}
+_CHANGED: Final = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"}
+_KEPT_HEADERS: Final = (
+    "CacheControl",
+    "ContentDisposition",
+    "ContentEncoding",
+    "ContentLanguage",
+    "ContentType",
+    "Metadata",
+    "StorageClass",
+)
+_USER_FOLDER: Final = re.compile(r"/user_id=([^/]*)")
+
+RECEIPT_FORMAT: Final = "sluice erase receipt 1"
+_SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1}  # slow, because user ids are few enough to be tried out
+
+TRANSFORM_SECONDS: Final = 5  # as the template's BufferIntervalInSeconds
+TRANSFORM_TRIES: Final = 4  # and its NumberOfRetries, with the first try
+RAW_SECONDS: Final = 300
+MARGIN_SECONDS: Final = 60
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of an object, as the listing has it; `size` in bytes."""
+
+    key: str
+    id: str
+    etag: str
+    size: int
+    is_latest: bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A version that holds something of the person, and what it would be without."""
+
+    version: Version
+    remains: Remains
+
+
+@dataclass
+class Scan:
+    """What a look at every object has found."""
+
+    findings: list[Finding] = field(default_factory=list)
+    versions: Counter[str] = field(default_factory=Counter)
+    """How many were read, by zone."""
+    rows: Counter[str] = field(default_factory=Counter)
+    """How many rows or events they hold, by zone."""
+    bytes_read: int = 0
+    set_aside: dict[str, str] = field(default_factory=dict)
+    """Why, by key."""
+    left: Counter[str] = field(default_factory=Counter)
+    """Versions without a column user_id, and those of other folders, by folder."""
+    results: list[Version] = field(default_factory=list)
+    pool: Pool = field(default_factory=Pool)
+    told: set[str] = field(default_factory=set)
+    """What of `set_aside` was shown."""
+
+
+def erase(arguments: list[str]) -> int:
+    """scripts/erase.sh"""
+    began = time.monotonic()
+    options = _parse(arguments)
+    with refusing():
+        aws = session(options.local)
+        stack = describe_stack(aws, options.stack_name)
+        if stack is None:
+            raise missing(aws, options.stack_name)
+        parameters = {item["ParameterKey"]: item.get("ParameterValue", "") for item in stack.get("Parameters", [])}
+        store = Store(aws, stack_output(aws, options.stack_name, "BucketName"), parameters.get("FirehoseS3Prefix", ""))
+        receipt = Receipt(options.receipt, options.user_id, options.stack_name, aws.place, store.bucket)
+        if not store.exists():
+            raise CommandError(
+                f"the bucket {store.bucket} of stack '{options.stack_name}' is gone, and all that it held: "
+                f"remove the rest of the stack with scripts/destroy.sh{aws.flag}"
+            )
+    person = Person(options.user_id)
+    if not options.yes:
+        scan = look(store, person)
+        show(scan, store)
+        _confirm(scan, options.stack_name, aws)
+    waited = wait(parameters, began)
+    # Also where it was looked at before: what was on its way is there by now.
+    scan = look(store, person)
+    show(scan, store)
+    receipt.begin(waited)
+    remove(store, person, scan, receipt)
+    proof = look(store, person)
+    receipt.end(scan, proof)
+    return conclude(scan, proof, receipt)
+
+
+# --- The bucket
+
+
+class Store:
+    """The stack's bucket with all of its versions; counts the bytes that are read."""
+
+    def __init__(self, aws: Aws, bucket: str, events_prefix: str) -> None:
+        self.s3, self.bucket, self.events = aws.client("s3"), bucket, events_prefix or "events/"
+        self.bytes_read, self._lock = 0, Lock()
+
+    def exists(self) -> bool:
+        try:
+            self.s3.head_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchBucket"):
+                return False
+            raise
+        return True
+
+    def zone(self, key: str) -> str:
+        """The folder of the stack in which a key lies; '' if it lies in none."""
+        folders = (self.events, "rejected/", "errors/", "raw/", *_TABLES, replay_send.PREFIX, RESULTS)
+        return next((folder for folder in folders if key.startswith(folder)), "")
+
+    def versions(self, prefix: str = "") -> Iterator[Version]:
+        """Every version of every object, without delete markers."""
+        for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix):
+            for item in page.get("Versions", []):
+                if not (item["Key"].endswith("/") and item["Size"] == 0):  # a folder that the console has made
+                    yield Version(item["Key"], item["VersionId"], item["ETag"], item["Size"], item["IsLatest"])
+
+    def markers(self, key: str) -> list[str]:
+        """The ids of an object's delete markers."""
+        pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=key)
+        return [item["VersionId"] for page in pages for item in page.get("DeleteMarkers", []) if item["Key"] == key]
+
+    def open(self, version: Version) -> BinaryIO:
+        """A version as a file of which only what is asked for is read."""
+        if version.size <= WHOLE_BYTES:
+            return io.BytesIO(self.get(version)[0])
+        return cast(BinaryIO, _Remote(self, version))
+
+    def get(self, version: Version, byte_range: str = "") -> tuple[bytes, Json]:
+        """A version's content, or a range of it, and what S3 says of it. Raises Corrupt if it lies in an archive."""
+        more = {"Range": byte_range} if byte_range else {}
+        try:
+            answer = self.s3.get_object(Bucket=self.bucket, Key=version.key, VersionId=version.id, **more)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _ARCHIVED:
+                raise Corrupt("it lies in an archive: restore it first") from None
+            raise
+        content: bytes = answer["Body"].read()
+        with self._lock:
+            self.bytes_read += len(content)
+        return content, answer
+
+    def put(self, version: Version, content: bytes, was: Json) -> str | None:
+        """Put other content in the place of the latest version; its id, or None if it is the latest no more."""
+        more = {name: was[name] for name in _KEPT_HEADERS if was.get(name)}
+        if was.get("TagCount"):
+            tags = self.s3.get_object_tagging(Bucket=self.bucket, Key=version.key, VersionId=version.id)["TagSet"]
+            more["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
+        try:
+            answer = self.s3.put_object(Bucket=self.bucket, Key=version.key, Body=content, IfMatch=version.etag, **more)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _CHANGED:
+                return None
+            raise
+        return str(answer.get("VersionId", "null"))
+
+    def delete(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Delete versions and markers for good, by key and id."""
+        objects = [{"Key": key, "VersionId": version_id} for key, version_id in versions]
+        for start in range(0, len(objects), _BATCH):
+            batch = {"Objects": objects[start : start + _BATCH], "Quiet": True}
+            for fault in self.s3.delete_objects(Bucket=self.bucket, Delete=batch).get("Errors", []):
+                raise CommandError(
+                    f"s3://{self.bucket}/{fault['Key']} cannot be deleted: {fault['Code']}: {fault['Message']}"
+                )
+
+    def hide(self, key: str) -> None:
+        """Put a delete marker, so that no older version comes forth when the latest is deleted."""
+        self.s3.delete_object(Bucket=self.bucket, Key=key)
+
+
+class _Remote(io.RawIOBase):
+    """A version behind ranged reads."""
+
+    def __init__(self, store: Store, version: Version) -> None:
+        self.store, self.version, self.position = store, version, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.version.size}[whence]
+        self.position = base + offset
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self.position + len(buffer), self.version.size)
+        if self.position >= end:
+            return 0
+        content, answer = self.store.get(self.version, f"bytes={self.position}-{end - 1}")
+        if "ContentRange" not in answer:  # HTTP allows to answer with everything
+            content = content[self.position : end]
+        buffer[: len(content)] = content
+        self.position += len(content)
+        return len(content)
+
+
+# --- Looking
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What became of one version: what it would be without the person, or why that cannot be told."""
+
+    version: Version
+    remains: Remains | None = None
+    why: str = ""
+    """Why it is set aside."""
+    is_left: bool = False
+    """It is a table without users, or none of the stack's."""
+
+
+def look(store: Store, person: Person) -> Scan:
+    """Read every version of every object, and find what is the person's."""
+    scan, began = Scan(), store.bytes_read
+    listed = list(store.versions())
+    scan.results = [version for version in listed if store.zone(version.key) == RESULTS]
+    versions = [version for version in listed if store.zone(version.key) != RESULTS]
+    with ThreadPoolExecutor(READERS) as executor, progress() as display:
+        task = display.add_task("Reading", total=len(versions))
+
+        def examined(chosen: list[Version]) -> Iterator[Examined]:
+            for start in range(0, len(chosen), _BATCH):
+                batch = chosen[start : start + _BATCH]
+                for one in executor.map(lambda version: _examine(store, version, person, scan.pool), batch):
+                    display.advance(task)
+                    yield one
+
+        found = {one.version: one for one in examined(versions)}
+        # By now all parts are known of the texts that are parted.
+        found |= {one.version: one for one in examined([one for one in versions if one in scan.pool.holders])}
+    for version, one in found.items():
+        zone = store.zone(version.key)
+        if one.why:
+            scan.set_aside[_name(version)] = one.why
+        if one.is_left:
+            scan.left[_folder(version.key)] += 1
+        if one.remains:
+            scan.versions[zone] += 1
+            scan.rows[zone] += one.remains.before
+            if one.remains.found:
+                scan.findings.append(Finding(version, one.remains))
+    scan.bytes_read = store.bytes_read - began
+    return scan
+
+
+def _examine(store: Store, version: Version, person: Person, pool: Pool) -> Examined:
+    try:
+        remains = _read(store, version, person, pool)
+    except WithoutUsers:
+        return Examined(version, is_left=True)
+    except Corrupt as corrupt:
+        return Examined(version, why=str(corrupt))
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _GONE:  # a lifecycle rule, or the sweep of a refinement
+            return Examined(version)
+        raise
+    return Examined(version, remains, remains.obstacle)
+
+
+def _read(store: Store, version: Version, person: Person, pool: Pool, content: bytes | None = None) -> Remains:
+    """What a version would be without the person.
+
+    Of a table only what tells is read, unless there is its `content`. Raises Corrupt and WithoutUsers.
+    """
+    zone = store.zone(version.key)
+    if not zone:
+        raise WithoutUsers
+    folder = _USER_FOLDER.search(version.key)
+    if folder and person.is_meant(unquote_plus(folder[1])):
+        raise Corrupt("its whole folder is this person's: drop the partition in Athena, and delete the folder")
+    if zone in _TABLES or (zone == store.events and ".json" not in version.key.rpartition("/")[2]):
+        if content is not None:
+            return erase_parquet.erase(content, person)
+        return erase_parquet.count(store.open(version), person)
+    if content is None:
+        content, _ = store.get(version)
+    match zone:
+        case "rejected/":
+            if pool.add(content):
+                pool.holders.add(version)
+            return erase_rejected(content, person, pool)
+        case "errors/":
+            return erase_errors(content, person, version.key.split("/")[1])
+        case "raw/":
+            return erase_raw(content, person)
+        case replay_send.PREFIX:
+            return check_marks(content)
+        case _:
+            return erase_rows(content, person)
+
+
+def _name(version: Version) -> str:
+    return version.key if version.is_latest else f"{version.key} (older version {version.id})"
+
+
+def _folder(key: str) -> str:
+    """Where a table, or what is not the stack's, lies: the first two folders at most."""
+    return "/".join(key.split("/")[:-1][:2]) + "/"
+
+
+def show(scan: Scan, store: Store) -> None:
+    """What is there by zone, and what would happen to which objects, on stdout."""
+    found: Counter[str] = Counter()
+    objects: Counter[str] = Counter()
+    for finding in scan.findings:
+        zone = store.zone(finding.version.key)
+        found[zone] += finding.remains.found
+        objects[zone] += 1
+    zones = Table(box=box.SIMPLE_HEAD, title=f"s3://{store.bucket}/", title_justify="left")
+    for name in ("zone", "versions read", "rows", "of the person", "in versions"):
+        zones.add_column(name, justify="left" if name == "zone" else "right")
+    for zone in sorted(scan.versions):
+        zones.add_row(zone, *(f"{count[zone]:,}" for count in (scan.versions, scan.rows, found, objects)))
+    touched = Table(box=box.SIMPLE_HEAD)
+    for name in ("object", "rows", "of the person", "what happens"):
+        touched.add_column(name, justify="right" if name == "rows" or "of" in name else "left", overflow="fold")
+    for finding in scan.findings:
+        remains = finding.remains
+        is_rewritten = finding.version.is_latest and remains.after
+        what = f"rewritten with {remains.after:,} rows" if is_rewritten else "deleted"
+        touched.add_row(Text(printable(_name(finding.version))), f"{remains.before:,}", f"{remains.found:,}", what)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 250
+    console.print(zones)
+    if scan.findings:
+        console.print(touched)
+    if scan.results:
+        say(f"{RESULTS}: all {len(scan.results):,} results of queries will be deleted, as any may name the person.")
+    for folder, count in sorted(scan.left.items()):
+        say(f"left alone: {count:,} objects of {printable(folder)}: no column user_id tells whose their rows are")
+    tell_set_aside(scan.set_aside)
+    scan.told.update(scan.set_aside)
+
+
+def tell_set_aside(set_aside: Mapping[str, str]) -> None:
+    """One line for each object that cannot be read."""
+    for key, why in set_aside.items():
+        say(f"set aside: {printable(key)}: {printable(why)}", style="red")
+
+
+# --- Waiting
+
+
+def delivery_seconds(parameters: Mapping[str, str]) -> tuple[int, str]:
+    """How long an event may be on its way, and why: through the transform and a buffer, and once more if put back.
+
+    What is rejected goes through the reject stream, and what a reply has no room for through the same stream again.
+    """
+    timeout, interval = (
+        int(parameters.get(name) or most) for name, most in (("LambdaTimeout", 300), ("FirehoseBufferingInterval", 900))
+    )
+    seconds = 2 * (TRANSFORM_SECONDS + TRANSFORM_TRIES * timeout + interval)
+    why = (
+        f"{TRANSFORM_SECONDS} s and {TRANSFORM_TRIES} tries of {timeout} s for the transform and {interval} s in a "
+        "buffer, all of it twice where an event is rejected or put back"
+    )
+    if parameters.get("RawBackup") == "ENABLED" and seconds < RAW_SECONDS:
+        seconds, why = RAW_SECONDS, f"{RAW_SECONDS} s in the buffer of raw/"
+    return seconds + MARGIN_SECONDS, f"{why}, and {MARGIN_SECONDS} s to be written"
+
+
+def wait(parameters: Mapping[str, str], began: float) -> float:
+    """Wait until what was on its way at `began` is delivered; returns how many seconds after it that is."""
+    seconds, why = delivery_seconds(parameters)
+    left = began + seconds - time.monotonic()
+    if left > 0:
+        say(f"Waiting {left:,.0f} s: an event may be on its way for {seconds:,} s ({why}).")
+        time.sleep(left)
+    return time.monotonic() - began
+
+
+# --- Removing
+
+
+def remove(store: Store, person: Person, scan: Scan, receipt: Receipt) -> None:
+    """Remove what was found, an object after the other, and then the results of queries.
+
+    Killed anywhere, the same can be done again: an object is replaced before its older versions are deleted, and of a
+    text that is parted, the part that names the person goes last.
+    """
+    keys = {finding.version.key: finding.remains.goes_last for finding in scan.findings}
+    with progress() as display:
+        task = display.add_task("Erasing", total=len(keys))
+        for key in sorted(keys, key=lambda key: (keys[key], key)):
+            for _ in range(TRIES):
+                if _settle(store, person, key, scan, receipt):
+                    break
+            else:
+                raise CommandError(f"s3://{store.bucket}/{key} keeps changing: run the same command again")
+            display.advance(task)
+    store.delete((version.key, version.id) for version in scan.results)
+    receipt.results_deleted += len(scan.results)
+
+
+def _settle(store: Store, person: Person, key: str, scan: Scan, receipt: Receipt) -> bool:
+    """Remove the person from every version of an object; False if it changed meanwhile, and must be read again."""
+    versions = [version for version in store.versions(key) if version.key == key]
+    remaining = len(versions)
+    for version in sorted(versions, key=lambda version: not version.is_latest):
+        try:
+            content, was = store.get(version)
+            remains = _read(store, version, person, scan.pool, content)
+            if not remains.found:
+                continue
+            is_replaced = version.is_latest and remains.after > 0
+            if is_replaced:
+                _compare(store, version, person, scan.pool, remains)
+        except WithoutUsers:
+            continue
+        except Corrupt as corrupt:
+            scan.set_aside[_name(version)] = str(corrupt)
+            continue
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _GONE:
+                return False
+            raise
+        new_id = None
+        if is_replaced:
+            new_id = store.put(version, remains.content, was)
+            if new_id is None:
+                return False
+        elif version.is_latest and remaining > 1:
+            store.hide(key)
+        if new_id != version.id:  # else the bucket keeps no versions, and the old one is gone
+            store.delete([(key, version.id)])
+        remaining -= not is_replaced
+        receipt.add(version, new_id, remains, content)
+    if not remaining:
+        store.delete((key, marker) for marker in store.markers(key))
+    return True
+
+
+def _compare(store: Store, version: Version, person: Person, pool: Pool, remains: Remains) -> None:
+    """Read what is to be put as the stored object was read. Raises Corrupt if it holds other rows than it should."""
+    again = _read(store, version, person, replace(pool, holders=set()), remains.content)
+    if (again.before, again.found) != (remains.after, 0):
+        raise Corrupt(
+            f"the counts do not agree, so it was not replaced: of {remains.before:,} rows {remains.removed:,} go, "
+            f"and {again.before:,} would be left, of which {again.found:,} are the person's"
+        )
+
+
+def conclude(scan: Scan, proof: Scan, receipt: Receipt) -> int:
+    """Say what was done, and what the second look says of it; the exit code."""
+    set_aside = scan.set_aside | proof.set_aside
+    tell_set_aside({key: why for key, why in set_aside.items() if key not in scan.told})
+    rows, read = sum(proof.rows.values()), sum(proof.versions.values())
+    if not scan.findings:
+        say(f"Nothing of this person was found: {read:,} objects and older versions with {rows:,} rows were read.")
+    elif receipt.objects:
+        count = sum(item["rows_before"] - item["rows_after"] for item in receipt.objects)
+        say(f"Erased {count:,} rows of {len(receipt.objects):,} objects and older versions.")
+    if receipt.results_deleted:
+        say(f"Deleted {receipt.results_deleted:,} results of queries.")
+    say(f"The receipt is in {receipt.path}.")
+    if proof.findings:
+        say(
+            f"{len(proof.findings):,} objects still hold something of the person, the first is "
+            f"{printable(_name(proof.findings[0].version))}: see above, or an event came in meanwhile: run it again",
+            style="red",
+        )
+        return 1
+    if set_aside:
+        say(f"{len(set_aside):,} objects could not be read: mend or delete them, and run it again", style="red")
+        return 1
+    say(f"A second look at {read:,} objects with {rows:,} rows finds nothing of the person.", style="green")
+    return 0
+
+
+# --- The receipt
+
+
+class Receipt:
+    """What was done, without a word about whom: the id as a slow hash with a salt, objects by key.
+
+    A receipt of the same person that is there is continued, as after a run that was killed.
+    """
+
+    def __init__(self, path: Path, user_id: str, stack: str, place: str, bucket: str) -> None:
+        self.path = path
+        self.document: Json = {"format": RECEIPT_FORMAT, "stack": stack, "place": place, "bucket": bucket, "runs": []}
+        if path.exists():
+            self.document = self._of_same(user_id, bucket)
+        else:
+            if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+                raise CommandError(f"--receipt {path}: there is no folder '{path.parent}' to write to")
+            salt = secrets.token_bytes(16)
+            self.document["user"] = {"scrypt": _hash(user_id, salt), "salt": salt.hex(), **_SCRYPT}
+        self.runs: list[Json] = self.document["runs"]
+
+    def _of_same(self, user_id: str, bucket: str) -> Json:
+        try:
+            document: Json = json.loads(self.path.read_text())
+            user = document["user"]
+            is_same = (
+                document["format"] == RECEIPT_FORMAT
+                and document["bucket"] == bucket
+                and user["scrypt"] == _hash(user_id, bytes.fromhex(user["salt"]))
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            is_same = False
+        if not is_same:
+            raise CommandError(
+                f"--receipt {self.path}: the file is there, and is no receipt of this person and bucket: name another"
+            )
+        return document
+
+    @property
+    def objects(self) -> list[Json]:
+        """What was done in this run."""
+        objects: list[Json] = self.runs[-1]["objects"]
+        return objects
+
+    def begin(self, waited: float) -> None:
+        """Begin with a run, before anything is changed."""
+        self.results_deleted = 0
+        self.runs.append({"began": _now(), "waited_seconds": round(waited), "objects": []})
+        self.write()
+
+    def add(self, version: Version, new_id: str | None, remains: Remains, content: bytes) -> None:
+        """A version that is gone, and the one that is in its place, if any."""
+        self.objects.append(
+            {
+                "key": _USER_FOLDER.sub("/user_id=?", version.key),
+                "version_before": version.id,
+                "version_after": new_id,
+                "was_latest": version.is_latest,
+                "rows_before": remains.before,
+                "rows_after": remains.after if new_id else 0,
+                "sha256_before": sha256(content).hexdigest(),
+                "sha256_after": sha256(remains.content).hexdigest() if new_id else None,
+                "at": _now(),
+            }
+        )
+        self.write()
+
+    def end(self, scan: Scan, proof: Scan) -> None:
+        """What the second look has found."""
+        self.runs[-1] |= {
+            "results_deleted": self.results_deleted,
+            "left_alone": {_USER_FOLDER.sub("/user_id=?", f"/{key}")[1:]: count for key, count in proof.left.items()},
+            # Not why: what an error repeats may be the person's.
+            "set_aside": sorted(_USER_FOLDER.sub("/user_id=?", key) for key in scan.set_aside | proof.set_aside),
+            "proof": {
+                "versions_read": sum(proof.versions.values()),
+                "rows_read": sum(proof.rows.values()),
+                "versions_that_hold_the_person": len(proof.findings),
+            },
+            "ended": _now(),
+        }
+        self.write()
+
+    def write(self) -> None:
+        """Write it in one step."""
+        draft = self.path.with_name(f"{self.path.name}.part")
+        draft.write_text(json.dumps(self.document, indent=2) + "\n")
+        draft.replace(self.path)
+
+
+def _hash(user_id: str, salt: bytes) -> str:
+    return scrypt(user_id.strip().encode(), salt=salt, **_SCRYPT).hex()
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+# --- What was typed
+
+
+def _confirm(scan: Scan, name: str, aws: Aws) -> None:
+    if not sys.stdin.isatty():
+        raise CommandError("nothing was erased, as there is no terminal to ask on: add --yes to erase", EXIT_USAGE)
+    say(
+        f"Erase this person in {len(scan.findings):,} objects and delete {len(scan.results):,} results of queries of "
+        f"'{name}' in {aws.place}? It cannot be undone. [y/N]"
+    )
+    try:
+        typed = input().strip().lower()
+    except EOFError:
+        typed = ""
+    if typed not in ("y", "yes"):
+        raise CommandError("nothing was erased")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser("erase")
+    add_stack_arguments(parser)
+    parser.add_argument("--user-id", type=_user_id, required=True)
+    parser.add_argument("--yes", action="store_true")
+    parser.add_argument("--receipt", type=Path)
+    options = parser.parse_args(arguments)
+    if options.receipt is None:
+        options.receipt = Path(f"erase-receipt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
+    return options
+
+
+def _user_id(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no text in UTF-8") from None
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"'{text}' is no user id: it is blank")
+    return text.strip()
+
+
+if __name__ == "__main__":
+    main(erase)
