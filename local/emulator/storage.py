@@ -36,7 +36,7 @@ class Storage(Process):
     def object_paths(self, bucket: str, prefix: str) -> list[tuple[str, Path]]:
         """The objects under a prefix that ends at a folder, as (key, file on disk), in the order of their keys."""
         root = self.directory / "s3" / ACCOUNT / bucket
-        # Not what lies on disk alone: a deleted object of a versioned bucket, or the draft of a process that was killed.
+        # Not all that lies on disk: a deleted object of a versioned bucket does, and the draft of a killed process.
         objects = (self._buckets.get_scoped(ACCOUNT, None, bucket) or {"objects": {}})["objects"]
         found = [(path.relative_to(root).as_posix(), path) for path in (root / prefix).rglob("*") if path.is_file()]
         return sorted((key, path) for key, path in found if key in objects)

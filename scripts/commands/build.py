@@ -42,7 +42,7 @@ def build(target: Target) -> Path:
     with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
         for root in (SOURCE, libraries):
             for path in sorted(root.rglob("*")):
-                if path.is_file() and "__pycache__" not in path.parts and path != SOURCE / "requirements.txt":
+                if path.is_file() and "__pycache__" not in path.parts and path.stem != "requirements":
                     _add(archive, path, path.relative_to(root).as_posix())
     digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:16]
     built = draft.replace(BUILD / f"lambda-{target.name}-{digest}.zip")
