@@ -244,29 +244,6 @@ def test_parameters_are_parted_at_the_commas_outside_of_strings(text: str, found
     assert run.split(text) == found
 
 
-@pytest.mark.parametrize(
-    ("kind", "value", "found"),
-    [
-        ("bigint", "9007199254740993", 9007199254740993),
-        ("integer", "-1", -1),
-        ("double", "1.5", 1.5),
-        ("double", "NaN", "NaN"),
-        ("float", "Infinity", "Infinity"),
-        ("decimal(38,2)", "1.10", "1.10"),
-        ("boolean", "true", True),
-        ("boolean", "false", False),
-        ("timestamp", "2026-11-21 10:00:00.000", "2026-11-21 10:00:00.000"),
-        ("varchar", "", ""),
-        ("varchar", "7", "7"),
-        ("array(varchar)", "[a, b]", "[a, b]"),
-        ("bigint", None, None),
-        ("varchar", None, None),
-    ],
-)
-def test_a_value_has_the_type_of_its_column(kind: str, value: str | None, found: object) -> None:
-    assert run.typed(kind, value) == found and type(run.typed(kind, value)) is type(found)
-
-
 def test_a_row_is_a_message_with_its_values_by_name(aws: Aws) -> None:
     aws.athena.columns = [("id", "bigint"), ("Größe", "varchar"), ("at", "timestamp")]
     aws.athena.rows = [["1", None, "2026-11-21 10:00:00.000"], ["2", "\ufffe\U0001f600'\n", None]]

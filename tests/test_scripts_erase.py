@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from hashlib import scrypt, sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from moto import mock_aws
 from local.firehose_objects import compress
 from scripts.commands import erase, erase_parquet, erase_zones
 from scripts.commands.console import guarded
+from scripts.commands.erase_store import Store
 from scripts.commands.erase_zones import Person, Pool, Remains
 from scripts.commands.replay_zones import Corrupt, plain, values
 from tests import factories
@@ -422,11 +424,11 @@ def test_the_receipt_has_objects_counts_and_hashes_and_no_personal_data(bucket: 
     assert "order" not in text
     entry = next(item for item in bucket.objects() if item["key"] == f"events/{DAY}/0.parquet")
     assert (entry["rows_before"], entry["rows_after"], entry["was_latest"]) == (3, 2, True)
-    assert entry["sha256_after"] == erase.sha256(bucket.get(entry["key"])).hexdigest() != entry["sha256_before"]
+    assert entry["sha256_after"] == sha256(bucket.get(entry["key"])).hexdigest() != entry["sha256_before"]
     assert (entry["key"], entry["version_after"]) in bucket.versions()
     user = json.loads(text)["user"]
     salt = bytes.fromhex(user["salt"])
-    assert user["scrypt"] == erase.scrypt(ADA.encode(), salt=salt, n=user["n"], r=user["r"], p=user["p"]).hex()
+    assert user["scrypt"] == scrypt(ADA.encode(), salt=salt, n=user["n"], r=user["r"], p=user["p"]).hex()
     assert json.loads(text)["runs"][-1]["proof"]["versions_that_hold_the_person"] == 0
 
 
@@ -635,7 +637,7 @@ def test_an_object_that_changes_between_reading_and_writing_is_read_again(
 
 def test_an_object_that_never_stops_changing_ends_it(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket.put(f"events/{DAY}/0.parquet", parquet(["a", ADA], time=MILLISECONDS))
-    monkeypatch.setattr(erase.Store, "put", lambda *arguments: None)
+    monkeypatch.setattr(Store, "put", lambda *arguments: None)
     assert "keeps changing: run the same command again" in bucket.run("--yes", code=1)
 
 
@@ -729,7 +731,7 @@ def test_of_a_large_object_the_footer_and_one_column_are_read(
     real = bucket.s3.get_object
     if not takes_ranges:
         monkeypatch.setattr(bucket.s3, "get_object", lambda Range, **arguments: real(**arguments))
-    store = erase.Store(erase.session(False), BUCKET, "events/")
+    store = Store(erase.session(False), BUCKET, "events/")
     scan = erase.look(store, Person("u1234"))
     assert [finding.remains for finding in scan.findings] == [Remains(30_000, 1, 1)]
     assert (scan.bytes_read < len(content) / 2) == takes_ranges

@@ -1,4 +1,4 @@
-"""One request to a service that may do anything, and the secrets that it asks for."""
+"""One request to a service that may do anything, the secrets that it asks for, and the values of Athena's answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from shared import secret, web
+from shared import athena, secret, web
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Mixed-Case: yes\r\n\r\nok"
 Serve = Callable[..., str]
@@ -131,9 +131,11 @@ def test_no_whole_answer_is_unreachable_and_names_the_host_alone(serve: Serve, s
     assert time.monotonic() - began < 1
 
 
-def test_a_port_where_nobody_listens_and_a_name_that_does_not_exist_are_unreachable(free_port: int) -> None:
-    with pytest.raises(web.Unreachable, match="refused the connection"):
-        web.ask("GET", f"http://127.0.0.1:{free_port}/", {})
+def test_a_port_where_nobody_listens_and_a_name_that_does_not_exist_are_unreachable() -> None:
+    # A port that is taken, so that nobody else gets it, and does not listen.
+    with socket.socket() as silent, pytest.raises(web.Unreachable, match="refused the connection"):
+        silent.bind(("127.0.0.1", 0))
+        web.ask("GET", f"http://127.0.0.1:{silent.getsockname()[1]}/", {})
     with pytest.raises(web.Unreachable, match="could not be resolved"):
         web.ask("GET", "http://nobody.invalid/", {})
 
@@ -244,3 +246,26 @@ def test_a_key_that_is_missing_is_named_and_nothing_else_is_shown(secrets: Any, 
     # Somebody sets it: no cache stands in the way.
     secrets.put_secret_value(SecretId=arn, SecretString='{"token": "now"}')
     assert secret.read(arn, "token") == "now"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "found"),
+    [
+        ("bigint", "9007199254740993", 9007199254740993),
+        ("integer", "-1", -1),
+        ("double", "1.5", 1.5),
+        ("double", "NaN", "NaN"),
+        ("float", "Infinity", "Infinity"),
+        ("decimal(38,2)", "1.10", "1.10"),
+        ("boolean", "true", True),
+        ("boolean", "false", False),
+        ("timestamp", "2026-11-21 10:00:00.000", "2026-11-21 10:00:00.000"),
+        ("varchar", "", ""),
+        ("varchar", "7", "7"),
+        ("array(varchar)", "[a, b]", "[a, b]"),
+        ("bigint", None, None),
+        ("varchar", None, None),
+    ],
+)
+def test_a_value_has_the_type_of_its_column(kind: str, value: str | None, found: object) -> None:
+    assert athena.typed(kind, value) == found and type(athena.typed(kind, value)) is type(found)

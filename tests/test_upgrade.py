@@ -64,7 +64,8 @@ def outputs(aws: LocalProcess) -> dict[str, str]:
 
 
 def run(aws: LocalProcess, repository: Path, command: str, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(repository), "SLUICE_LOCAL_STATE": str(aws.directory)}
+    path = f"{repository}:{repository}/lambda"
+    environment = {**os.environ, "PYTHONPATH": path, "SLUICE_LOCAL_STATE": str(aws.directory)}
     done = subprocess.run(
         [sys.executable, "-P", "-m", f"scripts.commands.{command}", "--local", *arguments],
         capture_output=True,

@@ -15,23 +15,10 @@ source "$REPOSITORY/examples/example.sh"
 
 HERE=$REPOSITORY/examples/datalake
 RAW="\${AthenaTableName} WHERE source IN ('iot_sensors', 'vans', 'gate')"
-is_kept=""
 
 main() {
   local option
-  for option in "$@"; do
-    case $option in
-    --keep) is_kept=1 ;;
-    -h | --help)
-      print_help "$0"
-      exit 0
-      ;;
-    *)
-      printf "error: '%s' is no option (see examples/datalake/run.sh --help)\n" "$option" >&2
-      exit 2
-      ;;
-    esac
-  done
+  for option in "$@"; do take_option "$option"; done
   ensure_environment local
   begin datalake
   trap finish EXIT

@@ -18,36 +18,14 @@ HERE=$REPOSITORY/examples/sensors
 QUERY=celsius-readings
 COLDEST=10
 HOTTEST=20
-is_outage="" is_kept="" warehouse=""
+is_outage=""
 
-# Starts the warehouse, which knows the given sensors, and waits until it listens.
+# Opens the warehouse, which knows the given sensors.
 open_warehouse() {
   local sensors=() name
   for name in "$@"; do sensors+=(--sensor "$name"); done
-  WAREHOUSE_TOKEN=$token "$VENV/bin/python" -P -m examples.sensors.warehouse \
-    --database "$database" --port "$port" "${sensors[@]}" 2>>"$STATE/warehouse.log" &
-  warehouse=$!
-  until (: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
-    kill -0 "$warehouse" 2>/dev/null || fail "the warehouse does not start: $(tail -n 1 "$STATE/warehouse.log")"
-    sleep 0.1
-  done
-}
-
-close_warehouse() {
-  if [[ -n $warehouse ]]; then
-    kill -KILL "$warehouse" 2>/dev/null || true
-    wait "$warehouse" 2>/dev/null || true
-  fi
-  warehouse=""
-}
-
-tidy() {
-  if [[ -z $is_kept ]]; then
-    close_warehouse
-  elif [[ -n $warehouse ]]; then
-    printf '\nThe warehouse goes on running: kill %s stops it\n' "$warehouse" >&2
-  fi
-  finish
+  WAREHOUSE_TOKEN=$token open_service "$port" warehouse examples.sensors.warehouse \
+    --database "$database" "${sensors[@]}"
 }
 
 rows_held() { python -c 'import sqlite3, sys
@@ -68,7 +46,7 @@ suffer_an_outage() {
   echo "The warehouse opens, three seconds late"
   open_warehouse sf
   wait_until 60 "the warehouse holds no 500 rows" holds_rows 500
-  close_warehouse
+  close_service
   echo "The warehouse is killed; it holds $(rows_held) rows"
   sleep 1
   open_warehouse sf
@@ -79,20 +57,12 @@ main() {
   for option in "$@"; do
     case $option in
     --outage) is_outage=1 ;;
-    --keep) is_kept=1 ;;
-    -h | --help)
-      print_help "$0"
-      exit 0
-      ;;
-    *)
-      printf "error: '%s' is no option (see examples/sensors/run.sh --help)\n" "$option" >&2
-      exit 2
-      ;;
+    *) take_option "$option" ;;
     esac
   done
   ensure_environment local
   begin sensors
-  trap tidy EXIT
+  trap finish EXIT
   database=$STATE/warehouse.db
   port=$(free_port)
   token=$(python -c 'import secrets; print(secrets.token_urlsafe(24))')
@@ -125,7 +95,7 @@ main() {
   show deliver status --local
 
   headline "4. The warehouse gets to know the other sensor: send again what it refused"
-  close_warehouse
+  close_service
   open_warehouse sf sf-rooftop
   show deliver redrive --local
 

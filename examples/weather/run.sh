@@ -16,27 +16,7 @@ source "$REPOSITORY/examples/example.sh"
 
 HERE=$REPOSITORY/examples/weather
 STACK=(--local --stack-name sluice-dev)
-is_kept="" service="" sensors=100
-
-open_archive() {
-  # Not by the function: it would be that shell, and not the archive, which is stopped in the end.
-  "$VENV/bin/python" -P -m examples.weather.api --port "$port" --archive-end "$STATE/archive-end" \
-    2>>"$STATE/service.log" &
-  service=$!
-  until (: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
-    kill -0 "$service" 2>/dev/null || fail "the archive does not start: $(tail -n 1 "$STATE/service.log")"
-    sleep 0.1
-  done
-}
-
-tidy() {
-  if [[ -n $is_kept && -n $service ]]; then
-    printf '\nThe archive goes on running: kill %s stops it\n' "$service" >&2
-  elif [[ -n $service ]]; then
-    kill "$service" 2>/dev/null || true
-  fi
-  finish
-}
+sensors=100
 
 # Declares a source that pulls the days from the first to the last, and deploys it.
 deploy_days() {
@@ -51,7 +31,6 @@ main() {
   local port started
   while (($#)); do
     case $1 in
-    --keep) is_kept=1 ;;
     --sensors)
       [[ ${2:-} =~ ^[1-9][0-9]?$|^100$ ]] || {
         printf "error: --sensors takes a number from 1 to 100 (got '%s')\n" "${2:-}" >&2
@@ -60,26 +39,19 @@ main() {
       sensors=$2
       shift
       ;;
-    -h | --help)
-      print_help "$0"
-      exit 0
-      ;;
-    *)
-      printf "error: '%s' is no option (see examples/weather/run.sh --help)\n" "$1" >&2
-      exit 2
-      ;;
+    *) take_option "$1" ;;
     esac
     shift
   done
   ensure_environment local
   begin weather
-  trap tidy EXIT
+  trap finish EXIT
   mkdir "$STATE/sources"
   port=$(free_port)
 
   headline "1. An archive of weather that ends with 2014, and a local AWS that pulls from it"
   echo 2014-12-31 >"$STATE/archive-end"
-  open_archive
+  open_service "$port" archive examples.weather.api --archive-end "$STATE/archive-end"
   quietly aws local start --port "$(free_port)"
   deploy_days 2014-01-01 2014-12-31
   echo "Up after $SECONDS s"

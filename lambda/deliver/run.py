@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, Final
 
 from deliver.messages import MAX_MESSAGE_BYTES, Message, Row, dead_letter, row_id, send
 from deliver.settings import Clients, Settings
+from shared.athena import typed
 
 SPARE_SECONDS: Final = 15
 """Beyond the buffering, what Firehose may take to transform and write."""
@@ -35,8 +35,6 @@ ENQUEUE_MILLISECONDS: Final = 60_000
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 TIME: Final = "%Y-%m-%d %H:%M:%S"
 
-_INTEGERS: Final = {"tinyint", "smallint", "integer", "int", "bigint"}
-_FLOATS: Final = {"double", "float", "real"}
 # Commas between the values, but not those within a string.
 _PARAMETER: Final = re.compile(r"(?:[^,']|'[^']*')+")
 
@@ -229,21 +227,6 @@ def read_rows(result_set: dict[str, Any], run: str, query: str, *, is_first: boo
             for (name, kind), value in zip(columns, item["Data"], strict=True)
         }
         yield Row(run, query, row_id(query, values), values)
-
-
-def typed(kind: str, value: str | None) -> str | int | float | bool | None:
-    """A value of a column of Athena's type `kind` as JSON has it.
-
-    Decimals, NaN and infinities stay text, which JSON would bend or refuse; so does everything that is no number.
-    """
-    if value is None:
-        return None
-    if kind in _INTEGERS:
-        return int(value)
-    if kind in _FLOATS:
-        number = float(value)
-        return number if math.isfinite(number) else value
-    return value == "true" if kind == "boolean" else value
 
 
 def _count(dynamodb: Any, table: str, run: str, now: datetime, **counts: int) -> None:

@@ -135,6 +135,15 @@ def say(text: str, style: str | None = None) -> None:
     _talk().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def is_agreed(question: str) -> bool:
+    """Ask on stderr, and read a line of stdin: whether it is a yes. The end of input is a no."""
+    say(f"{question} [y/N]")
+    try:
+        return input().strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def progress(*columns: Any) -> Progress:
     """A progress display on stderr (a context manager); it stays silent where stderr is no terminal.
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from scripts.commands import queues
-from scripts.commands.console import CommandError, Parser, main, printable, progress, say
+from scripts.commands import executions, queues
+from scripts.commands.console import CommandError, Parser, main, progress, say
 from scripts.commands.query import Column, choose, literal, saved_queries, write_table
 from scripts.commands.stack import Aws, add_stack_arguments, session, stack_outputs
 
@@ -134,7 +134,7 @@ def follow(delivery: Delivery, execution: str, name: str) -> int:
         while True:
             state = delivery.aws.client("stepfunctions").describe_execution(executionArn=execution)
             if state["status"] not in ("RUNNING", "SUCCEEDED"):
-                raise CommandError(f"the run {state['status'].lower()}: {_cause(state)}")
+                raise CommandError(f"the run {state['status'].lower()}: {executions.cause(state)}")
             # The queue first: what it no longer has is in the figures that are read after it.
             is_empty = queues.depth(delivery.aws.client("sqs"), delivery.queue).total == 0
             figures = read_figures(delivery, name)
@@ -176,7 +176,7 @@ def status(delivery: Delivery, options: argparse.Namespace) -> int:
     for item in found:
         if item["status"] not in ("RUNNING", "SUCCEEDED"):
             state = stepfunctions.describe_execution(executionArn=item["executionArn"])
-            print(f"{item['name']} {item['status'].lower()}: {_cause(state)}")
+            print(f"{item['name']} {item['status'].lower()}: {executions.cause(state)}")
     waiting, refused = queues.depth(sqs, delivery.queue), queues.depth(sqs, delivery.dead_letters)
     print(
         f"In the queue: {waiting.visible:,} to be posted, {waiting.hidden:,} being posted or waiting for their next try"
@@ -251,20 +251,6 @@ def _time(text: str) -> str:
             f"'{text}' is no time: write it as 2026-01-31 or 2026-01-31T18:00:00"
         ) from error
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC).strftime(TIME)
-
-
-def _cause(state: dict[str, Any]) -> str:
-    """Why an execution failed, in one line."""
-    cause = state.get("cause") or state.get("error") or "no cause was given"
-    try:
-        found = json.loads(cause)
-    except ValueError:
-        return printable(cause)
-    if isinstance(found, dict):
-        # What a function raised, or the query that failed.
-        status = found.get("QueryExecution", found).get("Status", {})
-        cause = found.get("errorMessage") or status.get("StateChangeReason") or cause
-    return printable(str(cause))
 
 
 def _reason(letter: dict[str, Any]) -> tuple[str, str, str]:

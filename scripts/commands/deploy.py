@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.commands import build, environments, nested, pull_sources, queries, refine_files, template
-from scripts.commands.console import CommandError, Parser, main, progress, say
+from scripts.commands.console import CommandError, Parser, is_agreed, main, progress, say
 from scripts.commands.destroy import delete_stack
 from scripts.commands.stack import (
     DEFAULT_STACK_NAME,
@@ -317,12 +317,7 @@ def _refuse_replacements(changes: list[dict[str, Any]]) -> None:
 
 
 def _confirm(name: str) -> None:
-    say(f"Deploy these changes to '{name}'? [y/N] ")
-    try:
-        is_agreed = input().strip().lower() in ("y", "yes")
-    except EOFError:
-        is_agreed = False
-    if not is_agreed:
+    if not is_agreed(f"Deploy these changes to '{name}'?"):
         raise CommandError("nothing was changed")
 
 

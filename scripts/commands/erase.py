@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import io
-import json
-import os
-import re
-import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import scrypt, sha256
 from pathlib import Path
-from threading import Lock
-from typing import Any, BinaryIO, Final, cast
-from urllib.parse import unquote_plus, urlencode
+from typing import Final
+from urllib.parse import unquote_plus
 
 from botocore.exceptions import ClientError
 from rich import box
@@ -28,8 +21,20 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.commands import erase_parquet, replay_send
-from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, printable, progress, refusing, say
+from scripts.commands.console import (
+    EXIT_USAGE,
+    CommandError,
+    Parser,
+    is_agreed,
+    main,
+    printable,
+    progress,
+    refusing,
+    say,
+)
 from scripts.commands.erase_parquet import WithoutUsers
+from scripts.commands.erase_receipt import Receipt
+from scripts.commands.erase_store import RESULTS, TABLES, USER_FOLDER, Finding, Scan, Store, Version
 from scripts.commands.erase_zones import (
     Person,
     Pool,
@@ -44,77 +49,16 @@ from scripts.commands.replay_zones import Corrupt
 from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, missing, session, stack_output
 
 READERS: Final = 10  # as many connections as boto3 keeps
-WHOLE_BYTES: Final = 256 * 1024
-"""Up to this size an object is read at once: a request costs as much as this many bytes cost to fetch."""
-
 TRIES: Final = 5
 """How often an object is read again that others keep changing."""
 
-RESULTS: Final = "athena-results/"
-_TABLES: Final = ("processed/", "curated/")
-_BATCH: Final = 1_000
-_ARCHIVED: Final = {"InvalidObjectState"}
+_BATCH: Final = 1_000  # versions that wait for a reader
 _GONE: Final = {"NoSuchKey", "NoSuchVersion", "404"}
-_CHANGED: Final = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"}
-_KEPT_HEADERS: Final = (
-    "CacheControl",
-    "ContentDisposition",
-    "ContentEncoding",
-    "ContentLanguage",
-    "ContentType",
-    "Metadata",
-    "StorageClass",
-)
-_USER_FOLDER: Final = re.compile(r"/user_id=([^/]*)")
-
-RECEIPT_FORMAT: Final = "sluice erase receipt 1"
-_SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1}  # slow, because user ids are few enough to be tried out
 
 TRANSFORM_SECONDS: Final = 5  # as the template's BufferIntervalInSeconds
 TRANSFORM_TRIES: Final = 4  # and its NumberOfRetries, with the first try
 RAW_SECONDS: Final = 300
 MARGIN_SECONDS: Final = 60
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of an object, as the listing has it; `size` in bytes."""
-
-    key: str
-    id: str
-    etag: str
-    size: int
-    is_latest: bool
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A version that holds something of the person, and what it would be without."""
-
-    version: Version
-    remains: Remains
-
-
-@dataclass
-class Scan:
-    """What a look at every object has found."""
-
-    findings: list[Finding] = field(default_factory=list)
-    versions: Counter[str] = field(default_factory=Counter)
-    """How many were read, by zone."""
-    rows: Counter[str] = field(default_factory=Counter)
-    """How many rows or events they hold, by zone."""
-    bytes_read: int = 0
-    set_aside: dict[str, str] = field(default_factory=dict)
-    """Why, by key."""
-    left: Counter[str] = field(default_factory=Counter)
-    """Versions without a column user_id, and those of other folders, by folder."""
-    results: list[Version] = field(default_factory=list)
-    pool: Pool = field(default_factory=Pool)
-    told: set[str] = field(default_factory=set)
-    """What of `set_aside` was shown."""
 
 
 def erase(arguments: list[str]) -> int:
@@ -148,123 +92,6 @@ def erase(arguments: list[str]) -> int:
     proof = look(store, person)
     receipt.end(scan, proof)
     return conclude(scan, proof, receipt)
-
-
-# --- The bucket
-
-
-class Store:
-    """The stack's bucket with all of its versions; counts the bytes that are read."""
-
-    def __init__(self, aws: Aws, bucket: str, events_prefix: str) -> None:
-        self.s3, self.bucket, self.events = aws.client("s3"), bucket, events_prefix or "events/"
-        self.bytes_read, self._lock = 0, Lock()
-
-    def exists(self) -> bool:
-        try:
-            self.s3.head_bucket(Bucket=self.bucket)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("404", "NoSuchBucket"):
-                return False
-            raise
-        return True
-
-    def zone(self, key: str) -> str:
-        """The folder of the stack in which a key lies; '' if it lies in none."""
-        folders = (self.events, "rejected/", "errors/", "raw/", *_TABLES, replay_send.PREFIX, RESULTS)
-        return next((folder for folder in folders if key.startswith(folder)), "")
-
-    def versions(self, prefix: str = "") -> Iterator[Version]:
-        """Every version of every object, without delete markers."""
-        for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix):
-            for item in page.get("Versions", []):
-                if not (item["Key"].endswith("/") and item["Size"] == 0):  # a folder that the console has made
-                    yield Version(item["Key"], item["VersionId"], item["ETag"], item["Size"], item["IsLatest"])
-
-    def markers(self, key: str) -> list[str]:
-        """The ids of an object's delete markers."""
-        pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=key)
-        return [item["VersionId"] for page in pages for item in page.get("DeleteMarkers", []) if item["Key"] == key]
-
-    def open(self, version: Version) -> BinaryIO:
-        """A version as a file of which only what is asked for is read."""
-        if version.size <= WHOLE_BYTES:
-            return io.BytesIO(self.get(version)[0])
-        return cast(BinaryIO, _Remote(self, version))
-
-    def get(self, version: Version, byte_range: str = "") -> tuple[bytes, Json]:
-        """A version's content, or a range of it, and what S3 says of it. Raises Corrupt if it lies in an archive."""
-        more = {"Range": byte_range} if byte_range else {}
-        try:
-            answer = self.s3.get_object(Bucket=self.bucket, Key=version.key, VersionId=version.id, **more)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in _ARCHIVED:
-                raise Corrupt("it lies in an archive: restore it first") from None
-            raise
-        content: bytes = answer["Body"].read()
-        with self._lock:
-            self.bytes_read += len(content)
-        return content, answer
-
-    def put(self, version: Version, content: bytes, was: Json) -> str | None:
-        """Put other content in the place of the latest version; its id, or None if it is the latest no more."""
-        more = {name: was[name] for name in _KEPT_HEADERS if was.get(name)}
-        if was.get("TagCount"):
-            tags = self.s3.get_object_tagging(Bucket=self.bucket, Key=version.key, VersionId=version.id)["TagSet"]
-            more["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
-        try:
-            answer = self.s3.put_object(Bucket=self.bucket, Key=version.key, Body=content, IfMatch=version.etag, **more)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in _CHANGED:
-                return None
-            raise
-        return str(answer.get("VersionId", "null"))
-
-    def delete(self, versions: Iterable[tuple[str, str]]) -> None:
-        """Delete versions and markers for good, by key and id."""
-        objects = [{"Key": key, "VersionId": version_id} for key, version_id in versions]
-        for start in range(0, len(objects), _BATCH):
-            batch = {"Objects": objects[start : start + _BATCH], "Quiet": True}
-            for fault in self.s3.delete_objects(Bucket=self.bucket, Delete=batch).get("Errors", []):
-                raise CommandError(
-                    f"s3://{self.bucket}/{fault['Key']} cannot be deleted: {fault['Code']}: {fault['Message']}"
-                )
-
-    def hide(self, key: str) -> None:
-        """Put a delete marker, so that no older version comes forth when the latest is deleted."""
-        self.s3.delete_object(Bucket=self.bucket, Key=key)
-
-
-class _Remote(io.RawIOBase):
-    """A version behind ranged reads."""
-
-    def __init__(self, store: Store, version: Version) -> None:
-        self.store, self.version, self.position = store, version, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.version.size}[whence]
-        self.position = base + offset
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self.position + len(buffer), self.version.size)
-        if self.position >= end:
-            return 0
-        content, answer = self.store.get(self.version, f"bytes={self.position}-{end - 1}")
-        if "ContentRange" not in answer:  # HTTP allows to answer with everything
-            content = content[self.position : end]
-        buffer[: len(content)] = content
-        self.position += len(content)
-        return len(content)
 
 
 # --- Looking
@@ -338,10 +165,10 @@ def _read(store: Store, version: Version, person: Person, pool: Pool, content: b
     zone = store.zone(version.key)
     if not zone:
         raise WithoutUsers
-    folder = _USER_FOLDER.search(version.key)
+    folder = USER_FOLDER.search(version.key)
     if folder and person.is_meant(unquote_plus(folder[1])):
         raise Corrupt("its whole folder is this person's: drop the partition in Athena, and delete the folder")
-    if zone in _TABLES or (zone == store.events and ".json" not in version.key.rpartition("/")[2]):
+    if zone in TABLES or (zone == store.events and ".json" not in version.key.rpartition("/")[2]):
         if content is not None:
             return erase_parquet.erase(content, person)
         return erase_parquet.count(store.open(version), person)
@@ -541,119 +368,16 @@ def conclude(scan: Scan, proof: Scan, receipt: Receipt) -> int:
     return 0
 
 
-# --- The receipt
-
-
-class Receipt:
-    """What was done, without a word about whom: the id as a slow hash with a salt, objects by key.
-
-    A receipt of the same person that is there is continued, as after a run that was killed.
-    """
-
-    def __init__(self, path: Path, user_id: str, stack: str, place: str, bucket: str) -> None:
-        self.path = path
-        self.document: Json = {"format": RECEIPT_FORMAT, "stack": stack, "place": place, "bucket": bucket, "runs": []}
-        if path.exists():
-            self.document = self._of_same(user_id, bucket)
-        else:
-            if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-                raise CommandError(f"--receipt {path}: there is no folder '{path.parent}' to write to")
-            salt = secrets.token_bytes(16)
-            self.document["user"] = {"scrypt": _hash(user_id, salt), "salt": salt.hex(), **_SCRYPT}
-        self.runs: list[Json] = self.document["runs"]
-
-    def _of_same(self, user_id: str, bucket: str) -> Json:
-        try:
-            document: Json = json.loads(self.path.read_text())
-            user = document["user"]
-            is_same = (
-                document["format"] == RECEIPT_FORMAT
-                and document["bucket"] == bucket
-                and user["scrypt"] == _hash(user_id, bytes.fromhex(user["salt"]))
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            is_same = False
-        if not is_same:
-            raise CommandError(
-                f"--receipt {self.path}: the file is there, and is no receipt of this person and bucket: name another"
-            )
-        return document
-
-    @property
-    def objects(self) -> list[Json]:
-        """What was done in this run."""
-        objects: list[Json] = self.runs[-1]["objects"]
-        return objects
-
-    def begin(self, waited: float) -> None:
-        """Begin with a run, before anything is changed."""
-        self.results_deleted = 0
-        self.runs.append({"began": _now(), "waited_seconds": round(waited), "objects": []})
-        self.write()
-
-    def add(self, version: Version, new_id: str | None, remains: Remains, content: bytes) -> None:
-        """A version that is gone, and the one that is in its place, if any."""
-        self.objects.append(
-            {
-                "key": _USER_FOLDER.sub("/user_id=?", version.key),
-                "version_before": version.id,
-                "version_after": new_id,
-                "was_latest": version.is_latest,
-                "rows_before": remains.before,
-                "rows_after": remains.after if new_id else 0,
-                "sha256_before": sha256(content).hexdigest(),
-                "sha256_after": sha256(remains.content).hexdigest() if new_id else None,
-                "at": _now(),
-            }
-        )
-        self.write()
-
-    def end(self, scan: Scan, proof: Scan) -> None:
-        """What the second look has found."""
-        self.runs[-1] |= {
-            "results_deleted": self.results_deleted,
-            "left_alone": {_USER_FOLDER.sub("/user_id=?", f"/{key}")[1:]: count for key, count in proof.left.items()},
-            # Not why: what an error repeats may be the person's.
-            "set_aside": sorted(_USER_FOLDER.sub("/user_id=?", key) for key in scan.set_aside | proof.set_aside),
-            "proof": {
-                "versions_read": sum(proof.versions.values()),
-                "rows_read": sum(proof.rows.values()),
-                "versions_that_hold_the_person": len(proof.findings),
-            },
-            "ended": _now(),
-        }
-        self.write()
-
-    def write(self) -> None:
-        """Write it in one step."""
-        draft = self.path.with_name(f"{self.path.name}.part")
-        draft.write_text(json.dumps(self.document, indent=2) + "\n")
-        draft.replace(self.path)
-
-
-def _hash(user_id: str, salt: bytes) -> str:
-    return scrypt(user_id.strip().encode(), salt=salt, **_SCRYPT).hex()
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
 # --- What was typed
 
 
 def _confirm(scan: Scan, name: str, aws: Aws) -> None:
     if not sys.stdin.isatty():
         raise CommandError("nothing was erased, as there is no terminal to ask on: add --yes to erase", EXIT_USAGE)
-    say(
+    if not is_agreed(
         f"Erase this person in {len(scan.findings):,} objects and delete {len(scan.results):,} results of queries of "
-        f"'{name}' in {aws.place}? It cannot be undone. [y/N]"
-    )
-    try:
-        typed = input().strip().lower()
-    except EOFError:
-        typed = ""
-    if typed not in ("y", "yes"):
+        f"'{name}' in {aws.place}? It cannot be undone."
+    ):
         raise CommandError("nothing was erased")
 
 

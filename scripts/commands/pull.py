@@ -14,7 +14,7 @@ from datetime import UTC
 from typing import Any
 
 from pull.store import Store, TaskKey
-from scripts.commands import queues
+from scripts.commands import executions, queues
 from scripts.commands.console import CommandError, Parser, main, printable, progress, say
 from scripts.commands.query import Column, write_table
 from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, session, stack_outputs
@@ -127,7 +127,7 @@ def run(pull: Pull, options: argparse.Namespace) -> int:
             if "skip" in each:
                 say(f"{each['source']}: {each['skip']}")
         return 0
-    raise CommandError(f"the run {state['status'].lower()}: {_cause(state)}")
+    raise CommandError(f"the run {state['status'].lower()}: {executions.cause(state)}")
 
 
 def _release_if_left(pull: Pull, name: str) -> None:
@@ -207,7 +207,7 @@ def status(pull: Pull, options: argparse.Namespace) -> int:
     for item in states.list_executions(stateMachineArn=pull.machine, maxResults=1)["executions"]:
         when = f"{item['startDate'].astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         state = states.describe_execution(executionArn=item["executionArn"])
-        why = f": {_cause(state)}" if item["status"] not in ("RUNNING", "SUCCEEDED") else ""
+        why = f": {executions.cause(state)}" if item["status"] not in ("RUNNING", "SUCCEEDED") else ""
         print(f"The last execution, of {when}, {item['status'].lower()}{why}")
     waiting, dead = queues.depth(sqs, pull.queue), queues.depth(sqs, pull.dead_letters)
     print(f"In the queue: {waiting.visible:,} requests, and {waiting.hidden:,} under way or waiting for their next try")
@@ -295,16 +295,6 @@ def _credentials(text: str) -> str | dict[str, str]:
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise CommandError("the token must be one line of visible ASCII characters, without blanks", 2)
     return text
-
-
-def _cause(state: dict[str, Any]) -> str:
-    """Why an execution failed, in one line."""
-    cause = state.get("cause") or state.get("error") or "no cause was given"
-    try:
-        found = json.loads(cause)
-    except ValueError:
-        found = None
-    return printable(str(found.get("errorMessage") or cause) if isinstance(found, dict) else cause)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -22,14 +22,13 @@ from rich.text import Text
 
 from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, printable, say, status
 from scripts.commands.stack import add_stack_arguments, session, stack_outputs
+from shared.athena import FLOATS, INTEGERS, typed
 
 DOLLARS_PER_TERABYTE = 5.0
 BYTES_PER_TERABYTE = 10**12
 SMALLEST_CHARGE = 10_000_000  # bytes; Athena bills a query for no less
 
 _FINAL = {"SUCCEEDED", "FAILED", "CANCELLED"}
-_INTEGERS = {"tinyint", "smallint", "integer", "int", "bigint"}
-_FLOATS = {"double", "float", "real"}
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _LITERAL = re.compile(r"(?i)((date|timestamp|decimal)\s+)?'([^']|'')*'|true|false|null")
 # A cell that begins so is a formula to a spreadsheet, also in the wide forms of these characters.
@@ -57,7 +56,7 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        return self.type in _INTEGERS | _FLOATS or self.type.startswith("decimal")
+        return self.type in INTEGERS | FLOATS or self.type.startswith("decimal")
 
 
 Row = list[str | None]
@@ -262,20 +261,6 @@ def write_json(columns: list[Column], rows: Iterable[Row]) -> None:
             ensure_ascii=False,
         )
         print(_UNESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
-
-
-def typed(kind: str, value: str | None) -> str | int | float | bool | None:
-    """A value of the result as JSON has it. Decimals, NaN and infinities stay text: JSON would bend or refuse them."""
-    if value is None:
-        return None
-    if kind in _INTEGERS:
-        return int(value)
-    if kind in _FLOATS:
-        number = float(value)
-        return number if math.isfinite(number) else value
-    if kind == "boolean":
-        return value == "true"
-    return value
 
 
 WRITERS: dict[str, Callable[[list[Column], Iterable[Row]], None]] = {

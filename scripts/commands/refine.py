@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from scripts.commands import executions
 from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, progress, say
 from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, session, stack_outputs
 
@@ -120,7 +121,7 @@ def run(aws: Aws, machine: str, request: dict[str, Any]) -> dict[str, Made]:
     if execution["status"] != "SUCCEEDED":
         if seen.made:
             say(f"Made before that: {', '.join(seen.made)}")
-        raise CommandError(f"refinement has {execution['status'].lower()}: {reason_of(execution)}")
+        raise CommandError(f"refinement has {execution['status'].lower()}: {executions.cause(execution)}")
     return seen.made
 
 
@@ -140,15 +141,6 @@ def read_history(states: Any, arn: str) -> Progress:
                 made.rows += answer["rows"]
                 made.statements += 1
     return seen
-
-
-def reason_of(execution: dict[str, Any]) -> str:
-    """Why an execution failed: the state machine's own words, or the message of the function's error."""
-    cause = execution.get("cause") or execution.get("error") or "no reason given"
-    try:
-        return str(json.loads(cause)["errorMessage"])
-    except (ValueError, KeyError, TypeError):
-        return str(cause)
 
 
 def show(made: dict[str, Made]) -> None:

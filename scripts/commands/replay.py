@@ -22,7 +22,17 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.commands.build import SOURCE
-from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, printable, progress, refusing, say
+from scripts.commands.console import (
+    EXIT_USAGE,
+    CommandError,
+    Parser,
+    is_agreed,
+    main,
+    printable,
+    progress,
+    refusing,
+    say,
+)
 from scripts.commands.replay_send import READERS, Marks, send
 from scripts.commands.replay_zones import (
     CONVERSION_FAILED,
@@ -330,12 +340,7 @@ def _send(zone: ZoneReader, objects: list[StoredObject], survey: Survey, marks: 
 def _confirm(count: int, name: str, aws: Aws) -> None:
     if not sys.stdin.isatty():
         raise CommandError("no terminal to ask on: add --yes to send without being asked", EXIT_USAGE)
-    say(f"Send {count:,} to '{name}' in {aws.place}? [y/N]")
-    try:
-        typed = input().strip().lower()
-    except EOFError:
-        typed = ""
-    if typed not in ("y", "yes"):
+    if not is_agreed(f"Send {count:,} to '{name}' in {aws.place}?"):
         raise CommandError("nothing was sent")
 
 

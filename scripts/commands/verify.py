@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.commands import verify_checks, verify_report
-from scripts.commands.console import CommandError, Parser, main, progress, say
+from scripts.commands.console import CommandError, Parser, is_agreed, main, progress, say
 from scripts.commands.sender import ANSWER_SECONDS, open_later, seconds_of_retry_after
 from scripts.commands.stack import (
     Aws,
@@ -314,13 +314,10 @@ def _short(text: str) -> str:
 
 
 def _confirm(name: str, aws: Aws, events: int) -> None:
-    say(f"Send {events:,} canaries to '{name}' in {aws.place}, and delete the objects that hold nothing else? [y/N]")
-    try:
-        typed = input().strip().lower()
-    except EOFError:
-        raise CommandError("no terminal to ask on: add --yes to verify without being asked") from None
-    if typed not in ("y", "yes"):
-        raise CommandError("nothing was sent")
+    if not is_agreed(
+        f"Send {events:,} canaries to '{name}' in {aws.place}, and delete the objects that hold nothing else?"
+    ):
+        raise CommandError("nothing was sent: where there is no terminal to ask on, add --yes")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -22,6 +22,7 @@ from scripts.commands import query
 from scripts.commands.console import CommandError
 from scripts.commands.stack import Aws
 from scripts.commands.verify_canaries import FILLER
+from shared.athena import typed
 
 Json = dict[str, Any]
 
@@ -102,8 +103,7 @@ class Reader:
             raise CommandError(f"the query failed: {execution['Status'].get('StateChangeReason')}: {sql}")
         columns, rows = query.results(self.athena, started["QueryExecutionId"])
         return columns, [
-            {column.name: query.typed(column.type, value) for column, value in zip(columns, row, strict=True)}
-            for row in rows
+            {column.name: typed(column.type, value) for column, value in zip(columns, row, strict=True)} for row in rows
         ]
 
     def look(self) -> Evidence:

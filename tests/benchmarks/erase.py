@@ -29,7 +29,8 @@ from typing import Any
 import boto3
 
 from local import firehose_objects as objects
-from scripts.commands import erase, query
+from scripts.commands import erase, erase_store, query
+from scripts.commands.erase_receipt import Receipt
 from scripts.commands.erase_zones import Person
 from scripts.commands.stack import Aws
 from tests.benchmarks import scan
@@ -118,10 +119,10 @@ class Lake:
         return int(next(iter(rows))[0] or 0)
 
 
-class Store(erase.Store):
+class Store(erase_store.Store):
     """The local AWS ignores a range of a version, and takes one of the latest, which here is the only one."""
 
-    def get(self, version: erase.Version, byte_range: str = "") -> tuple[bytes, dict[str, Any]]:
+    def get(self, version: erase_store.Version, byte_range: str = "") -> tuple[bytes, dict[str, Any]]:
         if not byte_range:
             return super().get(version)
         answer = self.s3.get_object(Bucket=self.bucket, Key=version.key, Range=byte_range)
@@ -143,7 +144,7 @@ def run(directory: Path, events: int, users: int, count: int) -> Result:
         before, person = lake.versions(), Person(user)
         keys = boto3.Session("test", "test", region_name="us-east-1")
         store = Store(Aws(keys, "us-east-1", local.endpoint), lake.outputs["BucketName"], "events/")
-        receipt = erase.Receipt(directory / "receipt.json", user, "sluice", "here", store.bucket)
+        receipt = Receipt(directory / "receipt.json", user, "sluice", "here", store.bucket)
         receipt.begin(0)
         moments = [time.monotonic()]
         found = erase.look(store, person)

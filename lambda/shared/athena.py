@@ -1,0 +1,27 @@
+"""What Athena answers: every value is a text, and the metadata of the result says which type its column has.
+
+https://docs.aws.amazon.com/athena/latest/ug/data-types.html
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+INTEGERS: Final = frozenset({"tinyint", "smallint", "integer", "int", "bigint"})
+FLOATS: Final = frozenset({"double", "float", "real"})
+
+
+def typed(kind: str, value: str | None) -> str | int | float | bool | None:
+    """A value of a column of Athena's type `kind` as JSON has it.
+
+    Decimals, NaN and infinities stay text, which JSON would bend or refuse; so does everything that is no number.
+    """
+    if value is None:
+        return None
+    if kind in INTEGERS:
+        return int(value)
+    if kind in FLOATS:
+        number = float(value)
+        return number if math.isfinite(number) else value
+    return value == "true" if kind == "boolean" else value
