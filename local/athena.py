@@ -330,7 +330,7 @@ class Athena:
         given = only("WorkGroupConfiguration", properties.get("WorkGroupConfiguration", {}), tuple(CONFIGURATION))
         result: Json = given.get("ResultConfiguration", {})
         only("ResultConfiguration", result, ("OutputLocation", "EncryptionConfiguration"))
-        only("EncryptionConfiguration", result.get("EncryptionConfiguration", {}), ("EncryptionOption",))
+        only("EncryptionConfiguration", result.get("EncryptionConfiguration", {}), ("EncryptionOption", "KmsKey"))
         configuration: Json = {"EnforceWorkGroupConfiguration": True}
         configuration |= {key: CONFIGURATION[key](value) for key, value in given.items()}
         cutoff = configuration.get("BytesScannedCutoffPerQuery", MIN_BYTES_SCANNED_CUTOFF)

@@ -98,10 +98,17 @@ class Permissions:
         if table.is_registered():
             self.demand_glue("GetPartitions", database, name)
 
+    def demand_key(self, bucket: str, *actions: str) -> None:
+        """The KMS key of a bucket's objects, where it has one."""
+        if key := self.emulator.bucket_key(bucket):
+            for action in actions:
+                self.demand(action, key)
+
     def demand_read(self, table: Table, files: list[DataFile]) -> None:
         """The list of a table's objects, and those that a query reads."""
         self.demand("s3:ListBucket", f"arn:aws:s3:::{table.location.split('/')[2]}")
         self.demand("s3:GetObject", *(f"arn:aws:s3:::{file.path.removeprefix('s3://')}" for file in files))
+        self.demand_key(table.location.split("/")[2], "kms:Decrypt")
 
     def demand_creation(self, created: NewTable) -> None:
         """A new table with its partitions and objects."""
@@ -110,6 +117,7 @@ class Permissions:
             self.demand_glue("BatchCreatePartition", created.database, created.name)
         self.demand("s3:ListBucket", f"arn:aws:s3:::{created.bucket}")
         self.demand("s3:PutObject", *(f"arn:aws:s3:::{created.bucket}/{key}" for key in created.objects))
+        self.demand_key(created.bucket, "kms:GenerateDataKey", "kms:Decrypt")
 
 
 def run(execution: Execution, emulator: Emulator) -> None:
@@ -121,6 +129,7 @@ def run(execution: Execution, emulator: Emulator) -> None:
     statement = normalize_identifiers(parse(sql), dialect="athena")
     permissions = Permissions(emulator, execution.principal)
     permissions.demand("s3:PutObject", f"arn:aws:s3:::{execution.output_location.removeprefix('s3://')}")
+    permissions.demand_key(execution.output_location.split("/")[2], "kms:GenerateDataKey", "kms:Decrypt")
     if target := find_target(statement, execution.database):
         permissions.demand_glue("GetDatabase", target.database)
         target.check(execution.configuration, execution.output_location, emulator)

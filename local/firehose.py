@@ -20,10 +20,11 @@ import orjson
 from local import firehose_objects as objects
 from local.emulator import AccessDenied, Emulator
 from local.firehose_configuration import MEBIBYTE, Configuration, Json, configure, conform
-from local.firehose_stream import PRINCIPAL, Limits, Stream, Threads, is_about_trust
+from local.firehose_stream import KEY_ACTIONS, PRINCIPAL, Limits, Stream, Threads, is_about_trust
 from local.resources import Resources
 
 TYPE = "AWS::KinesisFirehose::DeliveryStream"
+API_GATEWAY = "apigateway.amazonaws.com"
 RECORD_LIMIT, BATCH_RECORDS, BATCH_LIMIT = 1_024_000, 500, 4 * MEBIBYTE
 
 
@@ -182,7 +183,8 @@ class Firehose:
                 raise Refusal("SerializationException", "The request is not a JSON object.")
             if role_arn:
                 arn = self._arn(str(body.get("DeliveryStreamName", "")))
-                self.emulator.authorize(role_arn, "apigateway.amazonaws.com", f"firehose:{action}", arn)
+                self.emulator.authorize(role_arn, API_GATEWAY, f"firehose:{action}", arn)
+            self._authorize_key(self._stream_of(body).configuration.key, role_arn)
             return 200, await operations[action](body)
         except AccessDenied as error:
             return 400, {"__type": "AccessDeniedException", "message": str(error)}
@@ -190,6 +192,18 @@ class Firehose:
             return refusal.status, {"__type": refusal.code, "message": refusal.message}
         except OSError as error:  # The disk is full, for one: nothing was taken.
             return 500, {"__type": "ServiceUnavailableException", "message": f"The log cannot be written: {error}"}
+
+    def _authorize_key(self, key: str, role_arn: str | None) -> None:
+        """Who puts records on a stream under a customer's key must be allowed to use that key; root may do all."""
+        session = self.emulator.caller() if key and not role_arn else ""
+        try:
+            for action in KEY_ACTIONS if key else ():
+                if role_arn:
+                    self.emulator.authorize(role_arn, API_GATEWAY, action, key)
+                elif session:
+                    self.emulator.authorize_session(session, action, key)
+        except AccessDenied as error:
+            raise Refusal("InvalidKMSResourceException", str(error)) from None
 
     async def _put_record(self, body: Json) -> Json:
         stream = self._stream_of(body)

@@ -58,6 +58,8 @@ class Configuration:
     backup: Destination | None
     processor: Processor | None
     conversion: Conversion | None
+    # The ARN of the KMS key under which records wait; empty where that is a key of Firehose's own.
+    key: str
 
     @property
     def glue_catalog(self) -> str:
@@ -87,7 +89,10 @@ _LAMBDA: dict[str, Shape] = {
 SHAPE: dict[str, Shape] = {
     "DeliveryStreamName": r"[a-zA-Z0-9_.-]{1,64}",
     "DeliveryStreamType": "DirectPut",
-    "DeliveryStreamEncryptionConfigurationInput": {"KeyType!": "AWS_OWNED_CMK"},
+    "DeliveryStreamEncryptionConfigurationInput": {
+        "KeyType!": "AWS_OWNED_CMK|CUSTOMER_MANAGED_CMK",
+        "KeyARN": r"arn:[\w-]+:kms:[\w-]+:\d{12}:key/[\w-]+",
+    },
     "Tags": [{"Key!": r".{1,128}", "Value": r".{0,256}"}],
     "ExtendedS3DestinationConfiguration!": {
         **_S3,
@@ -184,7 +189,13 @@ def configure(properties: Json, *, name: str, arn: str, version: int) -> Configu
             size=int(function.get("BufferSizeInMBs", 1) * MEBIBYTE),
             interval=function.get("BufferIntervalInSeconds", 60),
         )
-    return Configuration(name, arn, version, main, backup, processor, conversion)
+    encryption = properties.get("DeliveryStreamEncryptionConfigurationInput", {"KeyType": "AWS_OWNED_CMK"})
+    if (encryption["KeyType"] == "CUSTOMER_MANAGED_CMK") != ("KeyARN" in encryption):
+        raise ValueError(
+            "DeliveryStreamEncryptionConfigurationInput needs a KeyARN with KeyType CUSTOMER_MANAGED_CMK, and takes "
+            f"none with AWS_OWNED_CMK (got {encryption})"
+        )
+    return Configuration(name, arn, version, main, backup, processor, conversion, encryption.get("KeyARN", ""))
 
 
 def _destination(s3: Json, path: str) -> Destination:

@@ -32,6 +32,8 @@ from local.firehose_objects import Record, TransformFailure
 from local.metrics import Metrics
 
 PRINCIPAL = "firehose.amazonaws.com"
+# What Firehose documents for a customer's key: of who puts records, and of the role that writes objects.
+KEY_ACTIONS = ("kms:GenerateDataKey", "kms:Decrypt")
 OUTSTANDING_INVOCATIONS = 5
 RECORD_OVERHEAD = 256  # What a record costs in memory beside its bytes.
 INVOKE_ERRORS = {
@@ -401,7 +403,11 @@ class Stream:
         is_backup, age = destination is configuration.backup, (_now() - oldest) / 1000
         try:
             self.emulator.authorize(destination.role, PRINCIPAL, "s3:PutObject", f"{destination.bucket_arn}/{key}")
-            await self.emulator.put_object(destination.bucket_arn.rpartition(":")[2], key, body)
+            bucket = destination.bucket_arn.rpartition(":")[2]
+            bucket_key = self.emulator.bucket_key(bucket)
+            for action in KEY_ACTIONS if bucket_key else ():
+                self.emulator.authorize(destination.role, PRINCIPAL, action, bucket_key)
+            await self.emulator.put_object(bucket, key, body)
         except (AccessDenied, ServiceError):
             self._count_put(is_backup, Success=0, DataFreshness=age)
             raise

@@ -26,7 +26,8 @@ check_security() {
     "$(find_python)" -m venv "$checkov"
     "$checkov/bin/pip" install --quiet --disable-pip-version-check -r scripts/requirements/checkov.txt
   fi
-  "$checkov/bin/checkov" --framework cloudformation --file "$DEPLOYED" stacks/*.yaml --compact --quiet --skip-download
+  "$checkov/bin/checkov" --framework cloudformation --file "$DEPLOYED" stacks/*.yaml examples/key.yaml --compact --quiet \
+    --skip-download
 }
 
 main() {
@@ -49,7 +50,7 @@ main() {
   # As it stands, and as scripts/deploy.sh completes it.
   mkdir -p "$(dirname "$DEPLOYED")"
   python -m scripts.commands.deployed >"$DEPLOYED"
-  step "templates" cfn-lint --include-checks I -- template.yaml "$DEPLOYED" stacks/*.yaml
+  step "templates" cfn-lint --include-checks I -- template.yaml "$DEPLOYED" stacks/*.yaml examples/key.yaml
   if [[ -n $quick ]]; then
     step "tests" pytest -q -m "not slow"
   else

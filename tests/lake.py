@@ -72,6 +72,7 @@ class Lake:
         self.resources: dict[str, dict[str, Callable[..., Any]]] = {}
         self.services: dict[str, Any] = {}
         self.buckets = {BUCKET}
+        self.key = ""
 
     def add_service(self, name: str, handler: Any) -> None:
         self.services[name] = handler
@@ -86,6 +87,9 @@ class Lake:
         if bucket not in self.buckets:
             raise ServiceError(404, "NoSuchBucket", "The specified bucket does not exist")
         self.put(key, data)
+
+    def bucket_key(self, bucket: str) -> str:
+        return self.key if bucket == BUCKET else ""
 
     def object_paths(self, bucket: str, prefix: str) -> list[tuple[str, Path]]:
         root = self.directory / bucket

@@ -102,6 +102,14 @@ class LocalProcess:
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(line.split("\t") for line in done.stdout.splitlines())
 
+    def key(self) -> str:
+        """The ARN of a KMS key, made as docs/security.md says."""
+        cloudformation, text = self.client("cloudformation"), (ROOT / "examples" / "key.yaml").read_text()
+        cloudformation.create_stack(StackName="sluice-key", TemplateBody=text)
+        cloudformation.get_waiter("stack_create_complete").wait(StackName="sluice-key", WaiterConfig={"Delay": 1})
+        (stack,) = cloudformation.describe_stacks(StackName="sluice-key")["Stacks"]
+        return str(stack["Outputs"][0]["OutputValue"])
+
     def client(self, service: str) -> Any:
         """A client of boto3, as root of the local account."""
         return boto3.client(

@@ -43,7 +43,7 @@ class Desk:
 
     def __init__(self, local: RecordingProcess) -> None:
         self.local = local
-        self.outputs = local.deploy("AnalystPolicy=EVENTS", "FirehoseBufferingInterval=0")
+        self.outputs = local.deploy("AnalystPolicy=EVENTS", "FirehoseBufferingInterval=0", f"KmsKeyArn={local.key()}")
         iam, document = local.client("iam"), json.dumps({"Version": "2012-10-17", "Statement": [TRUST]})
         role = iam.create_role(RoleName="analyst", AssumeRolePolicyDocument=document)["Role"]["Arn"]
         iam.attach_role_policy(RoleName="analyst", PolicyArn=self.outputs["AnalystPolicyArn"])

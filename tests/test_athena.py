@@ -602,7 +602,7 @@ GROUP_FAULTS = {
     "a setting that is not implemented": ({"ManagedQueryResultsConfiguration": {}}, "ManagedQueryResultsConfiguration"),
     "an engine version": ({"EngineVersion": {}}, "EngineVersion"),
     "another result setting": ({"ResultConfiguration": {"AclConfiguration": {}}}, "AclConfiguration"),
-    "a key": ({"ResultConfiguration": {"EncryptionConfiguration": {"KmsKey": "k"}}}, "KmsKey"),
+    "another setting of encryption": ({"ResultConfiguration": {"EncryptionConfiguration": {"Key": "k"}}}, "Key"),
 }
 
 

@@ -247,12 +247,15 @@ def test_a_partition_that_does_not_fit_its_table_fails_the_query(
 
 ROLE = "arn:aws:sts::000000000000:assumed-role/refine/states"
 GLUE = "arn:aws:glue:us-east-1:000000000000"
+KEY = "arn:aws:kms:us-east-1:000000000000:key/one"
 DEMANDS = {
     "the table": ("SELECT 1 AS n FROM typed", "glue:GetTable", f"{GLUE}:table/sluice/typed"),
     "its database": ("SELECT 1 AS n FROM typed", "glue:GetTable", f"{GLUE}:database/sluice"),
     "the catalog": ("SELECT 1 AS n FROM typed", "glue:GetTable", f"{GLUE}:catalog"),
     "the partitions": ("SELECT 1 AS n FROM typed", "glue:GetPartitions", f"{GLUE}:table/sluice/typed"),
     "the list of objects": ("SELECT 1 AS n FROM typed", "s3:ListBucket", "arn:aws:s3:::lake"),
+    "the key of results": ("SELECT 1 AS n", "kms:GenerateDataKey", KEY),
+    "the key of what a new table reads of itself": (create("new", "SELECT 1 AS n"), "kms:Decrypt", KEY),
     "a new table": (create("new", "SELECT 1 AS n"), "glue:CreateTable", f"{GLUE}:table/sluice/new"),
     "its database too": (create("new", "SELECT 1 AS n"), "glue:GetDatabase", f"{GLUE}:database/sluice"),
     "new partitions": (
@@ -265,6 +268,7 @@ DEMANDS = {
 def test_a_query_for_a_role_needs_what_athena_does_with_it(
     client: Client, listed: Lake, sql: str, action: str, resource: str
 ) -> None:
+    listed.key = KEY
     listed.denied.add((action, resource))
     listed.principal = ROLE
     answer = client.run(sql)
@@ -276,6 +280,15 @@ def test_a_query_for_a_role_needs_what_athena_does_with_it(
     assert ("sluice", "new") not in listed.tables
     listed.principal = ""
     assert client.run(sql).state == "SUCCEEDED"
+
+
+def test_what_stands_under_a_key_is_read_by_who_may_use_it(client: Client, listed: Lake) -> None:
+    listed.buckets.add("results")
+    listed.key, listed.principal = KEY, ROLE
+    listed.denied.add(("kms:Decrypt", KEY))
+    elsewhere = {"OutputLocation": "s3://results/"}
+    assert "kms:Decrypt" in client.run("SELECT value FROM typed", ResultConfiguration=elsewhere).reason
+    assert client.run("SELECT 1 AS n", ResultConfiguration=elsewhere).state == "SUCCEEDED"
 
 
 def test_only_the_objects_that_are_read_need_a_permission(client: Client, listed: Lake) -> None:

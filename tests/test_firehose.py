@@ -35,6 +35,7 @@ from local.firehose_stream import RECORD_OVERHEAD, Limits
 ROLE = "arn:aws:iam::000000000000:role/stream"
 FUNCTION = "arn:aws:lambda:us-east-1:000000000000:function:transform"
 BUCKET = "arn:aws:s3:::lake"
+KEY = "arn:aws:kms:us-east-1:000000000000:key/one"
 TABLE = {
     "StorageDescriptor": {
         "Columns": [
@@ -79,6 +80,7 @@ class FakeEmulator:
         self.asked: set[tuple[str, str, str, str]] = set()
         self.denied: set[str] = set()
         self.missing_bucket = False
+        self.key, self.session = "", ""
         self.table: dict[str, Any] | None = TABLE
         self.reply: Reply = answer
         self.invoking = self.most_invoking = 0
@@ -98,6 +100,15 @@ class FakeEmulator:
             raise AccessDenied(f"{service} is not authorized to assume role {role_arn}")
         if action in self.denied:
             raise AccessDenied(f"User: {role_arn} is not authorized to perform: {action} on resource: {resource}")
+
+    def caller(self) -> str:
+        return self.session
+
+    def authorize_session(self, session: str, action: str, resource: str) -> None:
+        self.authorize(session, "", action, resource)
+
+    def bucket_key(self, bucket: str) -> str:
+        return self.key
 
     async def put_object(self, bucket: str, key: str, data: bytes) -> None:
         if self.missing_bucket:
@@ -383,13 +394,18 @@ def test_a_configuration_that_aws_or_the_engine_refuses_fails_the_resource_with_
         ),
         pytest.param(
             {"DeliveryStreamEncryptionConfigurationInput": {"KeyType": "CUSTOMER_MANAGED_CMK"}},
-            "KeyType must be AWS_OWNED_CMK",
-            id="a key of one's own",
+            "needs a KeyARN with KeyType CUSTOMER_MANAGED_CMK",
+            id="a key of one's own without its ARN",
         ),
         pytest.param(
-            {"DeliveryStreamEncryptionConfigurationInput": {"KeyType": "AWS_OWNED_CMK", "KeyARN": "arn:aws:kms:x"}},
-            "KeyARN is not implemented",
-            id="the ARN of a key",
+            {"DeliveryStreamEncryptionConfigurationInput": {"KeyType": "AWS_OWNED_CMK", "KeyARN": KEY}},
+            "takes none with AWS_OWNED_CMK",
+            id="the ARN of a key that is not used",
+        ),
+        pytest.param(
+            {"DeliveryStreamEncryptionConfigurationInput": {"KeyType": "CUSTOMER_MANAGED_CMK", "KeyARN": "alias/x"}},
+            "KeyARN must be arn",
+            id="the alias of a key",
         ),
     ],
 )
@@ -582,6 +598,49 @@ def test_the_largest_record_and_the_largest_batch_are_taken(emulator: FakeEmulat
             identifiers = await put(firehose, *[b"y"] * 499, b"z" * (1_000_000))
             assert len(set(identifiers)) == 500
             await until(lambda: len(emulator.content()) == 1_024_000 + 499 + 1_000_000, "delivery of every byte")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("action", ["kms:GenerateDataKey", "kms:Decrypt"])
+@pytest.mark.parametrize("role", ["arn:aws:iam::000000000000:role/api", None], ids=["API Gateway", "an SDK"])
+def test_who_puts_on_a_stream_under_a_customers_key_may_use_that_key(
+    emulator: FakeEmulator, tmp_path: Path, role: str | None, action: str
+) -> None:
+    async def scenario() -> None:
+        async with running(emulator, tmp_path) as firehose:
+            encryption = {"KeyType": "CUSTOMER_MANAGED_CMK", "KeyARN": KEY}
+            firehose.create(
+                "Stream", {**properties(), "DeliveryStreamEncryptionConfigurationInput": encryption}, "stack"
+            )
+            emulator.session = "arn:aws:sts::000000000000:assumed-role/transform/lambda"
+            assert (await firehose.request("PutRecord", _RECORD, role))[0] == 200
+            who = (role, "apigateway.amazonaws.com") if role else (emulator.session, "")
+            assert (*who, action, KEY) in emulator.asked
+            emulator.denied = {action}
+            status, reply = await firehose.request("PutRecord", _RECORD, role)
+            assert (status, reply["__type"]) == (400, "InvalidKMSResourceException")
+            assert KEY in reply["message"]
+            emulator.session = ""  # the account's root
+            assert (await firehose.request("PutRecord", _RECORD, None))[0] == 200
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("action", ["kms:GenerateDataKey", "kms:Decrypt"])
+def test_a_delivery_waits_until_the_role_may_use_the_key_of_the_bucket(
+    emulator: FakeEmulator, tmp_path: Path, action: str
+) -> None:
+    async def scenario() -> None:
+        async with running(emulator, tmp_path) as firehose:
+            firehose.create("Stream", properties(), "stack")
+            emulator.key, emulator.denied = KEY, {action}
+            await put(firehose, b"one")
+            await until(lambda: any(asked[2:] == (action, KEY) for asked in emulator.asked), "the question")
+            await asyncio.sleep(0.1)
+            assert emulator.bucket == {}
+            emulator.denied = set()
+            await until(lambda: emulator.content() == b"one", "delivery")
 
     run(scenario())
 

@@ -48,6 +48,7 @@ _REFINED = "for saved queries over refined tables, whose partitions stand in the
 _RESULTS = "on AWS GetQueryResults reads the result's object as the one who calls it"
 _CHANGED = "when a target has more columns, or fewer days, than before: tests/test_refine.py"
 _SWEPT = "what runs of long ago have left: tests/test_refine.py"
+_KEY = "what queues, secrets and encrypted logs need of who uses them; those of the local AWS ask for no key"
 _LOGGED = ("logs:CreateLogStream", "logs:PutLogEvents")
 _TRACED = ("xray:PutTraceSegments", "xray:PutTelemetryRecords")
 REASONS: dict[Action, str] = {
@@ -57,6 +58,11 @@ REASONS: dict[Action, str] = {
     **{("pull", "FetchRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
     **{("refine", "RefineRole", "WriteLog", action): _LAMBDA for action in _LOGGED},
     **{("refine", "RefineRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
+    **{
+        (stack, role, "UseKey", f"kms:{action}"): _KEY
+        for stack, role in (("deliver", "DeliverRole"), ("refine", "RefineRole"))
+        for action in ("Decrypt", "GenerateDataKey")
+    },
     **{("deliver", "RunMachineRole", "WriteTraces", action): _STATES for action in _TRACED},
     **{("pull", "RunMachineRole", "WriteTraces", action): _STATES for action in _TRACED},
     **{("refine", "RefineMachineRole", "WriteTraces", action): _STATES for action in _TRACED},
@@ -138,6 +144,7 @@ def run_everything(local: RecordingProcess, folder: Path, url: str) -> None:
         "FirehoseBufferingInterval=1",
         "PullDeliveryMarginInSeconds=0",
         "Tracing=ENABLED",
+        f"KmsKeyArn={local.key()}",
     )
     given = [word for parameter in parameters for word in ("--parameter", parameter)]
     lines = script("deploy", "--local", "--yes", *switched_on, *given).splitlines()

@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "raw backup": {"RawBackup": "ENABLED"},
     "API keys": {"ApiAuth": "API_KEY"},
     "IAM": {"ApiAuth": "AWS_IAM"},
+    "a key": {"KmsKeyArn": f"arn:aws:kms:{REGION}:{ACCOUNT}:key/one"},
     **{f"{codec} Parquet": {"FirehoseCompressionFormat": codec} for codec in ("SNAPPY", "UNCOMPRESSED")},
     **{f"{codec} JSON": {"OutputFormat": "JSON", "FirehoseCompressionFormat": codec} for codec in ("SNAPPY", "GZIP")},
 }
@@ -193,7 +194,7 @@ def objects(node: Any, path: str = "") -> Iterator[tuple[str, Json]]:
             yield from objects(value, f"{path}.{key}".lstrip("."))
 
 
-@pytest.mark.parametrize("variant", ["the defaults", "raw backup", "API keys"])
+@pytest.mark.parametrize("variant", ["the defaults", "raw backup", "API keys", "a key"])
 def test_a_property_that_is_not_implemented_is_refused_by_name(variant: str, tmp_path: Path) -> None:
     """At every place of every resource: what an engine would pass over in silence would differ from AWS."""
     made, tried, passed = registry(tmp_path), 0, []

@@ -35,21 +35,24 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def always(items: list[Json]) -> list[Json]:
+    """Policies or statements, those included that depend on a condition, and are nothing without it."""
+    return [one["Fn::If"][1] if "Fn::If" in one else one for one in items]
+
+
 def actions_of_the_template() -> list[Action]:
     """Every action that a policy of template.yaml allows to a role."""
     found = []
     for name, resource in templates.load(TEMPLATE.read_text())["Resources"].items():
         properties = resource.get("Properties", {})
         if resource["Type"] == "AWS::IAM::Role":
-            # A policy may depend on a condition, and is nothing without it.
-            policies = [one["Fn::If"][1] if "Fn::If" in one else one for one in properties["Policies"]]
-            documents = [(name, policy["PolicyDocument"]) for policy in policies]
+            documents = [(name, policy["PolicyDocument"]) for policy in always(properties["Policies"])]
         elif resource["Type"] == "AWS::IAM::Policy":
             documents = [(role["Ref"], properties["PolicyDocument"]) for role in properties["Roles"]]
         else:
             continue
         for role, document in documents:
-            for statement in document["Statement"]:
+            for statement in always(document["Statement"]):
                 found += [(role, statement["Sid"], action) for action in as_list(statement["Action"])]
     return found
 
@@ -58,7 +61,7 @@ class Stack:
     """The deployed stack, and ways to send to it and to look at what came out."""
 
     def __init__(self, local: LocalProcess) -> None:
-        self.local, self.outputs = local, local.deploy(*PARAMETERS)
+        self.local, self.outputs = local, local.deploy(*PARAMETERS, f"KmsKeyArn={local.key()}")
         self.bucket = local.bucket(self.outputs["BucketName"])
         self.log_group = local.resource("StreamLogGroup")
         self.iam, self.firehose, self.logs = (local.client(name) for name in ("iam", "firehose", "logs"))
@@ -265,6 +268,16 @@ NEEDED: dict[Action, Callable[[Stack, Action], None]] = {
         "rejects", _PUT_REJECTS, value="abc"
     ),
     ("TransformRole", "PutRejects", "firehose:PutRecordBatch"): record_fails_with_its_reject,
+    **{
+        (role, "UseKey", f"kms:{action}"): check
+        for role, check in (
+            ("IngestRole", api_answers_503),
+            ("StreamRole", objects_wait("S3.AccessDenied", "delivery", Stack.is_row)),
+            ("StreamRejectsRole", objects_wait("S3.AccessDenied", "rejects", Stack.is_rejected, value="abc")),
+            ("TransformRole", record_fails_with_its_reject),
+        )
+        for action in ("Decrypt", "GenerateDataKey")
+    },
     ("TransformRole", "PutBack", "firehose:PutRecordBatch"): record_fails_that_cannot_go_back,
 }
 

@@ -133,7 +133,7 @@ def clients() -> dict[str, Any]:
     session = boto3.Session("testing", "testing", region_name="eu-west-1")
     # Whatever other tests have set AWS_ENDPOINT_URL to.
     config = Config(ignore_configured_endpoint_urls=True)
-    return {service: session.client(service, config=config) for service in ("s3", "sts")}
+    return {service: session.client(service, config=config) for service in ("s3", "sts", "kms")}
 
 
 @pytest.fixture
@@ -394,11 +394,14 @@ def test_without_a_terminal_nobody_is_asked_and_nothing_begun(run: Any, s3: Any)
 
 
 @pytest.mark.parametrize("parameter", deploy.FIXED_PARAMETERS)
-def test_a_parameter_that_decides_where_data_is_does_not_change(run: Any, s3: Any, parameter: str) -> None:
+def test_a_parameter_that_decides_where_data_is_does_not_change(
+    run: Any, s3: Any, clients: dict[str, Any], parameter: str
+) -> None:
     values = {
         "FirehoseS3Prefix": ("a/", "b/"),
         "OutputFormat": ("PARQUET", "JSON"),
         "RawBackup": ("ENABLED", "DISABLED"),
+        "KmsKeyArn": (clients["kms"].create_key()["KeyMetadata"]["Arn"], ""),
     }
     before, after = values.get(parameter, ("a", "b"))
     cloudformation = ChangeSets(existing(**{parameter: before}))
@@ -408,6 +411,40 @@ def test_a_parameter_that_decides_where_data_is_does_not_change(run: Any, s3: An
     assert "Deploy a second stack beside it with --stack-name" in err
     assert cloudformation.requests == [] and s3.list_buckets()["Buckets"] == []
     assert run(cloudformation, "--yes", "--parameter", f"{parameter}={before}")[0] == 0
+
+
+def test_a_key_may_be_given_later_and_stays(run: Any, clients: dict[str, Any]) -> None:
+    key = clients["kms"].create_key()["KeyMetadata"]["Arn"]
+    cloudformation = ChangeSets(existing(KmsKeyArn=""))
+    assert run(cloudformation, "--yes", "--parameter", f"KmsKeyArn={key}")[0] == 0
+    assert parameters(cloudformation.requests[0])["KmsKeyArn"] == key
+
+
+UNUSABLE_KEYS: dict[str, tuple[Callable[[Any, str], str], str]] = {
+    "of another region": (lambda _, key: key.replace("eu-west-1", "eu-west-2"), f"of account {ACCOUNT} in eu-west-1"),
+    "of another account": (lambda _, key: key.replace(ACCOUNT, "210987654321"), f"of account {ACCOUNT} in eu-west-1"),
+    "that does not exist": (lambda _, key: f"{key[:-1]}x", "cannot be used (NotFoundException): it must exist"),
+    "that is disabled": (
+        lambda kms, key: kms.disable_key(KeyId=key.split("/")[1]) and key,
+        "its KeyState is Disabled and must be Enabled",
+    ),
+    "for signatures": (
+        lambda kms, _: kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["Arn"],
+        "its KeySpec is RSA_2048 and must be SYMMETRIC_DEFAULT",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), UNUSABLE_KEYS.values(), ids=UNUSABLE_KEYS)
+def test_a_key_that_aws_would_not_use_is_refused_before_anything_is_made(
+    run: Any, s3: Any, clients: dict[str, Any], spoil: Callable[[Any, str], str], words: str
+) -> None:
+    cloudformation, key = ChangeSets(), clients["kms"].create_key()["KeyMetadata"]["Arn"]
+    unusable = spoil(clients["kms"], key)
+    code, _, err = run(cloudformation, "--yes", "--parameter", f"KmsKeyArn={unusable}")
+    assert code == 1
+    assert words in err and unusable in err
+    assert cloudformation.requests == [] and s3.list_buckets()["Buckets"] == []
 
 
 LOSSES = [

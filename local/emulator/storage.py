@@ -18,7 +18,7 @@ class Storage(Process):
         super().__init__(directory, port)
         from ministack.services import glue, s3
 
-        self._buckets = s3._buckets
+        self._buckets, self._bucket_encryption = s3._buckets, s3._bucket_encryption
         self._databases, self._tables, self._partitions = glue._databases, glue._tables, glue._partitions
 
     async def put_object(self, bucket: str, key: str, data: bytes) -> None:
@@ -32,6 +32,11 @@ class Storage(Process):
             # MiniStack says 200 all the same, and keeps what it could not write until the process ends.
             await self.call("s3", "DELETE", f"/{bucket}/{key}")
             raise ServiceError(500, "InternalError", f"The object could not be written to {path}")
+
+    def bucket_key(self, bucket: str) -> str:
+        """The ARN of the KMS key that S3 encrypts a bucket's objects with; empty where that is a key of S3's own."""
+        found = re.search("<KMSMasterKeyID>(.*?)<", self._bucket_encryption.get_scoped(ACCOUNT, None, bucket, ""))
+        return found[1] if found else ""
 
     def object_paths(self, bucket: str, prefix: str) -> list[tuple[str, Path]]:
         """The objects under a prefix that ends at a folder, as (key, file on disk), in the order of their keys."""

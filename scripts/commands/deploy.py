@@ -49,6 +49,7 @@ FIXED_PARAMETERS = {
     "AthenaDatabaseName": "the tables would be made anew under another name",
     "AthenaTableName": "the tables would be made anew under another name",
     "RawBackup": "AWS cannot switch it off again",
+    "KmsKeyArn": "no role of the stack could read any more what is stored under the key of before",
 }
 FIXED_RESOURCES = {
     "AWS::S3::Bucket",
@@ -124,6 +125,8 @@ def deploy_stack(aws: Aws, name: str, product: Product, given: dict[str, str], *
         # A Glue database belongs to one stack, and its default name to the first.
         given = {"AthenaDatabaseName": name.lower().replace("-", "_"), **given}
     _refuse_what_would_hide_data(name, previous, given)
+    if key := given.get("KmsKeyArn"):
+        _refuse_an_unusable_key(aws, key)
 
     say(f"Building lambda/ for {'this machine' if aws.is_local else 'python3.13 on arm64'} ...")
     archive = build.build(build.LOCAL if aws.is_local else build.AWS)
@@ -193,12 +196,30 @@ def _existing_stack(aws: Aws, name: str) -> dict[str, Any] | None:
 def _refuse_what_would_hide_data(name: str, previous: dict[str, str], given: dict[str, str]) -> None:
     for parameter, reason in FIXED_PARAMETERS.items():
         before, after = previous.get(parameter), given.get(parameter)
-        # What is DISABLED can be switched on.
-        if after is not None and before not in (None, "DISABLED", after):
+        # What is DISABLED or empty can be switched on.
+        if after is not None and before not in (None, "", "DISABLED", after):
             raise CommandError(
                 f"{parameter} cannot change from '{before}' to '{after}' on stack '{name}': {reason}. Deploy a second "
                 f"stack beside it with --stack-name, and send events there"
             )
+
+
+def _refuse_an_unusable_key(aws: Aws, key: str) -> None:
+    account = aws.client("sts").get_caller_identity()["Account"]
+    if key.split(":")[3:5] != [aws.region, account]:
+        raise CommandError(
+            f"KmsKeyArn must be a key of account {account} in {aws.region}, as the stack is (got '{key}')"
+        )
+    try:
+        found = aws.client("kms").describe_key(KeyId=key)["KeyMetadata"]
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        raise CommandError(
+            f"KmsKeyArn '{key}' cannot be used ({code}): it must exist, and you need kms:DescribeKey on it"
+        ) from error
+    for name, wanted in (("KeyManager", "CUSTOMER"), ("KeySpec", "SYMMETRIC_DEFAULT"), ("KeyState", "Enabled")):
+        if found[name] != wanted:
+            raise CommandError(f"KmsKeyArn '{key}' cannot be used: its {name} is {found[name]} and must be {wanted}")
 
 
 def _artifact_bucket(aws: Aws) -> str:
