@@ -52,10 +52,11 @@ main() {
   python -m scripts.commands.deployed >"$DEPLOYED"
   step "templates" cfn-lint --include-checks I -- template.yaml "$DEPLOYED" stacks/*.yaml examples/key.yaml
   if [[ -n $quick ]]; then
-    step "tests" pytest -q -m "not slow"
+    step "tests" pytest -q -n 2 --dist loadfile -m "not slow"
   else
     step "template security" check_security
-    step "tests" pytest -q
+    # Many of them wait for a local AWS, and two files can wait at the same time.
+    step "tests" pytest -q -n 2 --dist loadfile
   fi
 }
 
