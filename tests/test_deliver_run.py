@@ -339,10 +339,11 @@ def test_two_columns_of_one_name_are_refused(aws: Aws) -> None:
 
 
 class Busy:
-    """A queue that fails each message some times, with or without a fault of the sender's."""
+    """A queue that fails a share of the messages, each some times, with or without a fault of the sender's."""
 
-    def __init__(self, times: int, *, fault: bool = False) -> None:
-        self.times, self.fault = times, fault
+    def __init__(self, times: int, *, share: float = 0.9, fault: bool = False) -> None:
+        self.times, self.share, self.fault = times, share, fault
+        self.random = random.Random(1)
         self.tried: dict[str, int] = {}
         self.taken: list[str] = []
         self.calls: list[list[str]] = []
@@ -353,7 +354,7 @@ class Busy:
         for entry in Entries:
             body = entry["MessageBody"]
             self.tried[body] = self.tried.get(body, 0) + 1
-            if self.tried[body] <= self.times and random.random() < 0.9:
+            if self.tried[body] <= self.times and self.random.random() < self.share:
                 failed.append({"Id": entry["Id"], "Code": "Busy", "SenderFault": self.fault})
             else:
                 self.taken.append(body)
@@ -371,7 +372,7 @@ def test_messages_that_fail_are_sent_again_and_no_other() -> None:
 
 
 def test_messages_that_keep_failing_are_an_error_and_the_others_are_sent() -> None:
-    queue = Busy(times=1000)
+    queue = Busy(times=1000, share=1)
     pauses: list[float] = []
 
     with pytest.raises(messages.NotSent, match="Busy"):

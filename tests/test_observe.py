@@ -294,7 +294,9 @@ def test_a_topic_of_its_own_is_made_only_when_none_is_given_and_has_no_key_that_
     assert STACK.template["Conditions"]["CreateObserveTopic"] == {"Fn::Equals": [{"Ref": "ObserveTopicArn"}, ""]}
     topic = RESOURCES["ObserveTopic"]
     assert topic["Condition"] == "CreateObserveTopic"
-    assert "KmsMasterKeyId" not in topic["Properties"]
+    # A customer's own key, or none.
+    no_value = {"Ref": "AWS::NoValue"}
+    assert topic["Properties"]["KmsMasterKeyId"] == {"Fn::If": ["HasKmsKeyArn", {"Ref": "KmsKeyArn"}, no_value]}
     assert RESOURCES["ObserveEmailSubscription"]["Condition"] == "HasObserveEmail"
 
 
