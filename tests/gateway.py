@@ -130,6 +130,7 @@ class Gateway:
     def restart(self) -> None:
         self.emulator = FakeEmulator()
         integrations: Any = {"firehose": self.firehose.request}
+        # A fake that has what the engine uses of an emulator.
         self.engine = ApiGateway(self.emulator, self.directory, integrations, clock=lambda: self.now)  # type: ignore[arg-type]
         self.engine.register()
 

@@ -185,7 +185,7 @@ class Client:
 
     def __init__(self, lake: Lake, directory: Path) -> None:
         self.lake = lake
-        self.athena = Athena(lake, directory)  # type: ignore[arg-type]
+        self.athena = Athena(lake, directory)  # type: ignore[arg-type]  # a fake has what the engine uses
         self.athena.register()
 
     async def call(self, operation: str, **body: Any) -> tuple[int, Json]:

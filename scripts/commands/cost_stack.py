@@ -15,7 +15,7 @@ from scripts.commands import cost_model as model
 from scripts.commands import stack
 from scripts.commands.console import EXIT_USAGE, CommandError
 from scripts.commands.query import SMALLEST_CHARGE
-from scripts.commands.stack import Aws
+from scripts.commands.stack import Aws, stack_parameters
 
 Basis = Literal["metric", "listing", "model"]
 
@@ -76,7 +76,7 @@ def measure(aws: Aws, name: str, days: int, workload: model.Workload, now: datet
             "--days, or estimate with --events-per-month",
             EXIT_USAGE,
         )
-    parameters = {item["ParameterKey"]: item["ParameterValue"] for item in described.get("Parameters", [])}
+    parameters = stack_parameters(described)
     workload = replace(
         _came_in(workload, sums, monthly),
         output_format=parameters["OutputFormat"],

@@ -30,6 +30,7 @@ from scripts.commands.stack import (
     session,
     stack_events,
     stack_outputs,
+    stack_parameters,
 )
 
 # What this script itself fills in, with values that let the others be checked before the first call.
@@ -84,7 +85,7 @@ def deploy(arguments: list[str]) -> int:
         raise CommandError("no terminal to ask on: add --yes to deploy without being asked", 2)
     aws = session(options.local)
     if environment is not None:
-        environment.check({**_previous_parameters(describe_stack(aws, name)), **given})
+        environment.check({**stack_parameters(describe_stack(aws, name)), **given})
     code = deploy_stack(aws, name, product, given, ask=not options.yes)
     if environment is not None:
         aws.client("cloudformation").update_termination_protection(
@@ -120,7 +121,7 @@ def read_product(folders: Mapping[str, str] | None = None, more_queries: Sequenc
 def deploy_stack(aws: Aws, name: str, product: Product, given: dict[str, str], *, ask: bool) -> int:
     """Deploy the product under this stack name with the given parameters; prints the outputs on stdout."""
     stack = _existing_stack(aws, name)
-    previous = _previous_parameters(stack)
+    previous = stack_parameters(stack)
     if stack is None and name != DEFAULT_STACK_NAME:
         # A Glue database belongs to one stack, and its default name to the first.
         given = {"AthenaDatabaseName": name.lower().replace("-", "_"), **given}
@@ -169,10 +170,6 @@ def _key_and_value(text: str) -> tuple[str, str]:
     if not separator or not key:
         raise ArgumentTypeError(f"'{text}' is not of the form Key=Value")
     return key, value
-
-
-def _previous_parameters(stack: dict[str, Any] | None) -> dict[str, str]:
-    return {item["ParameterKey"]: item["ParameterValue"] for item in (stack or {}).get("Parameters", [])}
 
 
 def _existing_stack(aws: Aws, name: str) -> dict[str, Any] | None:

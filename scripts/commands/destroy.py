@@ -18,6 +18,7 @@ from scripts.commands.stack import (
     resources,
     session,
     stack_events,
+    stack_parameters,
 )
 
 _BUCKET = "AWS::S3::Bucket"
@@ -133,9 +134,7 @@ def _show(
     for bucket in buckets if delete_data else []:
         say(f"      s3://{bucket}, with every version of every object in it: this cannot be undone", style="red")
     say("What Firehose still buffers may be lost: stop what sends events, and wait for a buffering interval.")
-    artifacts = {item["ParameterKey"]: item.get("ParameterValue") for item in stack.get("Parameters", [])}.get(
-        "ArtifactBucket"
-    )
+    artifacts = stack_parameters(stack).get("ArtifactBucket")
     stays = [] if delete_data else [f"s3://{bucket}, your data" for bucket in buckets]
     if artifacts:
         stays.append(f"s3://{artifacts}, the code of all your stacks")

@@ -46,7 +46,15 @@ from scripts.commands.erase_zones import (
     erase_rows,
 )
 from scripts.commands.replay_zones import Corrupt
-from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, missing, session, stack_output
+from scripts.commands.stack import (
+    Aws,
+    add_stack_arguments,
+    describe_stack,
+    missing,
+    session,
+    stack_output,
+    stack_parameters,
+)
 
 READERS: Final = 10  # as many connections as boto3 keeps
 TRIES: Final = 5
@@ -70,7 +78,7 @@ def erase(arguments: list[str]) -> int:
         stack = describe_stack(aws, options.stack_name)
         if stack is None:
             raise missing(aws, options.stack_name)
-        parameters = {item["ParameterKey"]: item.get("ParameterValue", "") for item in stack.get("Parameters", [])}
+        parameters = stack_parameters(stack)
         store = Store(aws, stack_output(aws, options.stack_name, "BucketName"), parameters.get("FirehoseS3Prefix", ""))
         receipt = Receipt(options.receipt, options.user_id, options.stack_name, aws.place, store.bucket)
         if not store.exists():

@@ -17,7 +17,7 @@ from pull.store import Store, TaskKey
 from scripts.commands import executions, queues
 from scripts.commands.console import CommandError, Parser, main, printable, progress, say
 from scripts.commands.query import Column, write_table
-from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, session, stack_outputs
+from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, session, stack_outputs, stack_parameters
 
 COLUMNS = [
     *(Column(name, "varchar") for name in ("source", "checkpoint (UTC)", "run", "state")),
@@ -89,7 +89,7 @@ def find(aws: Aws, stack_name: str) -> Pull:
             f"--stack-name {stack_name} --pull DIR"
         )
     stack = describe_stack(aws, stack_name) or {}
-    values = {item["ParameterKey"]: item["ParameterValue"] for item in stack["Parameters"]}
+    values = stack_parameters(stack)
     document = aws.client("s3").get_object(Bucket=values["ArtifactBucket"], Key=values["PullSourcesKey"])["Body"].read()
     config = aws.client("dynamodb").meta.config
     dynamodb: Any = aws.session.resource("dynamodb", endpoint_url=aws.endpoint, config=config)

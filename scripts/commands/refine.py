@@ -16,7 +16,7 @@ from rich.table import Table
 
 from scripts.commands import executions
 from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, progress, say
-from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, session, stack_outputs
+from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, session, stack_outputs, stack_parameters
 
 
 @dataclass
@@ -83,7 +83,7 @@ def machine_of(aws: Aws, name: str) -> str:
 def tables_of(aws: Aws, name: str) -> list[str]:
     """The tables that the stack's SQL files make, in their order."""
     stack = describe_stack(aws, name) or {}
-    values = {item["ParameterKey"]: item["ParameterValue"] for item in stack["Parameters"]}
+    values = stack_parameters(stack)
     document = aws.client("s3").get_object(Bucket=values["ArtifactBucket"], Key=values["RefineFilesKey"])["Body"].read()
     return [target["table"] for target in json.loads(document)["targets"]]
 

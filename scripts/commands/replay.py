@@ -47,7 +47,15 @@ from scripts.commands.replay_zones import (
     read_raw,
     read_rejected,
 )
-from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, missing, session, stack_output
+from scripts.commands.stack import (
+    Aws,
+    add_stack_arguments,
+    describe_stack,
+    missing,
+    session,
+    stack_output,
+    stack_parameters,
+)
 from transform.events import Settings
 
 READ_AHEAD_BYTES = 64_000_000
@@ -109,7 +117,7 @@ def replay(arguments: list[str]) -> int:
         if stack is None:
             raise missing(aws, options.stack_name)
         bucket, stream = (stack_output(aws, options.stack_name, key) for key in ("BucketName", "StreamName"))
-        parameters = {item["ParameterKey"]: item.get("ParameterValue", "") for item in stack.get("Parameters", [])}
+        parameters = stack_parameters(stack)
         zone = ZoneReader(aws, bucket, options.zone)
         try:
             objects = zone.objects(options.since, options.until)

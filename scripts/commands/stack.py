@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,11 @@ def describe_stack(aws: Aws, name: str) -> dict[str, Any] | None:
             return None
         raise
     return stacks[0] if stacks else None
+
+
+def stack_parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:
+    """The values of a stack's parameters, of what describe_stack found; none for no stack."""
+    return {item["ParameterKey"]: item.get("ParameterValue", "") for item in (stack or {}).get("Parameters", [])}
 
 
 def missing(aws: Aws, name: str) -> CommandError:

@@ -21,7 +21,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from scripts.commands.build import REPOSITORY
 from scripts.commands.console import CommandError, explain
-from scripts.commands.stack import DEFAULT_STACK_NAME, Aws, describe_stack, missing, reachable_url, resources
+from scripts.commands.stack import (
+    DEFAULT_STACK_NAME,
+    Aws,
+    describe_stack,
+    missing,
+    reachable_url,
+    resources,
+    stack_parameters,
+)
 
 Json: TypeAlias = dict[str, Any]
 
@@ -93,7 +101,7 @@ class _Look:
     def __init__(self, aws: Aws, stack: Json, now: datetime) -> None:
         self.aws, self.stack, self.now = aws, stack, now
         self.name: str = stack["StackName"]
-        self.parameters = {item["ParameterKey"]: item.get("ParameterValue", "") for item in stack.get("Parameters", [])}
+        self.parameters = stack_parameters(stack)
         self.outputs = {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
         # Made here, as a session makes no two clients at the same time.
         self.clients = {service: aws.client(service) for service in SERVICES}

@@ -34,6 +34,7 @@ from scripts.commands.stack import (
     reachable_url,
     session,
     stack_outputs,
+    stack_parameters,
 )
 from scripts.commands.track import read_api_key
 from scripts.commands.verify_canaries import Canary, Expected, Flock, Like, Request
@@ -59,7 +60,7 @@ def verify(arguments: list[str]) -> int:
     stack = describe_stack(aws, options.stack_name)
     if stack is None:
         raise missing(aws, options.stack_name)
-    parameters = {item["ParameterKey"]: item.get("ParameterValue", "") for item in stack.get("Parameters", [])}
+    parameters = stack_parameters(stack)
     outputs, ids = stack_outputs(aws, options.stack_name), physical_ids(aws, options.stack_name)
     if clash := sorted(verify_checks.redacted(parameters) & NEEDED_FIELDS):
         raise CommandError(
