@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from tests import factories
-from transform import events, records
-from transform.events import COLUMNS, Accepted, Dropped, Outcome, Rejected, Settings, transform
+from transform import records, rows
+from transform.events import Accepted, Dropped, IpHandling, Outcome, Rejected, Settings, transform
 from transform.records import MAX_EVENTS, Fault, Reject, split, split_texts
+from transform.rows import COLUMNS
 
 SETTINGS = Settings()
 
@@ -336,26 +338,62 @@ def test_a_blank_time_is_not_given(blank: object) -> None:
     ],
 )
 def test_a_column_of_another_type(type_: str, sent: Any, expected: object) -> None:
-    read = events._READERS[type_](events.Column("seats", type_, "sender", "How many"))
+    seats = rows.Column("seats", type_, "sender", "How many")
     try:
-        found: object = read(sent)
+        found: object = rows.compile_columns([seats])({"seats": sent}.pop, OF_REQUEST)["seats"]
     except Reject as reject:
         found = reject.reason
     assert found == expected
     assert type(found) is type(expected)
 
 
+OF_REQUEST = ("2025-11-21 06:20:00.000", "203.0.113.0", None, "1")
+
+ANYTHING: list[Any] = [None, "", " \n", "a", "a b", "ä" * 256, "a" * 257, "7", "1e400", 0, 7, -(2**63), 2**64 - 1]
+ANYTHING += [0.0, 7.5, 1e16, float("inf"), float("nan"), True, False, {}, {"a": [1]}, []]
+
+
+@pytest.mark.parametrize("sent", ANYTHING, ids=repr)
+@pytest.mark.parametrize("required", [False, True])
+@pytest.mark.parametrize("type_", rows._READERS)
+def test_the_compiled_columns_are_read_as_a_loop_would_read_them(type_: str, required: bool, sent: Any) -> None:
+    before = rows.Column("class", "string", "sender", "A word of Python's", key="it's")
+    column = rows.Column("a", type_, "sender", "Anything", required=required, max_length=256)
+    after = rows.Column("ip", "string", "pipeline", "The address")
+
+    def loop(event: dict[str, Any]) -> dict[str, Any]:
+        value = event.pop("a")
+        value = None if value is None else rows._READERS[type_](column)(value)
+        if required and value is None:
+            raise Reject("missing", "a must be given")
+        return {"class": event.pop("it's"), "a": value, "ip": OF_REQUEST[1]}
+
+    def compiled(event: dict[str, Any]) -> dict[str, Any]:
+        return rows.compile_columns([before, column, after])(event.pop, OF_REQUEST)
+
+    found = []
+    for read in (loop, compiled):
+        event = {"it's": "first", "a": sent, "other": 1}
+        try:
+            row = read(event)
+            found.append((list(row.items()), [type(value) for value in row.values()], event))
+        except Reject as reject:
+            found.append((reject.reason, reject.detail))
+    assert found[0] == found[1]
+
+
 def test_a_required_column_rejects_an_event_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_REQUIRED_COLUMNS", ("name", "value"))
+    columns = [replace(column, required=column.name in ("name", "value")) for column in COLUMNS]
+    monkeypatch.setattr(rows, "_begin_row", rows.compile_columns(columns))
     assert reason({"name": "a"}) == "missing"
     assert row({"name": "a", "value": 0})["value"] == 0
 
 
 def test_the_schema_says_all_that_a_table_needs() -> None:
-    schema = json.loads(Path(events.__file__).with_name("schema.json").read_bytes())
+    schema = json.loads(Path(rows.__file__).with_name("schema.json").read_bytes())
     for column in schema["columns"] + schema["partition_keys"]:
         assert {"name", "type", "set_by", "description"} <= column.keys()
-        assert column["type"] in events._READERS
+        assert column["type"] in rows._READERS
         assert "\n" not in column["description"]
         assert "|" not in column["description"]
     assert len({column.name for column in COLUMNS}) == len(COLUMNS)
@@ -478,7 +516,7 @@ def test_a_record_of_ours_that_is_not_whole_is_our_fault(data: bytes, expected: 
         ("", "FULL", None),
     ],
 )
-def test_the_address_is_shown_as_configured(ip: str, handling: events.IpHandling, expected: str | None) -> None:
+def test_the_address_is_shown_as_configured(ip: str, handling: IpHandling, expected: str | None) -> None:
     assert row({}, Settings(ip_handling=handling), ip=ip)["ip"] == expected
 
 

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import factories
-from transform.events import COLUMNS, Accepted, Dropped, Rejected, Settings, transform
+from transform.events import Accepted, Dropped, Rejected, Settings, transform
 from transform.handler import lambda_handler
 from transform.records import Fault
+from transform.rows import COLUMNS
 
 # Every example is a whole record or invocation; a slow machine is no reason to fail.
 thorough = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_any_other_debug_is_only_a_property(debug: object) -> None:
     ],
 )
 def test_a_known_bot_is_dropped(user_agent: str) -> None:
-    assert drops(drop_known_bots, {"name": "a"}, CONTEXT._replace(user_agent=user_agent))
+    assert drops(drop_known_bots, {"name": "a"}, replace(CONTEXT, user_agent=user_agent))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_known_bot_is_dropped(user_agent: str) -> None:
     ],
 )
 def test_a_browser_a_server_or_a_device_is_no_bot(user_agent: str | None) -> None:
-    assert not drops(drop_known_bots, {"name": "a"}, CONTEXT._replace(user_agent=user_agent))
+    assert not drops(drop_known_bots, {"name": "a"}, replace(CONTEXT, user_agent=user_agent))
 
 
 def test_redact_empties_configured_fields_in_any_case_and_at_any_depth() -> None:
@@ -83,7 +84,7 @@ def test_redact_empties_configured_fields_in_any_case_and_at_any_depth() -> None
         "user": {"EMAIL": ["a@example.com"], "plan": "pro"},
         "list": [[{"email": {"deep": 1}}], "email", {"e-mail": "kept"}],
     }
-    redact(event, CONTEXT._replace(redact_fields=frozenset({"email"})))
+    redact(event, replace(CONTEXT, redact_fields=frozenset({"email"})))
     assert event == {
         "Email": None,
         "value": 3,
@@ -96,7 +97,7 @@ def test_redact_survives_any_nesting() -> None:
     event: Event = {"email": 1}
     for _ in range(50_000):
         event = {"inner": [event]}
-    redact(event, CONTEXT._replace(redact_fields=frozenset({"email"})))
+    redact(event, replace(CONTEXT, redact_fields=frozenset({"email"})))
     innermost: Any = event
     while "email" not in innermost:
         innermost = innermost["inner"][0]

@@ -14,11 +14,12 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 import orjson
@@ -74,17 +75,16 @@ class Reject(Exception):
         self.detail = detail
 
 
-class Record(NamedTuple):
+@dataclass(slots=True)
+class Record:
     """A record, parted into what is known of its request and its body."""
 
     context: Context
     body: bytes
     form: Form | None = None
     """What the context line says of the body; if nothing, the body shows its form itself."""
-    sender: bytes = b""
-    """The context line as it came, up to the user agent; nothing for a bare record."""
-    more: bytes = b""
-    """The pairs that follow in the context line."""
+    line: re.Match[bytes] | None = None
+    """The context line as it came; none for a bare record."""
 
 
 def describe(error: Exception) -> str:
@@ -101,9 +101,10 @@ EARLIEST: Final = 0
 LATEST: Final = (datetime(2101, 1, 1, tzinfo=UTC) - EPOCH) // MILLISECOND
 """The first moment that is too late, in epoch milliseconds: the years 1970 to 2100 are taken."""
 
+# Without its newline. "Not a space" is matched several times as fast as "no white space".
 _CONTEXT_LINE: Final = re.compile(
-    rb"(sluice/1 request_id=(\S*) extended_request_id=(\S+) time=(\d+) ip=(\S*) user_agent=(\S*))"
-    rb"((?: (?:form|event_id|position|received_at)=\S+)*)\n"
+    rb"sluice/1 request_id=([^ ]*) extended_request_id=([^ ]+) time=(\d+) ip=([^ ]*) user_agent=([^ ]*)"
+    rb"(?P<more>(?: (?:form|event_id|position|received_at)=[^ ]+)*)"
 )
 _FORMS: Final[dict[str | None, Form | None]] = {None: None, "query": "query", "lines": "lines"}
 
@@ -117,13 +118,14 @@ def read_record(data: bytes, arrived_at: int, redact_fields: frozenset[str] = fr
     """
     if not data.startswith(b"sluice/"):
         return Record(Context(arrived_at, redact_fields=redact_fields), data)
-    line = _CONTEXT_LINE.match(data)
+    line_end = data.find(b"\n")
+    line = _CONTEXT_LINE.fullmatch(data, 0, line_end)
     if line is None:
         raise Fault("context_line", "the record begins with our marker, and not with a context line of version 1")
-    sender, request_id, extended_request_id, time, ip, user_agent, more = line.groups()
+    request_id, extended_request_id, time, ip, user_agent, more = line.groups()
     end = b"\nsluice/end extended_request_id=%b\n" % extended_request_id
-    body_start, body_end = line.end(), len(data) - len(end)
-    if body_end < body_start or not data.endswith(end):
+    body_end = len(data) - len(end)
+    if body_end <= line_end or not data.endswith(end):
         raise Fault("end_line", "the record does not end with the end line of its own request")
     form, received_at, event_id, position = None, time, None, 0
     try:
@@ -148,7 +150,7 @@ def read_record(data: bytes, arrived_at: int, redact_fields: frozenset[str] = fr
         raise Fault("context_line", f"a field of the context line cannot be read: {describe(error)}") from error
     if not EARLIEST <= received_at < LATEST:
         raise Fault("context_line", "the context line has a time outside the years 1970 to 2100")
-    return Record(context, data[body_start:body_end], form, sender, more)
+    return Record(context, data[line_end + 1 : body_end], form, line)
 
 
 def _read_pairs(more: bytes) -> dict[str, str]:
@@ -170,19 +172,16 @@ def write_rest(record: Record, first: int, row_sizes: Sequence[int], most: int) 
     """
     context = record.context
     form, texts = split_texts(record.body, record.form)
-    pairs = _read_pairs(record.more)
+    line = record.line
+    pairs = _read_pairs(line["more"]) if line else {}
     if len(texts) > 1:
         pairs.pop("event_id", None)  # it is the id of an only event, and one of these may soon be alone
     if form == "lines":
         pairs["form"] = form  # else a line that is alone, or bad lines among themselves, would be read as a document
     # For a bare record its time stands for the id of its request, as it does where ids are made.
     extended_request_id = context.extended_request_id or str(context.received_at)
-    sender = (
-        record.sender
-        or (
-            f"sluice/1 request_id= extended_request_id={extended_request_id} time={context.received_at} ip= user_agent="
-        ).encode()
-    )
+    bare = f"sluice/1 request_id= extended_request_id={extended_request_id} time={context.received_at} ip= user_agent="
+    sender = line.string[: line.start("more")] if line else bare.encode()
     end = f"\nsluice/end extended_request_id={extended_request_id}\n".encode()
 
     def write(start: int, stop: int) -> bytes:

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import orjson
 
-from transform.events import Rejected, Settings, format_time, handle_ip
+from transform.events import Rejected, Settings, handle_ip
 from transform.records import Form, Record, parse, split, split_texts
+from transform.rows import format_time
 
 MAX_REJECTS: Final = 500
 """Rejected events of one record that have rows of their own; what stands beyond has one together."""

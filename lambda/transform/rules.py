@@ -25,15 +25,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 
 class Drop(Exception):
     """A rule's decision to leave an event out; it is no fault, so it is counted and never logged."""
 
 
-class Context(NamedTuple):
+@dataclass(slots=True)
+class Context:
     """What the pipeline knows about the request that brought an event; the same for all events of a record.
 
     A bare record, put on the delivery stream by an SDK, has an arrival time and nothing else.

@@ -26,8 +26,8 @@ import orjson
 
 from scripts.commands.replay_zones import CONVERSION_FAILED, Corrupt, Json, located, plain, values
 from scripts.commands.verify_evidence import split_records
-from transform.events import COLUMNS
 from transform.records import Fault, Form, Reject, parse, read_record, split_texts, write_rest
+from transform.rows import COLUMNS
 from transform.rules import RULES, Context
 
 COLUMN: Final = "user_id"

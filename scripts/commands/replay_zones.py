@@ -31,8 +31,9 @@ from typing import Any, Final, Literal, TypeAlias
 import cramjam
 
 from scripts.commands.verify_evidence import split_records
-from transform.events import COLUMNS, Accepted, Dropped, Settings, transform
+from transform.events import Accepted, Dropped, Settings, transform
 from transform.records import MAX_EVENTS, Fault, Form, parse, read_record, split_texts, write_rest
+from transform.rows import COLUMNS
 from transform.streams import MAX_RECORD_BYTES
 
 Json: TypeAlias = dict[str, Any]
