@@ -104,7 +104,7 @@ Run = Callable[..., tuple[int, str, str]]
 def test_it_shows_the_rows_of_each_table(states: FakeStates, run: Run) -> None:
     code, out, err = run()
     assert code == 0
-    assert err.startswith("processed_events: 2 days stay as they were")
+    assert err.startswith("processed_events: days that stay as they were, as events behind them may be deleted: 2 (")
     assert "daily_events" not in err
     rows = [line.split() for line in out.splitlines() if "events" in line]
     assert rows == [["processed_events", "101", "12,350", "2"], ["daily_events", "101", "600", "1"]]

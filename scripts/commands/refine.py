@@ -158,8 +158,8 @@ def show(made: dict[str, Made]) -> None:
     for name, one in made.items():
         if one.left:
             say(
-                f"{name}: {one.left:,} days stay as they were, as events behind them may be deleted "
-                f"(EventsRetentionInDays; the log of the function names the days)"
+                f"{name}: days that stay as they were, as events behind them may be deleted: {one.left:,} "
+                f"(EventsRetentionInDays; the log of the function names them)"
             )
 
 
