@@ -1,6 +1,7 @@
 -- target: processed_events
 -- zone: processed
 -- partitions: dt
+-- received: first_received_at
 --
 -- One row an event, on the day on which it happened. The latest delivery of an event_id wins, so that a sender corrects
 -- an event by sending it again. dt of the events table is the day of delivery: an event of ${from} may have been
@@ -9,7 +10,8 @@ WITH deliveries AS (
     SELECT event_id, name, action, value, source, user_id, occurred_at, received_at, clock_skew_ms, properties, ip,
         user_agent, request_id,
         row_number() OVER (PARTITION BY event_id ORDER BY received_at DESC, request_id DESC, dt DESC) AS delivery,
-        count(*) OVER (PARTITION BY event_id) AS deliveries
+        count(*) OVER (PARTITION BY event_id) AS deliveries,
+        min(received_at) OVER (PARTITION BY event_id) AS first_received_at
     FROM "${AthenaDatabaseName}"."${AthenaTableName}"
     WHERE dt >= date_format(date '${from}' - interval '1' day, '%Y-%m-%d')
 )
@@ -33,6 +35,7 @@ SELECT
         + CASE WHEN clock_skew_ms IS NULL THEN 0 ELSE 15 END
         + CASE WHEN clock_skew_ms > 60000 THEN 0 ELSE 15 END AS quality_score,
     deliveries,
+    first_received_at,
     properties,
     ip,
     user_agent,

@@ -2,6 +2,7 @@
 -- zone: curated
 -- needs: processed_events
 -- partitions: dt
+-- received: first_received_at
 -- metrics: rows_in, rows_out, duplicates, completeness, nulls
 --
 -- How good the events of each day are. rows_in = rows_out + duplicates + not_refined, where not_refined are events that
@@ -10,12 +11,14 @@
 WITH deliveries AS (
     SELECT
         date_format(occurred_at, '%Y-%m-%d') AS dt,
+        received_at,
         row_number() OVER (PARTITION BY event_id ORDER BY received_at DESC, request_id DESC, dt DESC) AS delivery
     FROM "${AthenaDatabaseName}"."${AthenaTableName}"
     WHERE dt >= date_format(date '${from}' - interval '1' day, '%Y-%m-%d')
 ),
 received AS (
-    SELECT dt, count(*) AS rows_in, count_if(delivery > 1) AS duplicates
+    SELECT dt, count(*) AS rows_in, count_if(delivery > 1) AS duplicates,
+        min(received_at) AS first_received_at
     FROM deliveries
     WHERE dt BETWEEN '${from}' AND '${to}'
     GROUP BY dt
@@ -49,6 +52,7 @@ SELECT
     nulls_source,
     nulls_user_id,
     nulls_name + nulls_action + nulls_value + nulls_source + nulls_user_id AS nulls,
+    first_received_at,
     received.dt AS dt
 FROM received
 LEFT JOIN refined ON refined.dt = received.dt

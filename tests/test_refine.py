@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from itertools import count
+from random import Random
 from typing import Any
 
 import boto3
@@ -18,8 +21,10 @@ from refine.publish import MARK, get_partitions, publish
 from refine.sweep import sweep
 
 DATABASE, BUCKET = "lake", "store"
-EVENTS = Target("events.sql", "events_clean", "processed", ("dt",), 100, (), "-- target: events_clean\nSELECT ...\n")
-BY_KIND = Target("by_kind.sql", "by_kind", "curated", ("dt", "kind"), 10, ("rows_in",), "-- target: by_kind\nSELECT\n")
+EVENTS = Target("events.sql", "events_clean", "processed", ("dt",), 100, (), "-- target: events_clean\nSELECT\n", "")
+BY_KIND = Target(
+    "by_kind.sql", "by_kind", "curated", ("dt", "kind"), 10, ("rows_in",), "-- target: by_kind\nSELECT\n", ""
+)
 COLUMNS = [("name", "string"), ("n", "bigint")]
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TODAY = NOW.date()
@@ -30,8 +35,8 @@ Json = dict[str, Any]
 # --- Plans ------------------------------------------------------------------------------------------------------------
 
 
-def days_of(request: Json, targets: list[Target] | None = None, retention: int | None = None) -> list[str]:
-    statements = plan([EVENTS, BY_KIND] if targets is None else targets, request, TODAY, 3, retention)
+def days_of(request: Json) -> list[str]:
+    statements = plan([EVENTS, BY_KIND], request, TODAY, 3)
     return [f"{one['table']} {one['first']} {one['last']}" for one in statements]
 
 
@@ -84,14 +89,8 @@ def test_a_wrong_request_is_refused_with_its_value(request_: Json, message: str)
         days_of(request_)
 
 
-def test_days_of_which_events_may_have_been_deleted_are_not_made_anew() -> None:
-    assert days_of({"from": "2026-11-12", "only": ["events_clean"]}, retention=10)
-    with pytest.raises(Refused, match=r"2026-11-11. is too long ago: events are deleted after 10 days"):
-        days_of({"from": "2026-11-11"}, retention=10)
-
-
 def test_every_day_of_a_range_is_written_once() -> None:
-    statements = plan([BY_KIND], {"from": "2024-01-01", "to": "2025-12-31"}, TODAY, 3, None)
+    statements = plan([BY_KIND], {"from": "2024-01-01", "to": "2025-12-31"}, TODAY, 3)
     days = [
         date.fromisoformat(one["first"]) + timedelta(days=n)
         for one in statements
@@ -103,7 +102,7 @@ def test_every_day_of_a_range_is_written_once() -> None:
 
 def test_the_sql_of_an_attempt_keeps_the_lines_of_the_file() -> None:
     sql = '-- target: by_kind\nSELECT \'${from} ${to}\'\nFROM "${AthenaDatabaseName}"."${AthenaTableName}"\n'
-    target = Target("by_kind.sql", "by_kind", "curated", ("dt", "kind"), 10, ("rows_in",), sql)
+    target = Target("by_kind.sql", "by_kind", "curated", ("dt", "kind"), 10, ("rows_in",), sql, "got_at")
     run = new_run(NOW, "0badcafe")
     made = prepare(target, statement(target), run, BUCKET, DATABASE, "records")
     head, *lines = made["create"].splitlines()
@@ -115,7 +114,8 @@ def test_the_sql_of_an_attempt_keeps_the_lines_of_the_file() -> None:
     )
     assert lines == ["SELECT '2026-01-01 2026-01-03'", 'FROM "lake"."records"']
     assert made["count"] == (
-        'SELECT "dt", count(*) AS "rows", max("rows_in") AS "rows_in" '
+        'SELECT "dt", count(*) AS "rows", max("rows_in") AS "rows_in", '
+        """CASE WHEN count("got_at") = count(*) THEN date_format(min("got_at"), '%Y-%m-%d') END AS "$since" """
         'FROM "lake"."by_kind__run_20261121t120000_0badcafe" GROUP BY "dt" ORDER BY "dt"'
     )
     assert run_time(run) == NOW
@@ -132,6 +132,7 @@ def test_targets_are_read_as_deploy_has_written_them() -> None:
         "days": 10,
         "metrics": ["rows_in"],
         "sql": BY_KIND.sql,
+        "received": "",
     }
     assert read_targets(json.dumps({"targets": [item]}).encode()) == [BY_KIND]
 
@@ -196,7 +197,7 @@ def columns_of(glue: Any, target: Target = EVENTS) -> list[str]:
 
 def publish_run(glue: Any, run: str, *days: str, first: str = "2026-01-01", last: str = "2026-01-03") -> None:
     temporary = write(glue, run, *((day,) for day in days))
-    publish(glue, DATABASE, BUCKET, EVENTS, statement(first=first, last=last), temporary)
+    publish(glue, DATABASE, BUCKET, EVENTS, statement(first=first, last=last), temporary, {}, "")
 
 
 def test_the_first_run_creates_the_table_with_registered_partitions(aws: Any) -> None:
@@ -232,7 +233,7 @@ def test_more_partitions_than_a_call_takes_are_published(aws: Any) -> None:
     values = [(f"2026-01-{day:02}", f"kind{kind}") for day in range(1, 11) for kind in range(15)]
     for run in ("a", "b"):
         temporary = write(glue, run, *values, target=BY_KIND)
-        publish(glue, DATABASE, BUCKET, BY_KIND, statement(BY_KIND, last="2026-01-10"), temporary)
+        publish(glue, DATABASE, BUCKET, BY_KIND, statement(BY_KIND, last="2026-01-10"), temporary, {}, "")
         assert runs_by_day(glue, BY_KIND) == {" ".join(pair): run for pair in values}
 
 
@@ -240,7 +241,7 @@ def test_new_columns_are_added_at_the_end_and_lost_ones_stay(aws: Any) -> None:
     glue = aws("glue")
     publish_run(glue, "a", "2026-01-01")
     temporary = write(glue, "b", ("2026-01-02",), columns=[("colour", "string"), ("n", "bigint")])
-    publish(glue, DATABASE, BUCKET, EVENTS, statement(first="2026-01-02"), temporary)
+    publish(glue, DATABASE, BUCKET, EVENTS, statement(first="2026-01-02"), temporary, {}, "")
     assert columns_of(glue) == ["name string", "n bigint", "colour string"]
     partitions = glue.get_partitions(DatabaseName=DATABASE, TableName=EVENTS.table)["Partitions"]
     assert [[column["Name"] for column in one["StorageDescriptor"]["Columns"]] for one in partitions] == [
@@ -275,7 +276,7 @@ def test_what_cannot_be_published_is_refused_before_anything_changes(
     publish_run(glue, "a", "2026-01-01", "2026-01-02")
     temporary = written(glue)
     with pytest.raises(Refused, match=message):
-        publish(glue, DATABASE, BUCKET, EVENTS, statement(), temporary)
+        publish(glue, DATABASE, BUCKET, EVENTS, statement(), temporary, {}, "")
     assert runs_by_day(glue) == {"2026-01-01": "a", "2026-01-02": "a"}
     assert columns_of(glue) == ["name string", "n bigint"]
 
@@ -290,10 +291,108 @@ def test_a_table_of_somebody_else_is_left_alone(aws: Any) -> None:
 def test_a_target_keeps_its_partition_columns(aws: Any) -> None:
     glue = aws("glue")
     publish_run(glue, "a", "2026-01-01")
-    other = Target("events.sql", "events_clean", "processed", ("dt", "kind"), 10, (), "")
+    other = Target("events.sql", "events_clean", "processed", ("dt", "kind"), 10, (), "", "")
     temporary = write(glue, "b", ("2026-01-01", "x"), target=other)
     with pytest.raises(Refused, match="is partitioned by dt, not by dt, kind: name another target, or drop the table"):
-        publish(glue, DATABASE, BUCKET, other, statement(), temporary)
+        publish(glue, DATABASE, BUCKET, other, statement(), temporary, {}, "")
+
+
+RETENTION: dict[str, tuple[str | None, str, str]] = {
+    "made of events of the day itself, which are there": (None, "2025-12-31", "b"),
+    "made of events of the day itself, which may be deleted": (None, "2026-01-01", "a"),
+    "made of late events, which are there": ("2026-03-01", "2026-02-28", "b"),
+    "made of late events, which may be deleted": ("2026-03-01", "2026-03-01", "a"),
+    "made of an event that came a day early and may be deleted": ("2025-12-31", "2025-12-31", "a"),
+    "added by hand, of a day whose events may be deleted": ("", "2026-01-01", "a"),
+    "events are kept": (None, "", "b"),
+}
+
+
+@pytest.mark.parametrize("days", [("2026-01-01", "2026-01-02"), ("2026-01-02",)], ids=["with rows", "without rows"])
+@pytest.mark.parametrize(("since", "gone", "run"), RETENTION.values(), ids=RETENTION.keys())
+def test_a_day_is_made_anew_while_all_events_behind_it_are_there(
+    aws: Any, since: str | None, gone: str, run: str, days: tuple[str, ...]
+) -> None:
+    glue = aws("glue")
+    old = write(glue, "a", ("2026-01-01",))
+    publish(glue, DATABASE, BUCKET, EVENTS, statement(), old, {"2026-01-01": since} if since else {}, "")
+    if since == "":
+        names = {"DatabaseName": DATABASE, "TableName": EVENTS.table}
+        [partition] = glue.get_partitions(**names)["Partitions"]
+        by_hand = {"Values": partition["Values"], "StorageDescriptor": partition["StorageDescriptor"]}
+        glue.update_partition(**names, PartitionValueList=partition["Values"], PartitionInput=by_hand)
+    new = write(glue, "b", *((day,) for day in days))
+    left = publish(glue, DATABASE, BUCKET, EVENTS, statement(), new, {}, gone)
+    assert left == ({"2026-01-01"} if run == "a" else set())
+    found = runs_by_day(glue)
+    assert found.pop("2026-01-01", "removed") == (run if run == "a" or "2026-01-01" in days else "removed")
+    # A day without rows had nothing to lose, however long ago it is.
+    assert found == {"2026-01-02": "b"}
+
+
+def test_a_day_of_several_partitions_stays_as_it_was_as_a_whole(aws: Any) -> None:
+    glue = aws("glue")
+    for run, kinds in (("a", "xy"), ("b", "yz")):
+        temporary = write(glue, run, *(("2026-01-01", kind) for kind in kinds), target=BY_KIND)
+        publish(glue, DATABASE, BUCKET, BY_KIND, statement(BY_KIND), temporary, {}, "2026-06-01")
+    assert runs_by_day(glue, BY_KIND) == {"2026-01-01 x": "a", "2026-01-01 y": "a"}
+
+
+@pytest.mark.parametrize("kill_after", range(1, 9))
+def test_the_first_rows_of_a_day_long_ago_are_published_whole_whatever_was_killed(aws: Any, kill_after: int) -> None:
+    glue = aws("glue")
+    temporary = write(glue, "a", ("2026-01-01", "x"), ("2026-01-02", "x"), target=BY_KIND)
+    try:
+        killed = with_calls(aws("glue"), [], kill_after)
+        publish(killed, DATABASE, BUCKET, BY_KIND, statement(BY_KIND), temporary, {}, "2026-06-01")
+    except Killed:
+        pass
+    assert publish(glue, DATABASE, BUCKET, BY_KIND, statement(BY_KIND), temporary, {}, "2026-06-01") == set()
+    assert runs_by_day(glue, BY_KIND) == {"2026-01-01 x": "a", "2026-01-02 x": "a"}
+
+
+@pytest.mark.parametrize("says_received", [True, False])
+def test_no_row_is_lost_at_the_boundary_however_late_events_come_and_are_deleted(aws: Any, says_received: bool) -> None:
+    glue, random, numbers, retention = aws("glue"), Random(7), count(), 4
+    day = [(date(2026, 1, 1) + timedelta(days=number)).isoformat() for number in range(25)]
+    stored: dict[int, tuple[int, int]] = {}  # the day on which each event happened, and that on which it was received
+    rows: dict[str, dict[str, set[int]]] = {}  # what each run wrote, by day
+    seen = Counter[str]()
+    for now in range(25):
+        for _ in range(2):
+            stored[next(numbers)] = (random.randint(max(0, now - 12), now), now)
+        first, last = sorted((random.randint(max(0, now - 12), now), now - random.randint(0, min(now, 6))))
+        run, written, oldest = f"r{now}", dict[str, set[int]](), dict[str, str]()
+        for event, (happened, received) in stored.items():
+            if first <= happened <= last:
+                written.setdefault(day[happened], set()).add(event)
+                oldest[day[happened]] = min(oldest.get(day[happened], "9"), day[received])
+        rows[run] = written
+        # Objects go at the midnight after their time, or some days later: here also while the run goes on.
+        for event, (_, received) in list(stored.items()):
+            if received + retention < now and random.random() < 0.4:
+                del stored[event]
+                seen["deleted"] += 1
+        before = {one: rows[by][one] for one, by in runs_by_day(glue).items()} if now else {}
+        since = oldest if says_received else {}
+        gone = day[now - retention] if now >= retention else "2025-01-01"
+        temporary = write(glue, run, *((one,) for one in written))
+        left = publish(
+            glue, DATABASE, BUCKET, EVENTS, statement(first=day[first], last=day[last]), temporary, since, gone
+        )
+        after = {one: rows[by][one] for one, by in runs_by_day(glue).items()}
+        for one, events in before.items():
+            assert events <= after.get(one, set()), f"{one} has lost rows on {day[now]}"
+        assert all(after[one] == written[one] for one in written if one not in left)
+        for one in written:
+            is_old = one <= gone
+            seen["old days made anew"] += is_old and one in before and one not in left
+            seen["old days made for the first time"] += is_old and one not in before
+        seen["left"] += len(left)
+    assert seen["deleted"] > 0
+    assert seen["left"] > 0
+    assert seen["old days made for the first time"] > 0
+    assert (seen["old days made anew"] > 0) == says_received
 
 
 class Killed(BaseException):
@@ -334,7 +433,7 @@ def test_a_publish_that_is_killed_after_any_call_and_run_again_ends_the_same(
     temporary = write(glue, "b", ("2026-01-02",), ("2026-01-03",), columns=columns)
     seen: list[str] = []
     try:
-        publish(with_calls(aws("glue"), seen, kill_after), DATABASE, BUCKET, EVENTS, statement(), temporary)
+        publish(with_calls(aws("glue"), seen, kill_after), DATABASE, BUCKET, EVENTS, statement(), temporary, {}, "")
     except Killed:
         # Readers in between find each day whole: of the one run or of the other.
         if EVENTS.table in tables(glue):
@@ -342,7 +441,7 @@ def test_a_publish_that_is_killed_after_any_call_and_run_again_ends_the_same(
             assert set(found.items()) <= {(day, "a") for day in before} | {("2026-01-02", "b"), ("2026-01-03", "b")}
     else:
         assert kill_after > len(seen), "it was to be killed"
-    publish(glue, DATABASE, BUCKET, EVENTS, statement(), temporary)
+    publish(glue, DATABASE, BUCKET, EVENTS, statement(), temporary, {}, "")
     assert runs_by_day(glue) == {"2026-01-02": "b", "2026-01-03": "b"}
     assert columns_of(glue) == ["name string", "n bigint", "colour string"]
     assert tables(glue) == [EVENTS.table]
@@ -354,7 +453,7 @@ def test_every_call_of_publish_is_among_those_that_it_is_killed_after(aws: Any, 
         publish_run(aws("glue"), "a", *before)
     temporary = write(aws("glue"), "b", ("2026-01-02",), ("2026-01-03",))
     seen: list[str] = []
-    publish(with_calls(aws("glue"), seen), DATABASE, BUCKET, EVENTS, statement(), temporary)
+    publish(with_calls(aws("glue"), seen), DATABASE, BUCKET, EVENTS, statement(), temporary, {}, "")
     assert 6 <= len(seen) < 12
     assert seen[-1] == "DeleteTable"
 
@@ -372,9 +471,9 @@ def test_two_runs_of_the_same_days_leave_each_day_to_one_of_them(
 
     def run_beside(_: str) -> None:
         if len(seen) == after:
-            publish(glue, DATABASE, BUCKET, EVENTS, statement(), other)
+            publish(glue, DATABASE, BUCKET, EVENTS, statement(), other, {}, "")
 
-    publish(with_calls(aws("glue"), seen, do=run_beside), DATABASE, BUCKET, EVENTS, statement(), one)
+    publish(with_calls(aws("glue"), seen, do=run_beside), DATABASE, BUCKET, EVENTS, statement(), one, {}, "")
     found = runs_by_day(glue)
     assert set(found.items()) <= {(day, "b") for day in ("2026-01-01", "2026-01-02")} | {(d, "c") for d in other_days}
     # Whoever comes last has the last word.
@@ -395,9 +494,9 @@ def test_partitions_that_come_or_go_while_a_run_publishes_are_published_all_the_
     def run_beside(call: str) -> None:
         # Our second look is at the partitions of the target.
         if call == "GetPartitions" and seen.count(call) == 2:
-            publish(glue, DATABASE, BUCKET, EVENTS, statement(), other)
+            publish(glue, DATABASE, BUCKET, EVENTS, statement(), other, {}, "")
 
-    publish(with_calls(aws("glue"), seen, do=run_beside), DATABASE, BUCKET, EVENTS, statement(), one)
+    publish(with_calls(aws("glue"), seen, do=run_beside), DATABASE, BUCKET, EVENTS, statement(), one, {}, "")
     assert runs_by_day(glue) == {"2026-01-01": "b", "2026-01-02": "b"}
 
 
@@ -405,7 +504,7 @@ def test_a_run_that_has_been_published_is_not_published_over_a_later_one(aws: An
     glue = aws("glue")
     publish_run(glue, "a", "2026-01-01")
     publish_run(glue, "b", "2026-01-01")
-    publish(glue, DATABASE, BUCKET, EVENTS, statement(), "events_clean__run_a")  # tried once more
+    publish(glue, DATABASE, BUCKET, EVENTS, statement(), "events_clean__run_a", {}, "")  # tried once more
     assert runs_by_day(glue) == {"2026-01-01": "b"}
 
 
@@ -516,6 +615,7 @@ def step(aws: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Js
                 "days": target.days,
                 "metrics": target.metrics,
                 "sql": target.sql,
+                "received": target.received,
             }
             for target in (EVENTS, BY_KIND)
         ]
@@ -560,6 +660,7 @@ def test_a_run_goes_from_plan_to_sweep(aws: Any, step: Callable[..., Json], caps
         "last": "2026-01-02",
         "days": 2,
         "rows": 6,
+        "left": 0,
     }
     assert set(runs_by_day(aws("glue"), BY_KIND).values()) == {again["run"]}
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -575,6 +676,34 @@ def test_a_run_goes_from_plan_to_sweep(aws: Any, step: Callable[..., Json], caps
         }
     ]
     assert step("sweep") == {"step": "sweep", "objects": 0, "tables": 0}
+
+
+def test_a_day_that_stays_as_it_was_is_logged_and_not_counted(
+    aws: Any, step: Callable[..., Json], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("EVENTS_RETENTION_DAYS", "30")
+    days = [(datetime.now(UTC).date() - timedelta(days=ago)).isoformat() for ago in (31, 29)]
+    planned = step("plan", request={"from": days[0], "to": days[1], "only": ["events_clean"]})["statements"][0]
+    for left in (0, 1):
+        prepared = step("prepare", statement=planned)
+        write(aws("glue"), prepared["run"], *((day,) for day in days))
+        counts = result_set(["dt", "rows", "$since"], *([day, "5", None] for day in days))
+        published = step("publish", statement=prepared, counts=counts)
+        assert (published["days"], published["rows"], published["left"]) == (2 - left, 10 - 5 * left, left)
+    assert f"events_clean keeps {days[0]} as it was" in caplog.text
+
+
+def test_a_day_that_came_late_is_made_anew_while_its_events_are_there(
+    aws: Any, step: Callable[..., Json], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTS_RETENTION_DAYS", "30")
+    request = {"from": "2014-01-01", "to": "2014-01-01", "only": ["events_clean"]}
+    for _ in range(2):
+        prepared = step("prepare", statement=step("plan", request=request)["statements"][0])
+        write(aws("glue"), prepared["run"], ("2014-01-01",))
+        counts = result_set(["dt", "rows", "$since"], ["2014-01-01", "5", datetime.now(UTC).date().isoformat()])
+        assert step("publish", statement=prepared, counts=counts)["left"] == 0
+    assert runs_by_day(aws("glue")) == {"2014-01-01": prepared["run"]}
 
 
 def test_a_run_without_days_is_as_long_as_the_environment_says(step: Callable[..., Json]) -> None:
@@ -601,4 +730,4 @@ def test_a_missing_permission_is_no_refusal(aws: Any) -> None:
             raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetTable")
 
     with pytest.raises(ClientError, match="AccessDenied"):
-        publish(Denying(), DATABASE, BUCKET, EVENTS, statement(), "events_clean__run_a")
+        publish(Denying(), DATABASE, BUCKET, EVENTS, statement(), "events_clean__run_a", {}, "")

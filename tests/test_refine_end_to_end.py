@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from test_end_to_end import Stack, eventually
 
+from refine.publish import SINCE
 from tests.conftest import ROOT, Run
 
 pytestmark = pytest.mark.slow
@@ -179,7 +180,7 @@ def test_a_file_that_is_no_sql_stops_before_anything_is_deployed(stack: Refined)
     finally:
         file.write_text(text)
     assert refused.returncode == 2
-    assert "daily_events.sql:11: this is no SQL of Athena" in refused.stderr
+    assert "daily_events.sql:12: this is no SQL of Athena" in refused.stderr
 
 
 def test_a_wrong_request_is_refused_and_not_tried_again(stack: Refined) -> None:
@@ -214,6 +215,28 @@ def test_readers_see_a_day_whole_while_it_is_made_anew_by_two_runs_at_once(stack
         seen.add(stack.count("processed_events"))
     assert seen == {expected}
     assert {states.describe_execution(executionArn=one)["status"] for one in running} == {"SUCCEEDED"}
+
+
+def test_late_rows_of_a_day_long_ago_are_refined_until_events_behind_it_may_be_deleted(stack: Refined) -> None:
+    day = (TODAY - timedelta(days=400)).isoformat()
+    stack.script("deploy", "--local", "--stack-name", stack.name, "--yes", "--parameter", "EventsRetentionInDays=30")
+    for count, event_id in enumerate(("x", "y"), 1):
+        stack.post(event(event_id, day, value=count))
+        run = stack.refine("--from", day, "--to", day)
+        assert "stay as they were" not in run.stderr
+        assert {stack.count(table, f"dt = '{day}'") for table in TABLES[1:]} == {1}
+        assert stack.count(TABLES[0], f"dt = '{day}'") == count
+    glue, names = stack.client("glue"), {"DatabaseName": stack.outputs["DatabaseName"], "TableName": TABLES[0]}
+    [partition] = glue.get_partitions(**names, Expression=f"dt = '{day}'")["Partitions"]
+    assert partition["Parameters"] == {SINCE: TODAY.isoformat()}
+    # As it is when they were received longer ago than events are kept.
+    old = {key: partition[key] for key in ("Values", "StorageDescriptor")} | {"Parameters": {SINCE: day}}
+    glue.batch_update_partition(**names, Entries=[{"PartitionValueList": [day], "PartitionInput": old}])
+    stack.post(event("z", day))
+    run = stack.refine("--from", day, "--to", day)
+    assert run.stderr.count("processed_events: days that stay as they were") == run.stderr.count("stay as") == 1
+    assert "may be deleted: 1 (" in run.stderr
+    assert stack.count(TABLES[0], f"dt = '{day}'") == 2
 
 
 def test_switched_off_it_is_gone_and_its_tables_stay(stack: Refined) -> None:

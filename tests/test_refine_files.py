@@ -44,8 +44,12 @@ def test_the_example_of_the_page_is_a_file_that_fits_beside_them(tmp_path: Path)
 def test_what_a_file_declares_stands_in_the_document_with_its_sql_line_by_line(tmp_path: Path) -> None:
     header = (
         "-- target: by_type\n-- zone: curated\n-- needs: made\n-- partitions: dt, kind\n-- days: 10\n-- metrics: n\n"
+        "-- received: at\n"
     )
-    select = "SELECT count(*) AS n, dt, kind FROM made WHERE dt BETWEEN '${from}' AND '${to}' GROUP BY dt, kind;\n"
+    select = (
+        "SELECT count(*) AS n, min(at) AS at, dt, kind FROM made\n"
+        "WHERE dt BETWEEN '${from}' AND '${to}' GROUP BY dt, kind;\n"
+    )
     made = HEADER + SELECT
     document = json.loads(compile_folder(folder(tmp_path, a_by_type=f"{header}--\n-- prose: any\n{select}", made=made)))
     assert document["targets"][0]["sql"] == made
@@ -57,6 +61,7 @@ def test_what_a_file_declares_stands_in_the_document_with_its_sql_line_by_line(t
         "partitions": ["dt", "kind"],
         "days": 10,
         "metrics": ["n"],
+        "received": "at",
         "sql": f"{header}--\n-- prose: any\n{select}".replace(";", ""),
     }
 
@@ -118,6 +123,9 @@ REFUSED = {
         4,
         "'nam' is no column of the SELECT: did you mean 'name'?",
     ),
+    "unknown column of the time": (HEADER + "-- received: at\n" + SELECT, 4, "'at' is no column of the SELECT"),
+    "two columns of the time": (HEADER + "-- received: a, b\n" + SELECT, 4, "'a, b' is no name of a column"),
+    "column of the time without a name": (HEADER + "-- received:\n" + SELECT, 4, "'' is no name of a column"),
     "needs what no file makes": (HEADER + "-- needs: mad\n" + SELECT, 4, "needs 'mad', which no file makes"),
     "unknown table": (
         HEADER + SELECT.replace('"${AthenaDatabaseName}"."${AthenaTableName}"', "\nmades"),

@@ -24,8 +24,8 @@ def answered(payload: Json) -> Json:
     return {"type": "TaskSucceeded", "taskSucceededEventDetails": {"output": json.dumps({"Payload": payload})}}
 
 
-def published(table: str, days: int, rows: int) -> Json:
-    return answered({"step": "publish", "table": table, "days": days, "rows": rows})
+def published(table: str, days: int, rows: int, left: int = 0) -> Json:
+    return answered({"step": "publish", "table": table, "days": days, "rows": rows, "left": left})
 
 
 PLANNED = answered({"step": "plan", "statements": [{"table": t} for t in ("processed_events", "daily_events")]})
@@ -35,7 +35,7 @@ DONE = [
     PLANNED,
     QUERIED,
     published("processed_events", 100, 12_345),
-    published("processed_events", 1, 5),
+    published("processed_events", 1, 5, left=2),
     published("daily_events", 101, 600),
     answered({"step": "sweep", "objects": 0}),
 ]
@@ -102,8 +102,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def test_it_shows_the_rows_of_each_table(states: FakeStates, run: Run) -> None:
-    code, out, _ = run()
+    code, out, err = run()
     assert code == 0
+    assert err.startswith("processed_events: days that stay as they were, as events behind them may be deleted: 2 (")
+    assert "daily_events" not in err
     rows = [line.split() for line in out.splitlines() if "events" in line]
     assert rows == [["processed_events", "101", "12,350", "2"], ["daily_events", "101", "600", "1"]]
     assert states.started == [{"machine": ARN}]
@@ -121,8 +123,8 @@ FAILURES: dict[str, tuple[Json, str]] = {
         "error: refinement has failed: daily_events.sql, 2026-01-01 to 2026-01-31: COLUMN_NOT_FOUND: line 13:9",
     ),
     "the function": (
-        {"error": "Refused", "cause": json.dumps({"errorMessage": "from is too long ago", "errorType": "Refused"})},
-        "error: refinement has failed: from is too long ago",
+        {"error": "Refused", "cause": json.dumps({"errorMessage": "from must be a day", "errorType": "Refused"})},
+        "error: refinement has failed: from must be a day",
     ),
     "without a cause": ({"error": "States.Runtime"}, "error: refinement has failed: States.Runtime"),
     "without anything": ({}, "error: refinement has failed: no reason given"),

@@ -23,7 +23,7 @@ deploy_days() {
   python -m examples.weather.declare --port "$port" --sensors "$sensors" --first "$1" --last "$2" \
     >"$STATE/sources/weather.json"
   quietly aws deploy "${STACK[@]}" --yes --environment "$HERE/environments/dev.json" --pull "$STATE/sources" \
-    --refine "$HERE/refine" --queries "$HERE/queries.sql" --parameter EventsRetentionInDays= \
+    --refine "$HERE/refine" --queries "$HERE/queries.sql" \
     --parameter FirehoseBufferingInterval=1 --parameter PullDeliveryMarginInSeconds=2
 }
 

@@ -22,7 +22,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -54,15 +54,16 @@ def lambda_handler(event: Json, context: LambdaContext) -> Json:
     match event["step"]:
         case "plan":
             days = int(environment["REFINE_DAYS"])
-            retention = int(environment["EVENTS_RETENTION_DAYS"] or 0) or None
-            answer: Any = {"statements": plans.plan(targets, event["request"], now.date(), days, retention)}
+            answer: Any = {"statements": plans.plan(targets, event["request"], now.date(), days)}
         case "prepare":
             statement = event["statement"]
             target = plans.find(targets, statement["table"])
             run = plans.new_run(now, secrets.token_hex(4))
             answer = plans.prepare(target, statement, run, bucket, database, environment["EVENTS_TABLE"])
         case "publish":
-            answer = publish_step(targets, database, bucket, event["statement"], event["counts"], now)
+            retention = int(environment["EVENTS_RETENTION_DAYS"] or 0)
+            gone = (now.date() - timedelta(days=retention)).isoformat() if retention else ""
+            answer = publish_step(targets, database, bucket, event["statement"], event["counts"], now, gone)
         case "sweep":
             answer = sweep(
                 client("glue"),
@@ -79,12 +80,19 @@ def lambda_handler(event: Json, context: LambdaContext) -> Json:
 
 
 def publish_step(
-    targets: list[Target], database: str, bucket: str, statement: Any, counts: Json, now: datetime
+    targets: list[Target], database: str, bucket: str, statement: Any, counts: Json, now: datetime, gone: str
 ) -> Json:
-    """Publish a statement, and print its figures as metrics; `counts` is Athena's ResultSet of the count."""
+    """Publish a statement, and print its figures as metrics; `counts` is Athena's ResultSet of the count.
+
+    `gone` is the last day whose events may have been deleted, as yyyy-MM-dd; empty if they are kept.
+    """
     target = plans.find(targets, statement["table"])
     figures = read_counts(counts)
-    publish(client("glue"), database, bucket, target, statement, statement["temporary"])
+    since = {day["dt"]: day[plans.SINCE] for day in figures if plans.SINCE in day}
+    left = publish(client("glue"), database, bucket, target, statement, statement["temporary"], since, gone)
+    if left:
+        logger.warning("%s keeps %s as it was: events behind it may be deleted", target.table, ", ".join(sorted(left)))
+    figures = [day for day in figures if day["dt"] not in left]
     for line in metrics(database, target, figures, int(now.timestamp() * 1000)):
         print(json.dumps(line), flush=True)
     rows = {day["dt"]: int(day["rows"]) for day in figures}
@@ -95,6 +103,7 @@ def publish_step(
         "last": statement["last"],
         "days": len(rows),
         "rows": sum(rows.values()),
+        "left": len(left),
     }
 
 

@@ -18,6 +18,9 @@ MAX_STATEMENTS: Final = 500
 RUN_MARK: Final = "__run_"
 """Stands in the name of a temporary table between its target and its run."""
 
+SINCE: Final = "$since"
+"""Column of the count: the day on which the oldest event behind a day's rows was received."""
+
 _RUN: Final = re.compile(r"(\d{8}t\d{6})_[0-9a-f]{8}")
 
 
@@ -40,6 +43,8 @@ class Target:
     metrics: tuple[str, ...]
     """Numeric columns whose largest value of each day goes to CloudWatch."""
     sql: str
+    received: str
+    """The column with the time at which the oldest event behind a row was received; empty if there is none."""
 
 
 class Statement(TypedDict):
@@ -72,6 +77,7 @@ def read_targets(document: bytes) -> list[Target]:
             item["days"],
             tuple(item["metrics"]),
             item["sql"],
+            item["received"],
         )
         for item in json.loads(document)["targets"]
     ]
@@ -85,14 +91,11 @@ def find(targets: list[Target], table: str) -> Target:
     raise Refused(f"no file makes the table '{table}': there are {', '.join(target.table for target in targets)}")
 
 
-def plan(
-    targets: list[Target], request: dict[str, Any], today: date, default_days: int, retention_days: int | None
-) -> list[Statement]:
+def plan(targets: list[Target], request: dict[str, Any], today: date, default_days: int) -> list[Statement]:
     """The statements of a run, in their order.
 
     `request` may have `from` and `to`, the first and the last day, and `only`, a list of tables. Without days it is the
-    last `default_days` days, today included; without `only` every table. Raises Refused, also for days of which events
-    may have been deleted, `retention_days` after they were delivered: made anew, such a day would be made of the rest.
+    last `default_days` days, today included; without `only` every table. Raises Refused.
     """
     if unknown := request.keys() - {"from", "to", "only"}:
         raise Refused(f"a run takes from, to and only (got {', '.join(sorted(unknown))})")
@@ -100,11 +103,6 @@ def plan(
     first = _day("from", request["from"]) if request.get("from") else last - timedelta(days=default_days - 1)
     if first > last:
         raise Refused(f"from ({first}) lies after to ({last})")
-    if retention_days is not None and first <= today - timedelta(days=retention_days):
-        raise Refused(
-            f"from ({first}) is too long ago: events are deleted after {retention_days} days (EventsRetentionInDays), "
-            f"and a day that is refined without them would lose them here too: refine later days, or keep events longer"
-        )
     only = request.get("only") or []
     if not isinstance(only, list):
         raise Refused(f"only must be a list of tables (got {only!r})")
@@ -162,6 +160,11 @@ def prepare(target: Target, statement: Statement, run: str, bucket: str, databas
         f"external_location = '{folder(bucket, target)}run={run}/', partitioned_by = ARRAY[{columns}]) AS {select}"
     )
     figures = "".join(f', max("{name}") AS "{name}"' for name in target.metrics)
+    if name := target.received:
+        # NULL where one row does not say it: then nothing is known of the day.
+        figures += (
+            f""", CASE WHEN count("{name}") = count(*) THEN date_format(min("{name}"), '%Y-%m-%d') END AS "{SINCE}\""""
+        )
     count = f'SELECT "dt", count(*) AS "rows"{figures} FROM "{database}"."{temporary}" GROUP BY "dt" ORDER BY "dt"'
     return {**statement, "run": run, "temporary": temporary, "create": create, "count": count}
 

@@ -10,13 +10,16 @@ answer lists those that failed).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from refine.plan import Refused, Statement, Target, day_of, folder
 
 MARK: Final = "sluice.refine.file"
 """Table parameter that says which file makes the table; a table without it is not ours to touch."""
+
+SINCE: Final = "sluice.refine.since"
+"""Partition parameter: the day on which the oldest event behind its day's rows was received, as yyyy-MM-dd."""
 
 BATCH: Final = 100
 ROUNDS: Final = 5
@@ -33,22 +36,42 @@ Json = dict[str, Any]
 Values = tuple[str, ...]
 
 
-def publish(glue: Any, database: str, bucket: str, target: Target, statement: Statement, temporary: str) -> int:
-    """Publish the temporary table as the target's days `first` to `last`; returns how many partitions it has.
+def publish(
+    glue: Any,
+    database: str,
+    bucket: str,
+    target: Target,
+    statement: Statement,
+    temporary: str,
+    since: Mapping[str, str],
+    gone: str,
+) -> set[str]:
+    """Publish the temporary table as the target's days `first` to `last`; returns the days that stay as they were.
+
+    These have partitions made of events that may be deleted: of a day up to `gone`, empty if events are kept. `since`
+    says of which day the oldest event behind each day is; without it, it counts as an event of the day itself.
 
     A temporary table that is gone has been published before. Raises Refused, before anything has changed, when what the
     SQL wrote cannot be published.
     """
     written = get_table(glue, database, temporary)
     if written is None:
-        return 0
+        return set()
     new = get_partitions(glue, database, temporary, "")
     _check(target, statement, written, new)
     columns = _ensure_table(glue, database, bucket, target, written)
-    storage = {values: {**_PARQUET, "Columns": columns, "Location": place} for values, place in new.items()}
-    _swap(glue, database, target.table, storage, f"dt BETWEEN '{statement['first']}' AND '{statement['last']}'")
+    inputs = {
+        values: {
+            "Values": list(values),
+            "StorageDescriptor": {**_PARQUET, "Columns": columns, "Location": place},
+            "Parameters": {SINCE: since.get(values[0], values[0])},
+        }
+        for values, place in new.items()
+    }
+    days = f"dt BETWEEN '{statement['first']}' AND '{statement['last']}'"
+    left = _swap(glue, database, target.table, inputs, days, gone)
     delete_table(glue, database, temporary)
-    return len(new)
+    return left
 
 
 def get_table(glue: Any, database: str, name: str) -> Json | None:
@@ -70,12 +93,19 @@ def delete_table(glue: Any, database: str, name: str) -> None:
 
 def get_partitions(glue: Any, database: str, table: str, expression: str) -> dict[Values, str]:
     """The locations of a table's partitions by their values; `expression` chooses among them, '' takes all."""
+    return {values: _location(item) for values, item in _partitions(glue, database, table, expression).items()}
+
+
+def _partitions(glue: Any, database: str, table: str, expression: str) -> dict[Values, Json]:
     pages = glue.get_paginator("get_partitions").paginate(
         DatabaseName=database, TableName=table, Expression=expression, ExcludeColumnSchema=True
     )
-    return {
-        tuple(item["Values"]): item["StorageDescriptor"]["Location"] for page in pages for item in page["Partitions"]
-    }
+    return {tuple(item["Values"]): item for page in pages for item in page["Partitions"]}
+
+
+def _location(partition: Json) -> str:
+    place: str = partition["StorageDescriptor"]["Location"]
+    return place
 
 
 def _check(target: Target, statement: Statement, written: Json, new: Iterable[Values]) -> None:
@@ -145,15 +175,21 @@ def _table(bucket: str, target: Target, written: Json, columns: list[Json]) -> J
     }
 
 
-def _swap(glue: Any, database: str, table: str, new: dict[Values, Json], expression: str) -> None:
-    """Let the partitions of the expression be exactly the new ones."""
+def _swap(glue: Any, database: str, table: str, new: dict[Values, Json], expression: str, gone: str) -> set[str]:
+    """Let the partitions of the expression be exactly the new ones, but for the days that are returned."""
     names = {"DatabaseName": database, "TableName": table}
     for _ in range(ROUNDS):
-        old = get_partitions(glue, database, table, expression)
+        found = _partitions(glue, database, table, expression)
+        # What an earlier try has published stands at the new place.
+        other = {
+            values: one
+            for values, one in found.items()
+            if values not in new or _location(one) != _location(new[values])
+        }
+        left = {values[0] for values, one in other.items() if one.get("Parameters", {}).get(SINCE, values[0]) <= gone}
+        old = {values for values in found if values[0] not in left}
         inputs = [
-            {"Values": list(values), "StorageDescriptor": storage}
-            for values, storage in new.items()
-            if old.get(values) != storage["Location"]
+            item for values, item in new.items() if values[0] not in left and (values not in old or values in other)
         ]
         errors: list[Json] = []
         for batch in _batches([item for item in inputs if tuple(item["Values"]) in old]):
@@ -161,7 +197,7 @@ def _swap(glue: Any, database: str, table: str, new: dict[Values, Json], express
             errors += glue.batch_update_partition(**names, Entries=entries).get("Errors", [])
         for batch in _batches([item for item in inputs if tuple(item["Values"]) not in old]):
             errors += glue.batch_create_partition(**names, PartitionInputList=batch).get("Errors", [])
-        for values in old.keys() - new.keys():
+        for values in old - new.keys():
             try:
                 glue.delete_partition(**names, PartitionValues=list(values))
             except glue.exceptions.EntityNotFoundException:  # by a run beside this one
@@ -171,7 +207,7 @@ def _swap(glue: Any, database: str, table: str, new: dict[Values, Json], express
             if error["ErrorDetail"]["ErrorCode"] not in _RACES:
                 raise RuntimeError(f"Glue does not take a partition of {table}: {error}")
         if not errors:
-            return
+            return left
     raise RuntimeError(f"other runs keep changing the partitions of {table}")
 
 

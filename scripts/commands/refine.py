@@ -26,6 +26,8 @@ class Made:
     days: int = 0
     rows: int = 0
     statements: int = 0
+    left: int = 0
+    """Days that stay as they were, since events behind them may be deleted."""
 
 
 @dataclass
@@ -140,11 +142,12 @@ def read_history(states: Any, arn: str) -> Progress:
                 made.days += answer["days"]
                 made.rows += answer["rows"]
                 made.statements += 1
+                made.left += answer["left"]
     return seen
 
 
 def show(made: dict[str, Made]) -> None:
-    """A table on stdout: rows and days by table."""
+    """A table on stdout: rows and days by table; on stderr, which tables have days that were not made anew."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("table")
     for heading in ("days with rows", "rows", "statements"):
@@ -152,6 +155,12 @@ def show(made: dict[str, Made]) -> None:
     for name, one in made.items():
         table.add_row(name, f"{one.days:,}", f"{one.rows:,}", str(one.statements))
     Console().print(table)
+    for name, one in made.items():
+        if one.left:
+            say(
+                f"{name}: days that stay as they were, as events behind them may be deleted: {one.left:,} "
+                f"(EventsRetentionInDays; the log of the function names them)"
+            )
 
 
 def _day(text: str) -> str:

@@ -9,6 +9,7 @@ to the first empty comment line or the first line of SQL:
     -- partitions: dt                      dt, the day as yyyy-MM-dd; more columns may follow
     -- days: 100                           optional: days that a statement writes; Athena writes 100 partitions at most
     -- metrics: events                     optional: numeric columns; the largest value of each day goes to CloudWatch
+    -- received: first_received_at         optional: when the oldest event behind a row was received
 
 Below stands one SELECT in Athena's SQL. `${from}` and `${to}` stand for the first and the last day that it makes.
 """
@@ -31,7 +32,7 @@ from sqlglot.errors import ParseError, TokenError
 
 from scripts.commands.console import EXIT_USAGE, CommandError
 
-KEYS = ("target", "zone", "needs", "partitions", "days", "metrics")
+KEYS = ("target", "zone", "needs", "partitions", "days", "metrics", "received")
 ZONES = ("processed", "curated")
 MAX_PARTITIONS = 100  # that one statement of Athena writes
 MAX_BYTES = 100_000  # of a file, well below what Athena and Step Functions take
@@ -76,6 +77,11 @@ class SqlFile:
         return _names(self.values.get("metrics", ""))
 
     @property
+    def received(self) -> list[str]:
+        """The one column, or none."""
+        return [self.values["received"]] if "received" in self.values else []
+
+    @property
     def days(self) -> int:
         return int(self.values.get("days", MAX_PARTITIONS))
 
@@ -118,6 +124,7 @@ def _item(file: SqlFile) -> dict[str, Any]:
         "partitions": file.partitions,
         "days": file.days,
         "metrics": file.metrics,
+        "received": file.values.get("received", ""),
         "sql": file.text,
     }
 
@@ -162,7 +169,7 @@ def _check_header(file: SqlFile) -> None:
         raise file.error(file.at("zone"), f"zone must be {' or '.join(ZONES)} (got '{file.values['zone']}')")
     if file.partitions[0] != "dt":
         raise file.error(file.at("partitions"), f"the first partition column must be dt (got '{file.partitions[0]}')")
-    for key, names in (("partitions", file.partitions), ("metrics", file.metrics)):
+    for key, names in (("partitions", file.partitions), ("metrics", file.metrics), ("received", file.received)):
         for name, count in Counter(names).items():
             if not _COLUMN_NAME.fullmatch(name):
                 raise file.error(
@@ -245,11 +252,10 @@ def _check_columns(file: SqlFile, statement: exp.Query) -> None:
             f"the SELECT must end with the partition columns {', '.join(file.partitions)}, after at least one other "
             f"column (it ends with {', '.join(names[-count:])})",
         )
-    for name in file.metrics:
-        if name not in names[:-count]:
-            raise file.error(
-                file.at("metrics"), f"'{name}' is no column of the SELECT: {_suggest(name, names[:-count])}"
-            )
+    for key, columns in (("metrics", file.metrics), ("received", file.received)):
+        for name in columns:
+            if name not in names[:-count]:
+                raise file.error(file.at(key), f"'{name}' is no column of the SELECT: {_suggest(name, names[:-count])}")
 
 
 def _check_tables(file: SqlFile, statement: exp.Query, targets: dict[str, SqlFile]) -> None:

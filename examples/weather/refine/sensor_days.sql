@@ -2,6 +2,7 @@
 -- zone: processed
 -- partitions: dt
 -- metrics: data_quality_score
+-- received: pulled_at
 --
 -- One row for each sensor and day: what was pulled last wins, so that measured values replace preliminary ones. A day
 -- is pulled after it is over, so that no event of ${from} was delivered earlier.
