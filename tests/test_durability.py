@@ -212,6 +212,18 @@ def test_what_a_missing_bucket_cannot_take_is_delivered_when_there_is_one_again(
     check_accounts(ledger, local.bucket(name))
 
 
+def test_a_user_and_the_queue_of_a_stack_survive_a_kill_at_once(local: LocalProcess) -> None:
+    iam, cloudformation, sqs = (local.client(service) for service in ("iam", "cloudformation", "sqs"))
+    template = {"Resources": {"Queue": {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": "queue"}}}}
+    cloudformation.create_stack(StackName="queue", TemplateBody=json.dumps(template))
+    cloudformation.get_waiter("stack_create_complete").wait(StackName="queue", WaiterConfig={"Delay": 1})
+    iam.create_user(UserName="user")
+    local.kill()
+    local.start()
+    assert iam.get_user(UserName="user")["User"]["UserName"] == "user"
+    assert sqs.get_queue_url(QueueName="queue")["QueueUrl"].endswith("/queue")
+
+
 def log_lines(local: LocalProcess, group: str, stream: str) -> list[dict[str, Any]]:
     events = local.client("logs").get_log_events(logGroupName=group, logStreamName=stream)["events"]
     return [json.loads(event["message"]) for event in events]
