@@ -48,7 +48,8 @@ def client(endpoint: str, service: str) -> Any:
 
 
 class LocalProcess:
-    """A local AWS with all of its state in `directory`; the same port after every start."""
+    """A local AWS with all of its state in `directory`, which runs while it is entered; the same port after every
+    start."""
 
     module = "local.server"
 
@@ -57,6 +58,13 @@ class LocalProcess:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> LocalProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def pid(self) -> int:

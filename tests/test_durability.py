@@ -162,10 +162,8 @@ def check_accounts(ledger: Ledger, bucket: Bucket) -> None:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[LocalProcess]:
-    process = LocalProcess(tmp_path / "aws")
-    process.start()
-    yield process
-    process.stop()
+    with LocalProcess(tmp_path / "aws") as process:
+        yield process
 
 
 @pytest.fixture
