@@ -1,10 +1,13 @@
 """When MiniStack's state is written to disk, so that a killed process loses nothing that matters.
 
-MiniStack itself saves when it stops. Here a call that changes items, secrets, the catalog or the list of executions is
-answered when that is on disk; calls that come meanwhile share the next write. Writing a queue takes longer, the more
-it holds. So messages follow within two seconds, but stand on disk before any item that is put after them: what
-keeps account of messages never runs ahead of them. Everything else follows like messages, a stack before anybody reads
-that it is complete. Where a round of writing takes long, there are fewer rounds.
+MiniStack itself saves when it stops. Here a call that changes items, secrets, the catalog, IAM or the list of
+executions is answered when that is on disk; calls that come meanwhile share the next write. A state is written whole,
+and queues of 10,000 messages take seconds: too long for each of the calls that fill them. So messages follow within two
+seconds while there are few, but stand on disk before any item that is put after them: what keeps account of messages
+never runs ahead of them. Everything else follows like messages, a stack before anybody reads that it is complete.
+Where a round of writing takes long, there are fewer rounds.
+
+A call changes something unless its operation has the name of one that reads.
 """
 
 from __future__ import annotations
@@ -15,21 +18,27 @@ import time
 from collections import defaultdict
 from collections.abc import MutableMapping
 from typing import Any
-from urllib.parse import parse_qs
 
 from local.emulator import Emulator
 
 INTERVAL_SECONDS = 1.0
 LARGEST_SHARE = 0.1
 QUEUES = "sqs"
-# The services whose calls are answered from the disk, by the name of their protocol and in MiniStack.
-DURABLE = {
+# MiniStack's names of the queues, and of the services whose calls are answered from the disk: by the prefix of the
+# target where a call has one, and else by the service that it is signed for.
+SERVICES = {
+    b"AmazonSQS": QUEUES,
+    b"sqs": QUEUES,
     b"DynamoDB_20120810": "dynamodb",
     b"secretsmanager": "secretsmanager",
     b"AWSGlue": "glue",
     b"AWSStepFunctions": "stepfunctions",
+    b"iam": "iam",
 }
-READS = re.compile(rb"(BatchGet|Describe|Filter|Get|Head|List|Query|ReceiveMessage|Scan)")
+SIGNED_FOR = re.compile(rb"Credential=(?:[^/]+/){3}([^/]+)/aws4_request")
+FORM = b"application/x-www-form-urlencoded"
+ACTION = re.compile(rb"(?:^|&)Action=(\w+)")
+READS = re.compile(rb"(BatchGet|Describe|Filter|Get|List|TransactGet)[A-Z]\w+|Query|Scan")
 # The engines keep their own state.
 ENGINES = (b"Firehose_20150804", b"AmazonAthena")
 STACKS = re.compile(rb"<StackId>.+?</StackId>|<StackStatus>\w+</StackStatus>|<LastUpdatedTime>.+?</LastUpdatedTime>")
@@ -55,26 +64,32 @@ class Saving:
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         """Serve one request."""
-        prefix, _, operation = dict(scope.get("headers", [])).get(b"x-amz-target", b"").partition(b".")
-        operation = operation or scope["path"].partition("/operation/")[2].encode()
-        is_read = prefix in ENGINES or scope["method"] in ("GET", "HEAD")
+        headers, method = dict(scope.get("headers", [])), scope["method"]
+        target, _, operation = headers.get(b"x-amz-target", b"").partition(b".")
+        signed = SIGNED_FOR.search(headers.get(b"authorization", b""))
+        service = SERVICES.get(target or (signed[1] if signed else b""), "")
+        if not operation and b"smithy-protocol" in headers:
+            operation = scope["path"].partition("/operation/")[2].encode()
+        operations = [operation] if operation else ACTION.findall(scope.get("query_string", b""))
+        is_form = method == "POST" and headers.get(b"content-type", b"").startswith(FORM)
 
         async def receive_watching() -> Message:
-            nonlocal operation
             message: Message = await receive()
-            if not operation and b"Action=" in message.get("body", b"")[:4096]:
-                operation = parse_qs(message["body"]).get(b"Action", [b""])[0]
+            if is_form and not operation:
+                operations.extend(ACTION.findall(message.get("body", b"")))
             return message
 
         async def send_saved(message: Message) -> None:
-            nonlocal is_read
+            body = message.get("body", b"")
             if message["type"] == "http.response.start":
-                is_read = is_read or bool(READS.match(operation))
-                if not is_read:
-                    self.note(QUEUES if prefix == b"AmazonSQS" else "")
-                if not is_read and prefix in DURABLE:
-                    await self.save_next(DURABLE[prefix])
-            elif b"_COMPLETE</StackStatus>" in (body := message.get("body", b"")):
+                reads = all(map(READS.fullmatch, operations)) if operations else method in ("GET", "HEAD")
+                if not reads and target not in ENGINES and operations != [b"ReceiveMessage"]:
+                    self.note(service)
+                    if service not in ("", QUEUES):
+                        await self.save_next(service)
+            elif operations == [b"ReceiveMessage"] and b"ReceiptHandle" in body:
+                self.note(QUEUES)
+            elif b"_COMPLETE</StackStatus>" in body:
                 # A stack goes on changing after the call that began it.
                 stacks = STACKS.findall(body)
                 if stacks != self.complete:
@@ -106,6 +121,7 @@ class Saving:
 
     async def save(self) -> None:
         """Save the state of every service."""
+        self.queues_changed = True  # by a stack, a topic, a schedule or a state machine, of which nothing is known here
         for service in set(self.emulator.services()) - {QUEUES}:
             await self._save_one(service)
         await self._save_queues()

@@ -32,8 +32,8 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     return emulator
 
 
-@pytest.fixture(scope="session")
 def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -56,8 +56,9 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def local_aws(script: Run, free_port: int) -> Iterator[str]:
+def local_aws(script: Run) -> Iterator[str]:
     """The endpoint of a running local AWS."""
-    script("local", "start", "--port", str(free_port))
-    yield f"http://127.0.0.1:{free_port}"
+    port = free_port()
+    script("local", "start", "--port", str(port))
+    yield f"http://127.0.0.1:{port}"
     script("local", "stop")

@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,19 +21,12 @@ import boto3
 import pyarrow.parquet
 from botocore.config import Config
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port
 
 ACCOUNT = "000000000000"
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def eventually(look: Callable[[], Any], seconds: float = 20.0, pause: float = 0.1) -> Any:
+def eventually(look: Callable[[], Any], seconds: float = 40.0, pause: float = 0.1) -> Any:
     """What `look` finds as soon as it finds something; AssertionError when it finds nothing in time."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -43,8 +35,21 @@ def eventually(look: Callable[[], Any], seconds: float = 20.0, pause: float = 0.
     return found
 
 
+def client(endpoint: str, service: str) -> Any:
+    """A client of boto3 for a local AWS, as root of its account."""
+    return boto3.client(
+        service,
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(retries={"max_attempts": 1}),
+    )
+
+
 class LocalProcess:
-    """A local AWS with all of its state in `directory`; the same port after every start."""
+    """A local AWS with all of its state in `directory`, which runs while it is entered; the same port after every
+    start."""
 
     module = "local.server"
 
@@ -53,6 +58,13 @@ class LocalProcess:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> LocalProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def pid(self) -> int:
@@ -112,14 +124,7 @@ class LocalProcess:
 
     def client(self, service: str) -> Any:
         """A client of boto3, as root of the local account."""
-        return boto3.client(
-            service,
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            config=Config(retries={"max_attempts": 1}),
-        )
+        return client(self.endpoint, service)
 
     def resource(self, logical_id: str, name: str = "sluice") -> str:
         """The physical id of a resource of the stack."""

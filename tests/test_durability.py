@@ -162,10 +162,8 @@ def check_accounts(ledger: Ledger, bucket: Bucket) -> None:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[LocalProcess]:
-    process = LocalProcess(tmp_path / "aws")
-    process.start()
-    yield process
-    process.stop()
+    with LocalProcess(tmp_path / "aws") as process:
+        yield process
 
 
 @pytest.fixture
@@ -210,6 +208,18 @@ def test_what_a_missing_bucket_cannot_take_is_delivered_when_there_is_one_again(
         s3.create_bucket(Bucket=name)
     settle(local)
     check_accounts(ledger, local.bucket(name))
+
+
+def test_a_user_and_the_queue_of_a_stack_survive_a_kill_at_once(local: LocalProcess) -> None:
+    iam, cloudformation, sqs = (local.client(service) for service in ("iam", "cloudformation", "sqs"))
+    template = {"Resources": {"Queue": {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": "queue"}}}}
+    cloudformation.create_stack(StackName="queue", TemplateBody=json.dumps(template))
+    cloudformation.get_waiter("stack_create_complete").wait(StackName="queue", WaiterConfig={"Delay": 1})
+    iam.create_user(UserName="user")
+    local.kill()
+    local.start()
+    assert iam.get_user(UserName="user")["User"]["UserName"] == "user"
+    assert sqs.get_queue_url(QueueName="queue")["QueueUrl"].endswith("/queue")
 
 
 def log_lines(local: LocalProcess, group: str, stream: str) -> list[dict[str, Any]]:

@@ -206,6 +206,13 @@ def test_a_partition_that_is_being_replaced_is_seen_before_or_after(emulator: Em
     assert emulator.glue_partitions("d", "none") == []
 
 
+def test_what_an_engine_changes_in_the_catalog_is_told(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed: list[str] = []
+    monkeypatch.setattr(emulator, "on_change", changed.append)
+    asyncio.run(emulator.glue("CreateDatabase", DatabaseInput={"Name": "told"}))
+    assert changed == ["glue"]
+
+
 def test_policies_on_a_service_are_asked_about_the_resource_that_its_engine_names(emulator: Emulator) -> None:
     emulator.name_resources("athena", lambda body: f"group/{body.get('QueryExecutionId')}")
     ask = emulator._iam_actions.extract_resource_arn

@@ -9,16 +9,15 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ROOT, Run
+from tests.local_process import client, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -39,13 +38,7 @@ class Stack:
         self.outputs = dict(line.split("\t") for line in self.deployment.stdout.splitlines())
 
     def client(self, service: str) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
+        return client(self.endpoint, service)
 
     def request(
         self,
@@ -84,14 +77,6 @@ class Stack:
         s3, bucket = self.client("s3"), self.outputs["BucketName"]
         listed = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
         return {one["Key"]: s3.get_object(Bucket=bucket, Key=one["Key"])["Body"].read() for one in listed}
-
-
-def eventually(look: Callable[[], Any], seconds: float = 40) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, "nothing was delivered in time"
-        time.sleep(0.5)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,7 @@ OTHERS = 20
 def test_one_person_goes_from_what_the_pipeline_wrote_and_the_others_are_counted_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    local = LocalProcess(tmp_path / "aws")
-    local.start()
-    try:
+    with LocalProcess(tmp_path / "aws") as local:
         outputs = local.deploy("FirehoseBufferingInterval=1")
         monkeypatch.setattr(stack, "LOCAL_STATE", local.directory)
         s3, bucket = local.client("s3"), local.bucket(outputs["BucketName"])
@@ -59,8 +57,6 @@ def test_one_person_goes_from_what_the_pipeline_wrote_and_the_others_are_counted
         versions = s3.list_object_versions(Bucket=outputs["BucketName"])
         assert all(item["IsLatest"] for item in versions["Versions"])
         assert count(local, outputs) == str(OTHERS)
-    finally:
-        local.stop()
 
 
 def count(local: LocalProcess, outputs: dict[str, str]) -> str | None:

@@ -142,9 +142,7 @@ def test_the_key_of_the_example_is_kept_turned_over_and_lent_to_nobody_else() ->
 
 @pytest.mark.slow
 def test_under_a_key_of_the_example_an_event_becomes_a_row(tmp_path: Any) -> None:
-    local = LocalProcess(tmp_path)
-    local.start()
-    try:
+    with LocalProcess(tmp_path) as local:
         key = local.key()
         outputs = local.deploy(f"KmsKeyArn={key}", "FirehoseBufferingInterval=0")
         assert post(outputs["TrackURL"], b'{"event_id": "under-a-key", "name": "x"}')[0] == 202
@@ -155,5 +153,3 @@ def test_under_a_key_of_the_example_an_event_becomes_a_row(tmp_path: Any) -> Non
             Bucket=outputs["BucketName"], Key=row.relative_to(bucket.path).as_posix()
         )
         assert (found["ServerSideEncryption"], found["SSEKMSKeyId"]) == ("aws:kms", key)
-    finally:
-        local.stop()

@@ -46,10 +46,8 @@ class Listener:
 
 @pytest.fixture
 def aws(tmp_path: Path) -> Iterator[LocalProcess]:
-    process = LocalProcess(tmp_path / "aws")
-    process.start()
-    yield process
-    process.stop()
+    with LocalProcess(tmp_path / "aws") as process:
+        yield process
 
 
 def wait(until: Callable[[], bool]) -> None:

@@ -40,38 +40,18 @@ WRONG = {
     # what is wrong: (the text that is replaced, what by, what the error says)
     "no JSON": ('"items": "data.items",', '"items": "data.items"', "line 18: this is no JSON: Expecting ',' delimiter"),
     "an unknown key": ('"items"', '"iterms"', "line 17: iterms: is no key here: there are name, description, url"),
-    "an unknown key below": (
-        '"total_pages"',
-        '"total_page"',
-        "line 8: pagination.total_page: is no key here",
-    ),
+    "an unknown key below": ('"total_pages"', '"total_page"', "line 8: pagination.total_page: is no key here"),
     "an unknown key of the event": ('"value"', '"val"', "line 21: event.val: is no key here: there are event_id, name"),
-    "a key of another kind of auth": (
-        '"bearer"',
-        '"bearer", "header": "X"',
-        "line 5: auth.header: is no key here",
-    ),
+    "a key of another kind of auth": ('"bearer"', '"bearer", "header": "X"', "line 5: auth.header: is no key here"),
     "a missing key": ('  "items": "data.items",\n', "", "line 1: 'items' is missing"),
     "a missing key below": ('"type": "bearer"', '"type": "api_key"', "line 5: auth: 'header' is missing"),
     "a wrong type": ('"slice_days": 7', '"slice_days": "7"', 'line 10: window.slice_days: must be integer (got "7")'),
-    "a wrong choice": (
-        '"page",\n',
-        '"pages",\n',
-        "line 7: pagination.style: must be one of none, page, offset,",
-    ),
+    "a wrong choice": ('"page",\n', '"pages",\n', "line 7: pagination.style: must be one of none, page, offset,"),
     "a wrong JMESPath": ('"data.items"', '"data[.items"', "line 17: items: is no JMESPath: "),
     "a wrong JMESPath in a list": ('["id"]', '["id", "a..b"]', "line 19: event.event_id[1]: is no JMESPath: "),
-    "a wrong time": (
-        "2026-01-01T00:00:00Z",
-        "1 January",
-        "line 10: window.first: must be a time such as",
-    ),
+    "a wrong time": ("2026-01-01T00:00:00Z", "1 January", "line 10: window.first: must be a time such as"),
     "a key twice": ('"event": {', '"name": "x",\n  "event": {', "line 18: 'name' stands here a second time"),
-    "http": (
-        "https://",
-        "http://",
-        "line 3: url: must be an https:// URL; http:// reaches",
-    ),
+    "http": ("https://", "http://", "line 3: url: must be an https:// URL; http:// reaches"),
     "a host that is a placeholder": ("api.example.com", "{place.id}.com", "line 3: url: must be an https:// URL"),
     "a name with a blank": ('"things"', '"my things"', "line 2: name: 'my things' does not match"),
     "an unknown placeholder": (

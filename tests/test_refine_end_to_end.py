@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_end_to_end import Stack, eventually
+from test_end_to_end import Stack
 
 from refine.publish import SINCE
 from tests.conftest import ROOT, Run
+from tests.local_process import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -139,12 +139,8 @@ def _decoded(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    local = LocalProcess(tmp_path_factory.mktemp("roles"))
-    local.start()
-    try:
+    with LocalProcess(tmp_path_factory.mktemp("roles")) as local:
         yield Stack(local)
-    finally:
-        local.stop()
 
 
 # --- What is seen without an action ---------------------------------------------------------------------------------

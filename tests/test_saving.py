@@ -42,8 +42,10 @@ class Emulator:
         await send({"type": "http.response.body", "body": self.body})
 
 
-async def call(application: Saving, target: str = "", body: bytes = b"", method: str = "POST", path: str = "/") -> None:
-    """One request; its answer stands in the emulator's log."""
+async def call(
+    application: Saving, target: str = "", body: bytes = b"", method: str = "POST", path: str = "/", **headers: str
+) -> None:
+    """One request, a form when nothing else is said; its answer stands in the emulator's log."""
     emulator: Any = application.emulator
 
     async def receive() -> Json:
@@ -52,39 +54,76 @@ async def call(application: Saving, target: str = "", body: bytes = b"", method:
     async def send(message: Json) -> None:
         emulator.log.append(message["type"].removeprefix("http.response."))
 
-    scope = {"method": method, "path": path, "headers": [(b"x-amz-target", target.encode())] if target else []}
-    await application(scope, receive, send)
+    given = {"content_type": "application/x-www-form-urlencoded; charset=utf-8", "x_amz_target": target, **headers}
+    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items() if value]
+    path, _, query = path.partition("?")
+    await application({"method": method, "path": path, "query_string": query.encode(), "headers": named}, receive, send)
+
+
+def signed_for(service: str) -> str:
+    return f"AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host"
 
 
 def saving_of(emulator: Emulator) -> Saving:
     return Saving(emulator)  # type: ignore[arg-type]
 
 
-CALLS = {
-    "an item that is put": ("DynamoDB_20120810.PutItem", b"", True),
-    "a message that is sent": ("AmazonSQS.SendMessage", b"", True),
-    "a query of DynamoDB": ("DynamoDB_20120810.Query", b"", False),
-    "a secret that is read": ("secretsmanager.GetSecretValue", b"", False),
-    "partitions that are read": ("AWSGlue.BatchGetPartition", b"", False),
-    "a stack that is described": ("", b"Action=DescribeStacks&Version=2010-05-15", False),
-    "a stack that is made": ("", b"Action=CreateStack&Version=2010-05-15", True),
-    "a query of Athena": ("AmazonAthena.StartQueryExecution", b"", False),
-    "a record for Firehose": ("Firehose_20150804.PutRecord", b"", False),
+METRIC = "/service/GraniteServiceVersion20100801/operation/GetMetricStatistics"
+CALLS: dict[str, tuple[Json, bool]] = {
+    "an item that is put": ({"target": "DynamoDB_20120810.PutItem"}, True),
+    "a message that is sent": ({"target": "AmazonSQS.SendMessage"}, True),
+    "a query of DynamoDB": ({"target": "DynamoDB_20120810.Query"}, False),
+    "a secret that is read": ({"target": "secretsmanager.GetSecretValue"}, False),
+    "partitions that are read": ({"target": "AWSGlue.BatchGetPartition"}, False),
+    "a stack that is described": ({"body": b"Action=DescribeStacks&Version=2010-05-15"}, False),
+    "a stack that is made": ({"body": b"Version=2010-05-15&Action=CreateStack"}, True),
+    "a stack that is made by its address": ({"path": "/?Action=CreateStack", "body": b"Action=ListStacks"}, True),
+    "a user that is made with GET": ({"path": "/?Action=CreateUser", "method": "GET"}, True),
+    "a user that is read with GET": ({"path": "/?Action=GetUser", "method": "GET"}, False),
+    "an operation that nobody knows": ({"target": "DynamoDB_20120810.Getaway"}, True),
+    "an operation that does more than read": ({"target": "DynamoDB_20120810.QueryAndDelete"}, True),
+    "an object that is read": ({"path": "/bucket/key", "method": "GET"}, False),
+    "an object that reads like an action": ({"path": "/bucket/key", "method": "PUT", "body": b"Action=GetUser"}, True),
+    "an object whose key reads like an operation": ({"path": "/bucket/operation/GetUser", "method": "PUT"}, True),
+    "an invocation": ({"path": "/x/invocations", "body": b"Action=GetUser", "content_type": ""}, True),
+    "a metric that is read by its path": ({"path": METRIC, "smithy_protocol": "rpc-v2-cbor"}, False),
+    "a query of Athena": ({"target": "AmazonAthena.StartQueryExecution"}, False),
+    "a record for Firehose": ({"target": "Firehose_20150804.PutRecord"}, False),
 }
 
 
-@pytest.mark.parametrize(("target", "body", "changes"), CALLS.values(), ids=CALLS)
-def test_a_call_that_only_reads_changes_nothing(target: str, body: bytes, changes: bool) -> None:
+@pytest.mark.parametrize(("arguments", "changes"), CALLS.values(), ids=CALLS)
+def test_a_call_that_only_reads_changes_nothing(arguments: Json, changes: bool) -> None:
     application = saving_of(Emulator())
-    asyncio.run(call(application, target, body))
+    asyncio.run(call(application, **arguments))
     assert application.changed == changes
 
 
-def test_a_metric_that_is_read_by_its_path_changes_nothing() -> None:
-    application = saving_of(Emulator())
-    path = "/service/GraniteServiceVersion20100801/operation/GetMetricStatistics"
-    asyncio.run(call(application, path=path))
-    assert not application.changed
+@pytest.mark.parametrize(("body", "changes"), [(b'{"Messages": [{"ReceiptHandle": "x"}]}', True), (b"{}", False)])
+def test_receiving_changes_a_queue_only_when_there_is_a_message(body: bytes, changes: bool) -> None:
+    application = saving_of(Emulator(body))
+    asyncio.run(call(application, "AmazonSQS.ReceiveMessage"))
+    assert application.queues_changed == changes
+
+
+@pytest.mark.parametrize("body", [b"Action=CreateUser", b"Action=AttachRolePolicy", b"Action=GetUser"])
+def test_iam_is_on_disk_before_a_call_that_changes_it_is_answered(body: bytes) -> None:
+    emulator = Emulator()
+    asyncio.run(call(saving_of(emulator), body=body, authorization=signed_for("iam")))
+    saved = ["copy iam", "write iam"] if body != b"Action=GetUser" else []
+    assert emulator.log == [*saved, "start", "body"]
+
+
+def test_a_message_that_is_sent_as_a_form_stands_on_disk_before_the_items_after_it() -> None:
+    emulator = Emulator()
+    application = saving_of(emulator)
+
+    async def scenario() -> None:
+        await call(application, body=b"Action=SendMessage", authorization=signed_for("sqs"))
+        await call(application, "DynamoDB_20120810.PutItem")
+
+    asyncio.run(scenario())
+    assert emulator.log.index("write sqs") < emulator.log.index("write dynamodb")
 
 
 def test_an_item_is_on_disk_before_its_call_is_answered_and_after_the_messages_before_it() -> None:
@@ -158,4 +197,9 @@ def test_the_state_is_saved_once_more_after_the_last_change(monkeypatch: pytest.
 
     asyncio.run(live())
     assert emulator.log.count("write cloudformation") == 2
-    assert "write sqs" not in emulator.log
+
+
+def test_queues_are_saved_with_everything_else_since_a_stack_makes_them_too() -> None:
+    emulator = Emulator()
+    asyncio.run(saving_of(emulator).save())
+    assert emulator.log.count("write sqs") == 1

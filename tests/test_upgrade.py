@@ -28,11 +28,9 @@ COLUMN = {"name": "plan", "type": "string", "set_by": "sender", "description": "
 
 @pytest.fixture
 def aws(tmp_path: Path) -> Iterator[LocalProcess]:
-    process = LocalProcess(tmp_path / "aws")
-    process.start()
-    (process.directory / "server.json").write_text(json.dumps({"endpoint": process.endpoint, "pid": process.pid}))
-    yield process
-    process.stop()
+    with LocalProcess(tmp_path / "aws") as process:
+        (process.directory / "server.json").write_text(json.dumps({"endpoint": process.endpoint, "pid": process.pid}))
+        yield process
 
 
 def deploy_release(aws: LocalProcess, template: str) -> dict[str, str]:

@@ -66,10 +66,11 @@ class Storage(Process):
             time.sleep(0.001)
 
     async def glue(self, operation: str, **body: Any) -> Json:
-        """Call Glue. Raises ServiceError."""
+        """Change something in Glue's catalog. Raises ServiceError."""
         request, target = json.dumps(body).encode(), f"AWSGlue.{operation}"
         status, _, content = await self.call("glue", "POST", "/", request, target=target)
         answer: Json = json.loads(content)
         if status >= 300:
             raise ServiceError(status, answer.get("__type", ""), answer.get("message", ""))
+        self.on_change("glue")
         return answer

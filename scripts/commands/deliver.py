@@ -9,7 +9,6 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -72,13 +71,7 @@ class Figures:
 def deliver(arguments: list[str]) -> int:
     """scripts/deliver.sh"""
     options = _parse(arguments)
-    commands: dict[str, Callable[[Delivery, argparse.Namespace], int]] = {
-        "run": run,
-        "status": status,
-        "redrive": redrive,
-        "token": token,
-    }
-    return commands[options.command](find(session(options.local), options.stack_name), options)
+    return _COMMANDS[options.command](find(session(options.local), options.stack_name), options)
 
 
 def find(aws: Aws, stack_name: str) -> Delivery:
@@ -220,9 +213,12 @@ def token(delivery: Delivery, options: argparse.Namespace) -> int:
     return 0
 
 
+_COMMANDS = {"run": run, "status": status, "redrive": redrive, "token": token}
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser("deliver")
-    parser.add_argument("command", choices=("run", "status", "redrive", "token"))
+    parser.add_argument("command", choices=_COMMANDS)
     add_stack_arguments(parser)
     parser.add_argument("--query")
     parser.add_argument("--parameter", action="append", default=[])

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -67,17 +67,11 @@ class Figures:
 def pull(arguments: list[str]) -> int:
     """scripts/pull.sh"""
     options = _parse(arguments)
-    commands: dict[str, Callable[[Pull, argparse.Namespace], int]] = {
-        "run": run,
-        "status": status,
-        "redrive": redrive,
-        "token": token,
-    }
     found = find(session(options.local), options.stack_name)
     for name in options.source:
         if name not in found.sources:
             raise CommandError(f"there is no source '{name}': there are {', '.join(found.sources)}", 2)
-    return commands[options.command](found, options)
+    return _COMMANDS[options.command](found, options)
 
 
 def find(aws: Aws, stack_name: str) -> Pull:
@@ -297,9 +291,12 @@ def _credentials(text: str) -> str | dict[str, str]:
     return text
 
 
+_COMMANDS = {"run": run, "status": status, "redrive": redrive, "token": token}
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser("pull")
-    parser.add_argument("command", choices=("run", "status", "redrive", "token"))
+    parser.add_argument("command", choices=_COMMANDS)
     parser.add_argument("name", nargs="?")
     add_stack_arguments(parser)
     parser.add_argument("--source", action="append", default=[])

@@ -134,9 +134,7 @@ class Store(erase_store.Store):
 
 def run(directory: Path, events: int, users: int, count: int) -> Result:
     """Build a lake, erase one of its users, and look at it from outside."""
-    local = LocalProcess(directory / "aws")
-    local.start()
-    try:
+    with LocalProcess(directory / "aws") as local:
         scan.say(f"writing {events:,} events of {users:,} users as {count:,} objects")
         lake, user = Lake(local, directory), f"user-{users // 2}"
         rows_of_user, holding = lake.fill(events, users, count, user)
@@ -176,8 +174,6 @@ def run(directory: Path, events: int, users: int, count: int) -> Result:
             events_after=lake.count(),
             untouched_objects_unchanged=all(after[key] == before[key] for key in before.keys() - touched),
         )
-    finally:
-        local.stop()
 
 
 def main() -> None:

@@ -149,9 +149,8 @@ def marked(bucket: Bucket) -> int:
 
 def run(directory: Path, events: int) -> Result:
     """One run, with all of its state in `directory`."""
-    aws, result = LocalProcess(directory / "aws"), Result()
-    aws.start()
-    try:
+    result = Result()
+    with LocalProcess(directory / "aws") as aws:
         broken, home = copy_repository(directory / "broken", BREAKAGES), copy_repository(directory / "mended")
         options = ("--yes", "--parameter", "FirehoseBufferingInterval=1")
         out, _ = finish(run_script(broken, aws.directory, "deploy", *options))
@@ -176,8 +175,6 @@ def run(directory: Path, events: int) -> Result:
             result.second_runs.append(finish(run_script(home, aws.directory, "replay", "--from", zone))[1])
         eventually(lambda: len(bucket.event_ids()) >= events, seconds=60 + events / 500, pause=1 + events / 50_000)
         result.ids, result.deduplicated = bucket.event_ids(), count(home, aws)
-    finally:
-        aws.stop()
     return result
 
 

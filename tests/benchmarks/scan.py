@@ -191,9 +191,7 @@ def bytes_to_read(parquet: bytes) -> int:
 def measure(directory: Path, events: int, intervals: list[int]) -> list[dict[str, Any]]:
     """A row for each interval, format and filter."""
     found: list[dict[str, Any]] = []
-    local = LocalProcess(directory)
-    local.start()
-    try:
+    with LocalProcess(directory) as local:
         for interval in intervals:
             say(f"writing {events:,} events, an object each {interval} seconds")
             lake = Lake(local, directory, interval)
@@ -202,8 +200,6 @@ def measure(directory: Path, events: int, intervals: list[int]) -> list[dict[str
                 for day in (None, sorted(lake.objects)[DAYS // 2]):
                     found.append({"interval_seconds": interval, "sent_bytes": lake.sent, **scan(lake, form, day)})
                     say(json.dumps(found[-1]))
-    finally:
-        local.stop()
     return found
 
 
