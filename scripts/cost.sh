@@ -31,7 +31,7 @@
 #   --json                      the same facts as one JSON document, with the source of each price
 #
 # The prices are list prices from public sources, no offer: see docs/cost.md. Standard output gets the bill. Exit codes:
-# 0 told, 1 failed, 2 wrong usage.
+# 0 told, 1 failed, 2 wrong usage or no such stack.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from scripts.commands import cost_model as model
 from scripts.commands import cost_prices, cost_stack
-from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, refusing, say
+from scripts.commands.console import Parser, UsageError, main, say
 from scripts.commands.cost_model import Lever, Line, Workload
 from scripts.commands.cost_prices import Price, Prices
 from scripts.commands.query import size
@@ -79,9 +79,8 @@ def cost(arguments: list[str]) -> int:
         dashboards=options.dashboards,
     )
     if options.from_stack:
-        with refusing():
-            aws = session(options.local)
-            measured = cost_stack.measure(aws, options.stack_name, options.days, workload)
+        aws = session(options.local)
+        measured = cost_stack.measure(aws, options.stack_name, options.days, workload)
         told = replace(
             _bill(measured.workload, measured.quantities, prices, options.free_tier),
             basis=measured.basis,
@@ -111,7 +110,7 @@ def _check(workload: Workload) -> None:
     try:
         workload.check()
     except model.Unsuitable as error:
-        raise CommandError(f"--events-per-request: {error}", EXIT_USAGE) from error
+        raise UsageError(f"--events-per-request: {error}") from error
 
 
 # What is shown

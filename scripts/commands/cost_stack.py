@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from scripts.commands import cost_model as model
 from scripts.commands import stack
-from scripts.commands.console import EXIT_USAGE, CommandError
+from scripts.commands.console import UsageError
 from scripts.commands.query import SMALLEST_CHARGE
 from scripts.commands.stack import Aws, stack_parameters
 
@@ -71,10 +71,9 @@ def measure(aws: Aws, name: str, days: int, workload: model.Workload, now: datet
     monthly = model.SECONDS_PER_MONTH / seconds
     sums = _add_up(aws, _metrics(aws, name, found), since, now)
     if not sums.get("records"):
-        raise CommandError(
+        raise UsageError(
             f"nothing came into stack '{name}' in {aws.place} since {since:%Y-%m-%d %H:%M} UTC: look back further with "
-            "--days, or estimate with --events-per-month",
-            EXIT_USAGE,
+            "--days, or estimate with --events-per-month"
         )
     parameters = stack_parameters(described)
     workload = replace(
