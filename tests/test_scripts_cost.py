@@ -442,9 +442,10 @@ OBSERVE = Stack(
 )
 
 
-def add_a_puller(aws: FakeAws) -> None:
-    """Give the stack what stacks/pull.yaml has, as far as it is charged."""
+def add_optional_stacks(aws: FakeAws) -> None:
+    """Give the stack what stacks/pull.yaml has, as far as it is charged, and the workgroup of stacks/refine.yaml."""
     kinds = {
+        "RefineWorkGroup": ("AWS::Athena::WorkGroup", "the-refineworkgroup"),
         "RunMachine": ("AWS::StepFunctions::StateMachine", "arn:machine"),
         "RunTable": ("AWS::DynamoDB::Table", "the-runtable"),
         "FetchQueue": ("AWS::SQS::Queue", "https://sqs.eu-west-1.amazonaws.com/123456789012/the-fetchqueue"),
@@ -571,13 +572,15 @@ def test_what_is_published_nowhere_is_worked_out_or_listed(aws: FakeAws, monkeyp
 
 
 def test_what_optional_stacks_use_is_counted_by_their_metrics(aws: FakeAws) -> None:
-    add_a_puller(aws)
+    add_optional_stacks(aws)
     put_a_week(aws)
     put(aws, "AWS/States", "ExecutionsStarted", 7, StateMachineArn="arn:machine")
     for name, value in (("EmptyReceives", 150_000), ("MessagesSent", 40), ("MessagesReceived", 41)):
         put(aws, "AWS/SQS", f"NumberOf{name}", value, QueueName="the-fetchqueue")
     put(aws, "AWS/DynamoDB", "ConsumedReadCapacityUnits", 500, TableName="the-runtable")
     put(aws, "AWS/DynamoDB", "ConsumedWriteCapacityUnits", 300, TableName="the-runtable")
+    refinement = {"QueryType": "DML", "QueryState": "SUCCEEDED", "WorkGroup": "the-refineworkgroup"}
+    put(aws, "AWS/Athena", "ProcessedBytes", 6e9, **refinement)
     put(aws, "AWS/SNS", "NumberOfMessagesPublished", 4, TopicName="topic")
     put(aws, "AWS/SNS", "NumberOfNotificationsDelivered", 8, TopicName="topic")
     found = measure(aws)
@@ -588,13 +591,15 @@ def test_what_optional_stacks_use_is_counted_by_their_metrics(aws: FakeAws) -> N
         ("dynamodb-writes", 300, "metric"),
         ("sns-publishes", 4, "metric"),
         ("sns-emails", 8, "metric"),
+        ("athena-scans", 4e9 + 6e9, "metric"),
     ):
         assert found.quantities[key] == pytest.approx(value * 730 / (7 * 24)), key
         assert found.basis[key] == basis
+    assert found.workload.queries_per_month == pytest.approx(730 / (7 * 24))  # a refinement is no question
 
 
 def test_a_queue_without_metrics_is_asked_all_the_time(aws: FakeAws) -> None:
-    add_a_puller(aws)
+    add_optional_stacks(aws)
     put_a_week(aws)
     found = measure(aws)
     assert (found.quantities["sqs-requests"], found.basis["sqs-requests"]) == (657_000, "model")

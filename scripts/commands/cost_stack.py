@@ -180,13 +180,16 @@ def _metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> list[Metric]:
         for key, label in MACHINES.items()
         if key in outputs
     ]
-    for dimensions in _listed_metrics(aws, "AWS/Athena", "WorkGroup", ids["QueryWorkGroup"], "ProcessedBytes"):
-        # Athena charges for no DDL, and for no query that failed.
-        if dimensions.get("QueryType") == "DML" and dimensions.get("QueryState") != "FAILED":
-            metrics += [
-                Metric("scanned", "AWS/Athena", "ProcessedBytes", dimensions),
-                Metric("queries", "AWS/Athena", "ProcessedBytes", dimensions, "SampleCount"),
-            ]
+    for workgroup in (identifier for kind, identifier in found if kind == "AWS::Athena::WorkGroup"):
+        # A refinement is a query as well; how often people ask is what the levers are tried on.
+        count = "queries" if workgroup == ids["QueryWorkGroup"] else "refinements"
+        for dimensions in _listed_metrics(aws, "AWS/Athena", "WorkGroup", workgroup, "ProcessedBytes"):
+            # Athena charges for no DDL, and for no query that failed.
+            if dimensions.get("QueryType") == "DML" and dimensions.get("QueryState") != "FAILED":
+                metrics += [
+                    Metric("scanned", "AWS/Athena", "ProcessedBytes", dimensions),
+                    Metric(count, "AWS/Athena", "ProcessedBytes", dimensions, "SampleCount"),
+                ]
     return metrics
 
 
@@ -265,7 +268,8 @@ def _measured(sums: dict[str, float], workload: model.Workload, monthly: float) 
     if "log bytes" in sums:
         found |= {"cloudwatch-logs": sums["log bytes"], "cloudwatch-log-storage": sums["log bytes"]}
     if "scanned" in sums:
-        found["athena-scans"] = max(sums["scanned"], sums["queries"] * SMALLEST_CHARGE)
+        count = sums.get("queries", 0.0) + sums.get("refinements", 0.0)
+        found["athena-scans"] = max(sums["scanned"], count * SMALLEST_CHARGE)
     return {key: quantity * monthly for key, quantity in found.items()}
 
 
