@@ -20,6 +20,14 @@
 #   --days-per-query D          days of dt that a query reads (30)
 #   --alarms A, --dashboards A  of CloudWatch (0)
 #
+# What the optional stacks do in a month:
+#   --refine-runs N             runs of refinement (0)
+#   --refine-statements S       statements of a run (3: one for each table, with the files of refine/)
+#   --pull-runs N               runs that pull one source (0)
+#   --pull-pages P              requests of all runs (0)
+#   --deliver-runs N            runs of delivery (0)
+#   --deliver-rows R            rows of all runs (0)
+#
 # From a stack: quantities out of its metrics, scaled to a month of 730 hours. What no metric tells is worked out.
 #   --local                     the local AWS (scripts/local.sh): its quantities, at the prices of AWS
 #   --stack-name NAME           the stack (default: sluice)
@@ -31,7 +39,7 @@
 #   --json                      the same facts as one JSON document, with the source of each price
 #
 # The prices are list prices from public sources, no offer: see docs/cost.md. Standard output gets the bill. Exit codes:
-# 0 told, 1 failed, 2 wrong usage.
+# 0 told, 1 failed, 2 wrong usage or no such stack.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -24,7 +24,8 @@
 #   --no-wait             only start the run
 #
 # Standard output gets what status found, or the name of the run; the talk goes to standard error. Ctrl-C ends this
-# script, not the run. Exit codes: 0 all delivered, 1 failed or some refused, 2 wrong usage, 130 interrupted.
+# script, not the run. Exit codes: 0 all delivered, 1 failed or some refused, 2 wrong usage or no
+# such stack, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

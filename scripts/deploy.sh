@@ -16,7 +16,7 @@
 #   --yes               do not ask
 #
 # Prints the stack's outputs on stdout, a key and a value a line. Needs AWS credentials that may create the stack.
-# Exit codes: 0 deployed or nothing to change, 1 failed, 2 wrong arguments, 130 interrupted.
+# Exit codes: 0 deployed or nothing to change, 1 failed, 2 wrong usage or no such environment, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -11,7 +11,7 @@
 #   --delete-data         also delete the bucket, with every version of every object in it
 #   --yes                 do not ask
 #
-# Exit codes: 0 deleted, 1 not (or not all of it), 2 wrong usage, 130 interrupted.
+# Exit codes: 0 deleted, 1 not (or not all of it), 2 wrong usage or no such stack, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -21,7 +21,8 @@
 #   --discard           give the requests up for good instead, so that their run can end without them
 #
 # Standard output gets the tables; the talk goes to standard error. Ctrl-C ends this script, not the run. Exit codes:
-# 0 all has landed or nothing was new, 1 failed or some was given up, 2 wrong usage, 130 interrupted.
+# 0 all has landed or nothing was new, 1 failed or some was given up, 2 wrong usage or no such stack, 130
+# interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

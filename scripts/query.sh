@@ -19,7 +19,8 @@
 #                         take for a formula gets an apostrophe in front; json has every text exactly
 #
 # Standard output gets the rows; the number of rows, the bytes scanned, the time and the cost go to standard error.
-# Ctrl-C stops the query in Athena too. Exit codes: 0 answered, 1 failed, 2 wrong usage, 130 interrupted.
+# Ctrl-C stops the query in Athena too. Exit codes: 0 answered, 1 failed, 2 wrong usage or no such stack, 130
+# interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -11,7 +11,7 @@
 #
 # A day can be run again at any time, while people query: they see the old rows of a day or the new ones. Ctrl-C leaves
 # the run going. Prints a table of what was made on stdout. Switch it on with scripts/deploy.sh --refine refine.
-# Exit codes: 0 done, 1 failed (with the file and the reason), 2 wrong arguments, 130 interrupted.
+# Exit codes: 0 done, 1 failed (with the file and the reason), 2 wrong usage or no such stack, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

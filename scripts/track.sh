@@ -27,7 +27,8 @@
 #
 # For a stack with ApiAuth=AWS_IAM, requests are signed with your AWS credentials. Answers 429, 503 and the like are
 # tried again, with pauses, for up to 8 times. Standard output gets the API's answer for one event, and a JSON summary
-# for a file. Exit codes: 0 all accepted, 1 some refused or the API out of reach, 2 wrong usage, 130 interrupted.
+# for a file. Exit codes: 0 all accepted, 1 some refused or the API out of reach, 2 wrong usage or no such
+# stack, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

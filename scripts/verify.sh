@@ -18,7 +18,7 @@
 #   --compare A B       list where two reports differ, as of AWS and of the local AWS; ids and times do not count
 #
 # Needs credentials that may read the stack, its bucket and its logs, put records, run queries, and delete objects.
-# Exit codes: 0 all as expected, 1 something differs or failed, 2 wrong usage, 130 interrupted.
+# Exit codes: 0 all as expected, 1 something differs or failed, 2 wrong usage or no such stack, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -13,12 +13,14 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from deliver import messages, run
+from deliver import messages, run, send
 from deliver.messages import Message, Row
 from deliver.settings import Clients, Settings
+from scripts.commands import cost_optional
 from scripts.commands import template as templates
 from tests.conftest import ROOT
-from tests.deliver_fakes import Athena, Killed, Killer, settings
+from tests.counted import counted
+from tests.deliver_fakes import Athena, Killed, Killer, record, settings
 
 NOW = datetime(2026, 11, 21, 10, 0, 0, 500_000, UTC)
 PLENTY = 900_000  # milliseconds
@@ -242,6 +244,18 @@ def test_what_cannot_succeed_is_refused_and_says_why(
 )
 def test_parameters_are_parted_at_the_commas_outside_of_strings(text: str, found: list[str]) -> None:
     assert run.split(text) == found
+
+
+def test_a_run_asks_of_dynamodb_and_sqs_what_the_bill_says(aws: Aws) -> None:
+    aws.athena.rows = [[str(number)] for number in range(25)]
+    with counted() as count:
+        aws.clients = Clients(aws.athena, aws.cloudwatch, boto3.client("dynamodb"), boto3.client("sqs"))
+        aws.enqueue(aws.prepare())
+        assert (count["reads"], count["writes"]) == (cost_optional.DELIVER_READS, cost_optional.DELIVER_WRITES + 1)
+        assert count["SendMessageBatch"] == 3
+        post = send.Outcome(delivered=[send.receive(record(number)) for number in (1, 2)])
+        send.settle(post, aws.settings(), aws.clients)
+    assert count["writes"] == cost_optional.DELIVER_WRITES + 2
 
 
 def test_a_row_is_a_message_with_its_values_by_name(aws: Aws) -> None:

@@ -270,7 +270,7 @@ def test_a_failed_deployment_says_first_which_resource_failed_and_why(
     done = script("deploy", "--local", "--stack-name", "third", *arguments, check=False)
     assert done.returncode == 1
     assert "error: CatalogDatabase (AWS::Glue::Database): " in done.stderr
-    assert script("query", "--local", "--stack-name", "third", "--list", check=False).returncode == 1
+    assert script("query", "--local", "--stack-name", "third", "--list", check=False).returncode == 2
 
 
 def test_saved_queries_are_listed_with_their_questions_and_run(stack: Stack, script: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from moto import mock_aws
 
 from pull import client, handler
-from scripts.commands import nested
+from scripts.commands import cost_optional, nested
 from shared import secret
+from tests.counted import counted
 from tests.pull_api import Asked, Json, Told, serving
 from transform import streams
 
@@ -74,7 +76,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return found
 
 
-def deploy(url: str) -> None:
+def deploy(url: str, **changes: Any) -> None:
     source = {
         "name": "things",
         "url": url,
@@ -83,6 +85,7 @@ def deploy(url: str) -> None:
         "pagination": {"style": "page", "total_pages": "pages"},
         "items": "data",
         "event": {"event_id": ["id"]},
+        **changes,
     }
     body = json.dumps({"sources": {"things": source}}).encode()
     boto3.client("s3").put_object(Bucket="artifacts", Key="sources.json", Body=body)
@@ -168,3 +171,34 @@ def test_the_template_sets_the_environment_that_the_function_reads(environment: 
     module, _, name = function["Handler"].rpartition(".")
     assert getattr(handler, name) and handler.__name__ == module
     assert function["Timeout"] <= stack.template["Resources"]["FetchQueue"]["Properties"]["VisibilityTimeout"]
+
+
+def test_a_run_asks_of_dynamodb_and_sqs_what_the_bill_says(environment: dict[str, str], stream: list[bytes]) -> None:
+    """Each page of this API leads to the next one, and its requests have a rate: the most that a page can take."""
+
+    def api(asked: Asked) -> Told:
+        cursor = int(asked.query.get("cursor", 0))
+        return Told(200, {"data": [{"id": cursor}], "next": cursor + 1 if cursor < 4 else None})
+
+    with counted() as count, serving(api) as url:
+        pagination = {"style": "cursor", "next": "next"}
+        deploy(url, query={"cursor": "{cursor}"}, pagination=pagination, requests_per_second=1_000)
+        seen = {"planned": call(step="plan", holder="me", checked=call(step="check", input={}))}
+        passed = 0
+        for _ in range(cost_optional.PULL_LOOKS - 1):
+            assert passed < 300
+            seen = call(step="look", holder="me", seen=seen)
+            passed += seen["pause"]
+        assert passed >= 300
+        before, pages = Counter(count), 0
+        while messages := take(environment["QUEUE_URL"]):
+            pages += len(messages)
+            assert call(Records=messages) == {"batchItemFailures": []}
+        fetching = count - before
+        assert call(step="look", holder="me", seen=seen)["is_done"]
+    run = count - fetching
+    looks, writes = cost_optional.PULL_LOOKS, cost_optional.PULL_WRITES_PER_PAGE * pages
+    assert run["reads"] == cost_optional.PULL_READS + looks
+    assert fetching["reads"] == cost_optional.PULL_READS_PER_PAGE * pages - 2  # nothing follows the last page
+    assert run["writes"] + fetching["writes"] == cost_optional.PULL_WRITES + looks + writes
+    assert (count["GetQueueAttributes"], count["SendMessageBatch"]) == (looks, pages)

@@ -16,7 +16,7 @@ import pytest
 from fake_cloudformation import FakeAws, FakeCloudFormation, Stack
 from moto import mock_aws
 
-from scripts.commands import cost, cost_model, cost_prices, cost_stack, query
+from scripts.commands import cost, cost_model, cost_optional, cost_prices, cost_stack, nested, query, refine_files
 from scripts.commands.console import CommandError, guarded
 from scripts.commands.cost_model import Workload, bill, quantities
 from tests.conftest import ROOT
@@ -200,6 +200,103 @@ def test_the_defaults_are_those_of_the_template(capsys: pytest.CaptureFixture[st
     assert int(hints["BufferSizeInMBs"]) * 2**20 == cost_model.TRANSFORM_BUFFER_BYTES
 
 
+# Optional stacks
+
+
+NESTED = {stack.name: stack.template for stack in nested.read()}
+
+
+def definition(stack: str, machine: str) -> dict[str, Any]:
+    found: dict[str, Any] = NESTED[stack]["Resources"][machine]["Properties"]["Definition"]
+    return found
+
+
+def visited(states: dict[str, Any], start: str, *choices: str) -> list[str]:
+    """The states that a run goes through; at each Choice it takes the next of `choices`."""
+    found, name, left = [], start, list(choices)
+    while True:
+        found.append(name)
+        state = states[name]
+        if state["Type"] == "Choice":
+            assert left[0] in {*(choice["Next"] for choice in state["Choices"]), state["Default"]}
+            name = left.pop(0)
+        elif "Next" in state:
+            name = state["Next"]
+        else:
+            assert not left and (state["Type"] == "Succeed" or state["End"])
+            return found
+
+
+def test_a_run_makes_as_many_transitions_as_its_state_machine_has() -> None:
+    machine = definition("refine", "RefineMachine")
+    statement = machine["States"]["Refine"]["ItemProcessor"]
+    assert len(visited(machine["States"], machine["StartAt"])) == cost_optional.REFINE_TRANSITIONS
+    assert len(visited(statement["States"], statement["StartAt"])) == cost_optional.REFINE_TRANSITIONS_PER_STATEMENT
+
+    machine = definition("deliver", "RunMachine")
+    states = visited(machine["States"], machine["StartAt"], "Query", "Done")
+    assert len(states) == cost_optional.DELIVER_TRANSITIONS
+
+    machine = definition("pull", "RunMachine")
+    with_refinement = machine["States"] | {"Refine": machine["States"]["Refine"]["Fn::If"][1]}
+    looks = ["Pause"] * (cost_optional.PULL_LOOKS - 1)
+    states = visited(with_refinement, machine["StartAt"], *looks, "AwaitDelivery", "Done")
+    assert len(states) == cost_optional.PULL_TRANSITIONS
+
+
+def test_the_figures_of_optional_stacks_are_those_of_their_templates() -> None:
+    refined = json.loads(refine_files.compile_folder(ROOT / "refine"))["targets"]
+    assert len(refined) == cost_optional.Use().refine_statements
+    assert NESTED["deliver"]["Parameters"]["DeliverBatchSize"]["Default"] == cost_optional.ROWS_PER_POST
+    assert NESTED["pull"]["Resources"]["FetchMapping"]["Properties"]["BatchSize"] == 1
+    resources = [resource for template in NESTED.values() for resource in template["Resources"].values()]
+    tables = [resource["Properties"] for resource in resources if resource["Type"] == "AWS::DynamoDB::Table"]
+    assert [table["BillingMode"] for table in tables] == ["PAY_PER_REQUEST"] * 2
+
+
+@pytest.mark.parametrize(
+    ("use", "expected"),
+    [
+        pytest.param(
+            cost_optional.Use(refine_runs=30), {"step-functions-transitions": 30 * 18 * 0.025 / 1e3}, id="refine"
+        ),
+        pytest.param(
+            cost_optional.Use(deliver_runs=100, deliver_rows=1_000_000),
+            {
+                "step-functions-transitions": 600 * 0.025 / 1e3,
+                "sqs-requests": (657_000 + 300_000) * 0.4 / 1e6,
+                "dynamodb-reads": 100 * 0.125 / 1e6,
+                "dynamodb-writes": (300 + 1_000 + 10_000) * 0.625 / 1e6,
+            },
+            id="deliver",
+        ),
+        pytest.param(
+            cost_optional.Use(pull_runs=30, pull_pages=3_000),
+            {
+                "step-functions-transitions": 30 * (3 * cost_optional.PULL_LOOKS + 5) * 0.025 / 1e3,
+                "sqs-requests": (657_000 + 9_000 + 30 * cost_optional.PULL_LOOKS) * 0.4 / 1e6,
+                "dynamodb-reads": (30 * 7 + 9_000 + cost_optional.PULL_LOOKS * (30 + 300)) * 0.125 / 1e6,
+                "dynamodb-writes": (30 * (6 + cost_optional.PULL_LOOKS) + 9_000) * 0.625 / 1e6,
+            },
+            id="pull",
+        ),
+        pytest.param(cost_optional.Use(), {}, id="none of them"),
+    ],
+)
+def test_optional_stacks_cost_what_one_finds_by_hand(use: cost_optional.Use, expected: dict[str, float]) -> None:
+    found = {line.key: line.dollars for line in bill(cost_optional.quantities(use), PRICES)}
+    assert found == pytest.approx(expected)
+
+
+def test_the_bill_has_the_lines_of_optional_stacks_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--events-per-month", "1000", "--bytes", "600", "--events-per-request", "1"]
+    more = told(capsys, *asked, "--deliver-runs", "30", "--deliver-rows", "5000", "--free-tier")["lines"]
+    assert {line["key"]: line["usd"] for line in more}["sqs-requests"] == 0
+    assert {line["key"] for line in more} - {line["key"] for line in told(capsys, *asked)["lines"]} == {
+        *("step-functions-transitions", "sqs-requests", "dynamodb-reads", "dynamodb-writes")
+    }
+
+
 # What is told
 
 
@@ -340,8 +437,24 @@ OBSERVE = Stack(
         ("Topic", "AWS::SNS::Topic", "topic", "CREATE_COMPLETE"),
         ("Token", "AWS::SecretsManager::Secret", "token", "CREATE_COMPLETE"),
         ("Worker", "AWS::Lambda::Function", "the-worker", "CREATE_COMPLETE"),
+        ("Wake", "AWS::Scheduler::Schedule", "wake", "CREATE_COMPLETE"),
     ],
 )
+
+
+def add_optional_stacks(aws: FakeAws) -> None:
+    """Give the stack what stacks/pull.yaml has, as far as it is charged, and the workgroup of stacks/refine.yaml."""
+    kinds = {
+        "RefineWorkGroup": ("AWS::Athena::WorkGroup", "the-refineworkgroup"),
+        "RunMachine": ("AWS::StepFunctions::StateMachine", "arn:machine"),
+        "RunTable": ("AWS::DynamoDB::Table", "the-runtable"),
+        "FetchQueue": ("AWS::SQS::Queue", "https://sqs.eu-west-1.amazonaws.com/123456789012/the-fetchqueue"),
+        "FetchMapping": ("AWS::Lambda::EventSourceMapping", "the-fetchmapping"),
+    }
+    sluice, observe = aws.client("cloudformation").stacks
+    sluice.outputs["PullMachineArn"] = "arn:machine"
+    found = [(name, kind, identifier, "CREATE_COMPLETE") for name, (kind, identifier) in kinds.items()]
+    aws.client("cloudformation").stacks = (sluice, replace(observe, resources=[*observe.resources, *found]))
 
 
 @pytest.fixture
@@ -399,7 +512,8 @@ def put_a_week(aws: FakeAws) -> None:
 
 
 def measure(aws: FakeAws, days: int = 7) -> cost_stack.Measured:
-    return cost_stack.measure(aws, "sluice", days, replace(TEN_MILLION, events_per_month=0), NOW)
+    workload = replace(TEN_MILLION, events_per_month=0)
+    return cost_stack.measure(aws, "sluice", days, workload, cost_optional.Use(), NOW)
 
 
 def test_a_stacks_quantities_are_its_metrics_scaled_to_a_month(aws: FakeAws) -> None:
@@ -425,7 +539,7 @@ def test_a_stacks_quantities_are_its_metrics_scaled_to_a_month(aws: FakeAws) -> 
     assert found.quantities["secrets"] == 1
     assert found.quantities["cloudwatch-metrics"] == 2  # of the transform, and of POST /track
     assert found.basis["xray-traces"] == "model"
-    assert found.unpriced == ["AWS::SNS::Topic"]
+    assert found.unpriced == ["AWS::Scheduler::Schedule"]
     workload = found.workload
     assert workload.events_per_month == pytest.approx(140_000 * monthly)
     assert (workload.events_per_request, workload.bytes_per_event) == (20, 500)
@@ -455,6 +569,42 @@ def test_what_is_published_nowhere_is_worked_out_or_listed(aws: FakeAws, monkeyp
     assert found.quantities["api-requests"] == found.quantities["data-out"] == 0
     assert found.basis["athena-scans"] == found.basis["lambda-requests"] == "model"
     assert found.workload.bytes_per_event == 600
+
+
+def test_what_optional_stacks_use_is_counted_by_their_metrics(aws: FakeAws) -> None:
+    add_optional_stacks(aws)
+    put_a_week(aws)
+    put(aws, "AWS/States", "ExecutionsStarted", 7, StateMachineArn="arn:machine")
+    for name, value in (("EmptyReceives", 150_000), ("MessagesSent", 40), ("MessagesReceived", 41)):
+        put(aws, "AWS/SQS", f"NumberOf{name}", value, QueueName="the-fetchqueue")
+    put(aws, "AWS/DynamoDB", "ConsumedReadCapacityUnits", 500, TableName="the-runtable")
+    put(aws, "AWS/DynamoDB", "ConsumedWriteCapacityUnits", 300, TableName="the-runtable")
+    refinement = {"QueryType": "DML", "QueryState": "SUCCEEDED", "WorkGroup": "the-refineworkgroup"}
+    put(aws, "AWS/Athena", "ProcessedBytes", 6e9, **refinement)
+    put(aws, "AWS/SNS", "NumberOfMessagesPublished", 4, TopicName="topic")
+    put(aws, "AWS/SNS", "NumberOfNotificationsDelivered", 8, TopicName="topic")
+    found = measure(aws)
+    for key, value, basis in (
+        ("step-functions-transitions", 7 * cost_optional.PULL_TRANSITIONS, "model"),
+        ("sqs-requests", 150_081, "metric"),
+        ("dynamodb-reads", 500, "metric"),
+        ("dynamodb-writes", 300, "metric"),
+        ("sns-publishes", 4, "metric"),
+        ("sns-emails", 8, "metric"),
+        ("athena-scans", 4e9 + 6e9, "metric"),
+    ):
+        assert found.quantities[key] == pytest.approx(value * 730 / (7 * 24)), key
+        assert found.basis[key] == basis
+    assert found.workload.queries_per_month == pytest.approx(730 / (7 * 24))  # a refinement is no question
+
+
+def test_a_queue_without_metrics_is_asked_all_the_time(aws: FakeAws) -> None:
+    add_optional_stacks(aws)
+    put_a_week(aws)
+    found = measure(aws)
+    assert (found.quantities["sqs-requests"], found.basis["sqs-requests"]) == (657_000, "model")
+    assert (found.quantities["dynamodb-writes"], found.basis["dynamodb-writes"]) == (0, "model")
+    assert found.quantities["step-functions-transitions"] == 0
 
 
 def test_a_young_stack_is_measured_since_it_was_made(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,6 +663,27 @@ def test_every_price_stands_in_the_document_with_its_strength(key: str) -> None:
     price = PRICES[key]
     row = f"| {price.service}: {price.item} | {cost.unit_price(price)} | {price.strength} |"
     assert f"\n{row}" in PAGE, f"edit the table under Prices in docs/cost.md: {row}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"refine | {cost_optional.REFINE_TRANSITIONS}, and {cost_optional.REFINE_TRANSITIONS_PER_STATEMENT} for each",
+        f"pull | {cost_optional.PULL_TRANSITIONS}: a run of five minutes, assumed, which is looked at "
+        f"{cost_optional.PULL_LOOKS} times",
+        f"deliver | {cost_optional.DELIVER_TRANSITIONS}. A retry",
+        f"{cost_optional.REQUESTS_PER_PAGE} for each page that is pulled, "
+        f"{10 * cost_optional.REQUESTS_PER_ROW:.0f} for each ten rows that are delivered: sent, received, deleted; "
+        f"{cost_optional.PULL_LOOKS} for each run of pull",
+        f"{cost_optional.POLLS_PER_MONTH:,.0f} a month",
+        f"{cost_optional.PULL_WRITES_PER_PAGE} writes and {cost_optional.PULL_READS_PER_PAGE} reads for each page",
+        f"{cost_optional.PULL_WRITES + cost_optional.PULL_LOOKS} writes and "
+        f"{cost_optional.PULL_READS + cost_optional.PULL_LOOKS} reads for each run",
+        f"{cost_optional.DELIVER_WRITES} writes and {cost_optional.DELIVER_READS} read for each run",
+    ],
+)
+def test_the_figures_of_optional_stacks_stand_in_the_document(text: str) -> None:
+    assert text in PAGE, f"edit How the quantities come about in docs/cost.md: {text}"
 
 
 def test_the_designs_stand_in_the_document_as_the_command_computes_them(capsys: pytest.CaptureFixture[str]) -> None:

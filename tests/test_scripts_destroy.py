@@ -124,9 +124,6 @@ def test_the_events_of_the_deletion_are_told_and_no_older_ones(run: Any) -> None
     [
         pytest.param("yes\n", "error: 'yes' is not 'sluice': nothing is deleted", id="something else"),
         pytest.param("\n", "error: '' is not 'sluice': nothing is deleted", id="return"),
-        pytest.param(
-            "", "error: nothing was typed, nothing is deleted: type the stack's name, or add --yes", id="nobody"
-        ),
     ],
 )
 def test_without_the_stacks_name_nothing_is_deleted(
@@ -137,6 +134,13 @@ def test_without_the_stacks_name_nothing_is_deleted(
     assert err.splitlines()[-1] == complaint
     assert cloudformation.deleted == []
     assert buckets(s3) == ["the-data"]
+
+
+def test_where_nobody_can_be_asked_nothing_is_deleted(run: Any, cloudformation: FakeCloudFormation) -> None:
+    code, _, err = run("--delete-data")
+    assert code == 2
+    assert err.splitlines()[-1].endswith("there is no terminal to ask on: add --yes to do it unasked")
+    assert cloudformation.deleted == []
 
 
 def test_the_data_is_deleted_when_asked_for_with_every_version(run: Any, s3: Any) -> None:
@@ -210,7 +214,7 @@ def test_a_stack_whose_deletion_failed_before_can_be_deleted_again(
 
 def test_a_stack_that_does_not_exist_is_named_and_nothing_is_asked(run: Any, cloudformation: Any) -> None:
     assert run("--stack-name", "other") == (
-        1,
+        2,
         "",
         "error: stack 'other' does not exist in eu-west-1: deploy it with scripts/deploy.sh --stack-name other\n",
     )

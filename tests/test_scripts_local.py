@@ -190,7 +190,7 @@ def test_a_killed_local_aws_has_lost_nothing_that_it_acknowledged(person: Person
     assert code == 0, err
     assert person.local("status")[:2] == (3, "not running\n")
     code, _, err = person.run("query", "--local", "--list")
-    assert (code, err) == (1, "error: the local AWS is not running: start it with scripts/local.sh start\n")
+    assert (code, err) == (2, "error: the local AWS is not running: start it with scripts/local.sh start\n")
 
     assert person.local("start", "--port", port)[0] == 0
     assert person.run("deploy", "--local", "--yes")[:2] == (0, out)
@@ -277,13 +277,13 @@ def test_a_wrong_command_line_is_one_line_with_the_bad_value(
 @pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
 def test_without_a_local_aws_a_script_says_how_to_start_it(person: Person, command: list[str]) -> None:
     words = "the local AWS is not running: start it with scripts/local.sh start"
-    assert_one_line(person.run(*command, "--local"), 1, words)
+    assert_one_line(person.run(*command, "--local"), 2, words)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
 def test_without_a_region_a_script_says_how_to_name_one(person: Person, command: list[str]) -> None:
     words = "no AWS region: run `aws configure` or set AWS_REGION, or add --local"
-    assert_one_line(person.run(*command), 1, words)
+    assert_one_line(person.run(*command), 2, words)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_without_a_region_a_script_says_how_to_name_one(person: Person, command:
 def test_without_an_account_deploy_says_how_to_name_one(
     person: Person, environment: dict[str, str], words: str
 ) -> None:
-    assert_one_line(person.run("deploy", "--yes", **environment), 1, words)
+    assert_one_line(person.run("deploy", "--yes", **environment), 2, words)
 
 
 @pytest.mark.slow
@@ -308,7 +308,7 @@ def test_without_an_account_deploy_says_how_to_name_one(
 def test_a_stack_that_does_not_exist_is_named(script: Run, local_aws: str, command: list[str]) -> None:
     done = script(*command, "--local", "--stack-name", "nobodys", check=False)
     words = "stack 'nobodys' does not exist in us-east-1 [local]: deploy it with scripts/deploy.sh --local"
-    assert_one_line((done.returncode, done.stdout, done.stderr), 1, words)
+    assert_one_line((done.returncode, done.stdout, done.stderr), 2, words)
 
 
 @pytest.mark.slow

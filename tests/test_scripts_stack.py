@@ -19,7 +19,7 @@ from botocore import exceptions
 from fake_cloudformation import FakeAws, FakeCloudFormation, Stack
 
 from scripts.commands import console, stack
-from scripts.commands.console import CommandError, Parser, Terminated, guarded
+from scripts.commands.console import CommandError, Parser, Terminated, UsageError, guarded
 from scripts.commands.stack import Aws
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,23 +61,23 @@ def refused(operation: str, code: str, message: str = "the reason") -> exception
     ("error", "words", "code"),
     [
         pytest.param(CommandError("bad value 'x'"), "error: bad value 'x'", 1, id="a command's own"),
-        pytest.param(CommandError("wrong", 2), "error: wrong", 2, id="with an exit code"),
+        pytest.param(UsageError("wrong"), "error: wrong", 2, id="a wrong call"),
         pytest.param(CommandError("two\nlines"), "error: two lines", 1, id="kept to one line"),
         pytest.param(KeyboardInterrupt(), "interrupted", 130, id="Ctrl-C"),
         pytest.param(Terminated(), "terminated", 143, id="SIGTERM"),
         pytest.param(
             exceptions.NoCredentialsError(),
             "run `aws configure` or set AWS_PROFILE, or add --local",
-            1,
+            2,
             id="no credentials",
         ),
         pytest.param(
-            exceptions.NoRegionError(), "no AWS region: run `aws configure` or set AWS_REGION", 1, id="no region"
+            exceptions.NoRegionError(), "no AWS region: run `aws configure` or set AWS_REGION", 2, id="no region"
         ),
         pytest.param(
             exceptions.ProfileNotFound(profile="p"),
             "(p) could not be found: see `aws configure list-profiles`",
-            1,
+            2,
             id="profile",
         ),
         pytest.param(refused("X", "ExpiredToken"), "the AWS credentials have expired: log in again", 1, id="expired"),

@@ -20,11 +20,17 @@ from botocore import exceptions as aws
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 EXIT_BROKEN_PIPE = 141
 
+# Without these nothing can be asked of AWS.
+_NOT_SET_UP = (
+    *(aws.NoCredentialsError, aws.PartialCredentialsError, aws.NoRegionError),
+    *(aws.ProfileNotFound, aws.ConfigNotFound, aws.ConfigParseError),
+)
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 _INVALID = {
     "InvalidClientTokenId",
@@ -41,9 +47,16 @@ _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Un
 class CommandError(Exception):
     """What stops a command: one line for the person, with the bad value and the way out."""
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    exit_code = EXIT_FAILED
+
+
+class UsageError(CommandError):
+    """The call cannot be carried out as it was given: an argument is wrong, or what it names is not there or not fit.
+
+    docs/operating.md#exit-codes tells the rule for both errors.
+    """
+
+    exit_code = EXIT_USAGE
 
 
 class Terminated(KeyboardInterrupt):
@@ -60,7 +73,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=f"scripts/{name}.sh", allow_abbrev=False, add_help=False)
 
     def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message} (see {self.prog} --help)", EXIT_USAGE)
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def main(command: Callable[[list[str]], int]) -> NoReturn:
@@ -86,7 +99,7 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except CommandError as error:
         return _stopped(f"error: {error}", error.exit_code)
     except (aws.BotoCoreError, aws.ClientError) as error:
-        return _stopped(f"error: {explain(error)}", 1)
+        return _stopped(f"error: {explain(error)}", EXIT_USAGE if isinstance(error, _NOT_SET_UP) else EXIT_FAILED)
 
 
 def explain(error: aws.BotoCoreError | aws.ClientError) -> str:
@@ -114,17 +127,6 @@ def explain(error: aws.BotoCoreError | aws.ClientError) -> str:
     return str(error)
 
 
-@contextlib.contextmanager
-def refusing() -> Iterator[None]:
-    """What stops a command in here is for the person to mend before anything is done: its exit code is 2."""
-    try:
-        yield
-    except (aws.BotoCoreError, aws.ClientError) as error:
-        raise CommandError(explain(error), EXIT_USAGE) from error
-    except CommandError as error:
-        raise CommandError(str(error), EXIT_USAGE) from error
-
-
 def printable(text: str) -> str:
     """Text without control characters: what a sender wrote must not steer the terminal that shows it."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
@@ -135,13 +137,20 @@ def say(text: str, style: str | None = None) -> None:
     _talk().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def is_agreed(question: str) -> bool:
-    """Ask on stderr, and read a line of stdin: whether it is a yes. The end of input is a no."""
-    say(f"{question} [y/N]")
+def ask(question: str) -> str:
+    """Ask on stderr, and read a line of stdin: nothing after Ctrl-D; UsageError where there is nobody to ask."""
+    say(question)
     try:
-        return input().strip().lower() in ("y", "yes")
+        return input().strip()
     except EOFError:
-        return False
+        if sys.stdin.isatty():
+            return ""
+        raise UsageError("nothing was done, as there is no terminal to ask on: add --yes to do it unasked") from None
+
+
+def is_agreed(question: str) -> bool:
+    """Ask, and read whether it is a yes."""
+    return ask(f"{question} [y/N]").lower() in ("y", "yes")
 
 
 def progress(*columns: Any) -> Progress:

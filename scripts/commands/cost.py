@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.commands import cost_model as model
-from scripts.commands import cost_prices, cost_stack
-from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, refusing, say
+from scripts.commands import cost_optional, cost_prices, cost_stack
+from scripts.commands.console import Parser, UsageError, main, say
 from scripts.commands.cost_model import Lever, Line, Workload
 from scripts.commands.cost_prices import Price, Prices
 from scripts.commands.query import size
@@ -26,7 +26,7 @@ WORTH_TELLING = 0.01  # of the bill
 
 LEFT_OUT = (
     "a KMS key of your own, the Glue catalogue (its first million requests a month are free), Athena's results, raw/, "
-    "rejected/ and errors/ (--from-stack measures their storage), taxes, discounts"
+    "rejected/ and errors/ (--from-stack measures their storage), what DynamoDB stores, taxes, discounts"
 )
 
 
@@ -78,10 +78,17 @@ def cost(arguments: list[str]) -> int:
         alarms=options.alarms,
         dashboards=options.dashboards,
     )
+    optional = cost_optional.Use(
+        refine_runs=options.refine_runs,
+        refine_statements=options.refine_statements,
+        pull_runs=options.pull_runs,
+        pull_pages=options.pull_pages,
+        deliver_runs=options.deliver_runs,
+        deliver_rows=options.deliver_rows,
+    )
     if options.from_stack:
-        with refusing():
-            aws = session(options.local)
-            measured = cost_stack.measure(aws, options.stack_name, options.days, workload)
+        aws = session(options.local)
+        measured = cost_stack.measure(aws, options.stack_name, options.days, workload, optional)
         told = replace(
             _bill(measured.workload, measured.quantities, prices, options.free_tier),
             basis=measured.basis,
@@ -92,7 +99,8 @@ def cost(arguments: list[str]) -> int:
             say(f"The prices are those of {prices.region} on AWS")
     else:
         _check(workload)
-        told = _bill(workload, model.quantities(workload), prices, options.free_tier)
+        quantities = model.quantities(workload) | cost_optional.quantities(optional)
+        told = _bill(workload, quantities, prices, options.free_tier)
     (write_json if options.json else write_table)(told)
     return 0
 
@@ -111,7 +119,7 @@ def _check(workload: Workload) -> None:
     try:
         workload.check()
     except model.Unsuitable as error:
-        raise CommandError(f"--events-per-request: {error}", EXIT_USAGE) from error
+        raise UsageError(f"--events-per-request: {error}") from error
 
 
 # What is shown
@@ -170,11 +178,13 @@ def write_table(told: Bill) -> None:
 def notes(told: Bill) -> list[str]:
     """What the bill rests on, and what it leaves out."""
     free = "is subtracted where the price file knows it" if told.with_free_tier else "is not subtracted"
+    more = f"; of this stack: {', '.join(told.unpriced)}" if told.unpriced else ""
+    if not told.basis:
+        more = "; functions and queries of optional stacks"
     return [
         f"List prices of {told.prices.region}, gathered {told.prices.gathered} from public sources (docs/cost.md): "
         f"check them before you rely on them. What is free in every account {free}.",
-        f"Not in it: {LEFT_OUT}"
-        + (f"; of this stack: {', '.join(told.unpriced)}" if told.unpriced else "; what optional stacks run"),
+        f"Not in it: {LEFT_OUT}{more}",
     ]
 
 
@@ -334,6 +344,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--days-per-query", type=_whole(1), default=30)
     parser.add_argument("--alarms", type=_whole(0), default=0)
     parser.add_argument("--dashboards", type=_whole(0), default=0)
+    parser.add_argument("--refine-runs", type=_whole(0), default=0)
+    parser.add_argument("--refine-statements", type=_whole(1), default=cost_optional.Use.refine_statements)
+    parser.add_argument("--pull-runs", type=_whole(0), default=0)
+    parser.add_argument("--pull-pages", type=_whole(0), default=0)
+    parser.add_argument("--deliver-runs", type=_whole(0), default=0)
+    parser.add_argument("--deliver-rows", type=_whole(0), default=0)
     parser.add_argument("--from-stack", action="store_true")
     parser.add_argument("--days", type=_whole(1, 455), default=7)
     parser.add_argument("--compare", action="store_true")

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.commands.console import EXIT_USAGE, CommandError
+from scripts.commands.console import UsageError
 
 PRICE_FILE = Path(__file__).resolve().parents[1] / "prices/us-east-1.json"
 
@@ -75,6 +75,6 @@ def read(path: Path = PRICE_FILE) -> Prices:
         }
         return Prices(document["region"], document["gathered"], prices)
     except OSError as error:
-        raise CommandError(f"the price file {path} cannot be read: {error.strerror}", EXIT_USAGE) from error
+        raise UsageError(f"the price file {path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CommandError(f"{path} is no price file ({error!r}): write it like {PRICE_FILE}", EXIT_USAGE) from error
+        raise UsageError(f"{path} is no price file ({error!r}): write it like {PRICE_FILE}") from error

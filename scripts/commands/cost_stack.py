@@ -6,14 +6,15 @@ is worked out from what is known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from scripts.commands import cost_model as model
-from scripts.commands import stack
-from scripts.commands.console import EXIT_USAGE, CommandError
+from scripts.commands import cost_optional, stack
+from scripts.commands.console import UsageError
 from scripts.commands.query import SMALLEST_CHARGE
 from scripts.commands.stack import Aws, stack_parameters
 
@@ -21,9 +22,37 @@ Basis = Literal["metric", "listing", "model"]
 
 PRICED = {
     *("AWS::ApiGateway", "AWS::Athena", "AWS::CloudWatch", "AWS::KinesisFirehose", "AWS::Lambda", "AWS::Logs"),
-    *("AWS::S3", "AWS::SecretsManager", "AWS::CloudFormation", "AWS::Glue", "AWS::IAM"),
+    *("AWS::S3", "AWS::SecretsManager", "AWS::StepFunctions", "AWS::SQS", "AWS::DynamoDB", "AWS::SNS"),
+    *("AWS::CloudFormation", "AWS::Glue", "AWS::IAM"),
 }
 """Services whose resources stand in the bill; the last three cost nothing here."""
+
+OPTIONAL = {
+    "AWS::SQS::Queue": (
+        *("AWS/SQS", "QueueName"),
+        {
+            "NumberOfEmptyReceives": "sqs-requests",
+            "NumberOfMessagesSent": "sqs-requests",
+            "NumberOfMessagesReceived": "sqs-requests",
+            "NumberOfMessagesDeleted": "sqs-requests",
+        },
+    ),
+    "AWS::DynamoDB::Table": (
+        *("AWS/DynamoDB", "TableName"),
+        {"ConsumedReadCapacityUnits": "dynamodb-reads", "ConsumedWriteCapacityUnits": "dynamodb-writes"},
+    ),
+    "AWS::SNS::Topic": (
+        *("AWS/SNS", "TopicName"),
+        {"NumberOfMessagesPublished": "sns-publishes", "NumberOfNotificationsDelivered": "sns-emails"},
+    ),
+}
+"""What only optional stacks have: by type its namespace and dimension, and of each metric the price that it counts for.
+
+SQS tells messages, not requests, which hold up to ten of them: each counts as one, which is too much rather than too
+little."""
+
+MACHINES = {"RefineMachineArn": "refine_runs", "PullMachineArn": "pull_runs", "DeliverMachineArn": "deliver_runs"}
+"""By the output that names the state machine: the name of its runs in cost_optional.Use."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +84,10 @@ class Metric(NamedTuple):
         return {"Namespace": self.namespace, "MetricName": self.name, "Dimensions": dimensions}
 
 
-def measure(aws: Aws, name: str, days: int, workload: model.Workload, now: datetime | None = None) -> Measured:
-    """What the stack used in the last days, or since it was made. `workload` says what no metric tells.
+def measure(
+    aws: Aws, name: str, days: int, workload: model.Workload, optional: cost_optional.Use, now: datetime | None = None
+) -> Measured:
+    """What the stack used in the last days, or since it was made. `workload` and `optional` say what no metric tells.
 
     Raises:
         CommandError: there is no such stack, or nothing came in.
@@ -71,10 +102,9 @@ def measure(aws: Aws, name: str, days: int, workload: model.Workload, now: datet
     monthly = model.SECONDS_PER_MONTH / seconds
     sums = _add_up(aws, _metrics(aws, name, found), since, now)
     if not sums.get("records"):
-        raise CommandError(
+        raise UsageError(
             f"nothing came into stack '{name}' in {aws.place} since {since:%Y-%m-%d %H:%M} UTC: look back further with "
-            "--days, or estimate with --events-per-month",
-            EXIT_USAGE,
+            "--days, or estimate with --events-per-month"
         )
     parameters = stack_parameters(described)
     workload = replace(
@@ -98,6 +128,8 @@ def measure(aws: Aws, name: str, days: int, workload: model.Workload, now: datet
     ):
         if count := sum(kind == counted for kind, _ in found):
             quantities[key], basis[key] = count, "listing"
+    for key, (quantity, how) in _optional(sums, [kind for kind, _ in found], optional, monthly).items():
+        quantities[key], basis[key] = quantity, how
     stored = _stored(aws, bucket, now)
     quantities["s3-storage"] = _listed(aws, bucket) if stored is None else stored
     basis["s3-storage"] = "listing" if stored is None else "metric"
@@ -135,15 +167,29 @@ def _metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> list[Metric]:
                 Metric("invocations", "AWS/Lambda", "Invocations", dimensions),
                 Metric(f"ms at {configuration['MemorySize']}", "AWS/Lambda", "Duration", dimensions),
             ]
+        if kind in OPTIONAL:
+            namespace, dimension, labels = OPTIONAL[kind]
+            # A queue is known by its URL, a topic by its ARN.
+            dimensions = {dimension: re.split("[/:]", identifier)[-1]}
+            metrics += [Metric(label, namespace, metric, dimensions) for metric, label in labels.items()]
         if kind == "AWS::Logs::LogGroup":
             metrics.append(Metric("log bytes", "AWS/Logs", "IncomingBytes", {"LogGroupName": identifier}))
-    for dimensions in _listed_metrics(aws, "AWS/Athena", "WorkGroup", ids["QueryWorkGroup"], "ProcessedBytes"):
-        # Athena charges for no DDL, and for no query that failed.
-        if dimensions.get("QueryType") == "DML" and dimensions.get("QueryState") != "FAILED":
-            metrics += [
-                Metric("scanned", "AWS/Athena", "ProcessedBytes", dimensions),
-                Metric("queries", "AWS/Athena", "ProcessedBytes", dimensions, "SampleCount"),
-            ]
+    outputs = stack.stack_outputs(aws, name)
+    metrics += [
+        Metric(label, "AWS/States", "ExecutionsStarted", {"StateMachineArn": outputs[key]})
+        for key, label in MACHINES.items()
+        if key in outputs
+    ]
+    for workgroup in (identifier for kind, identifier in found if kind == "AWS::Athena::WorkGroup"):
+        # A refinement is a query as well; how often people ask is what the levers are tried on.
+        count = "queries" if workgroup == ids["QueryWorkGroup"] else "refinements"
+        for dimensions in _listed_metrics(aws, "AWS/Athena", "WorkGroup", workgroup, "ProcessedBytes"):
+            # Athena charges for no DDL, and for no query that failed.
+            if dimensions.get("QueryType") == "DML" and dimensions.get("QueryState") != "FAILED":
+                metrics += [
+                    Metric("scanned", "AWS/Athena", "ProcessedBytes", dimensions),
+                    Metric(count, "AWS/Athena", "ProcessedBytes", dimensions, "SampleCount"),
+                ]
     return metrics
 
 
@@ -222,8 +268,27 @@ def _measured(sums: dict[str, float], workload: model.Workload, monthly: float) 
     if "log bytes" in sums:
         found |= {"cloudwatch-logs": sums["log bytes"], "cloudwatch-log-storage": sums["log bytes"]}
     if "scanned" in sums:
-        found["athena-scans"] = max(sums["scanned"], sums["queries"] * SMALLEST_CHARGE)
+        count = sums.get("queries", 0.0) + sums.get("refinements", 0.0)
+        found["athena-scans"] = max(sums["scanned"], count * SMALLEST_CHARGE)
     return {key: quantity * monthly for key, quantity in found.items()}
+
+
+def _optional(
+    sums: dict[str, float], kinds: list[str], optional: cost_optional.Use, monthly: float
+) -> dict[str, tuple[float, Basis]]:
+    """What the optional stacks use, and how it is known. What is published nowhere did not happen, but for the requests
+    to queues at which a function waits."""
+    found: dict[str, tuple[float, Basis]] = {}
+    for kind, (_, _, labels) in OPTIONAL.items():
+        for key in labels.values() if kind in kinds else ():
+            found[key] = (sums[key] * monthly, "metric") if key in sums else (0.0, "model")
+    if "sqs-requests" in found and "sqs-requests" not in sums:
+        polls = cost_optional.POLLS_PER_MONTH * kinds.count("AWS::Lambda::EventSourceMapping")
+        found["sqs-requests"] = polls, "model"
+    if "AWS::StepFunctions::StateMachine" in kinds:
+        runs = {label: sums.get(label, 0.0) * monthly for label in MACHINES.values()}
+        found["step-functions-transitions"] = cost_optional.transitions(replace(optional, **runs)), "model"
+    return found
 
 
 def _stored(aws: Aws, bucket: str, now: datetime) -> float | None:

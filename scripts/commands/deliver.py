@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scripts.commands import executions, queues
-from scripts.commands.console import CommandError, Parser, main, progress, say
+from scripts.commands.console import CommandError, Parser, UsageError, main, progress, say
 from scripts.commands.query import Column, choose, literal, saved_queries, write_table
 from scripts.commands.stack import Aws, add_stack_arguments, session, stack_outputs
 
@@ -78,7 +78,7 @@ def find(aws: Aws, stack_name: str) -> Delivery:
     """The delivery of a stack; CommandError when the stack has none."""
     outputs = stack_outputs(aws, stack_name)
     if "DeliverMachineArn" not in outputs:
-        raise CommandError(
+        raise UsageError(
             f"stack '{stack_name}' in {aws.place} delivers nothing: switch it on with scripts/deploy.sh{aws.flag} "
             f"--stack-name {stack_name} --parameter DeliverUrl=https://..."
         )
@@ -205,7 +205,7 @@ def token(delivery: Delivery, options: argparse.Namespace) -> int:
     """Keep the token, read from standard input, in the stack's secret; it is never shown."""
     text = (getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.read()).strip()
     if not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise CommandError("the token must be one line of visible ASCII characters, without blanks", 2)
+        raise UsageError("the token must be one line of visible ASCII characters, without blanks")
     delivery.aws.client("secretsmanager").put_secret_value(
         SecretId=delivery.secret, SecretString=json.dumps({"token": text})
     )

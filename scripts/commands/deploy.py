@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.commands import build, environments, nested, pull_sources, queries, refine_files, template
-from scripts.commands.console import CommandError, Parser, is_agreed, main, progress, say
+from scripts.commands.console import CommandError, Parser, UsageError, is_agreed, main, progress, say
 from scripts.commands.destroy import delete_stack
 from scripts.commands.stack import (
     DEFAULT_STACK_NAME,
@@ -77,12 +77,12 @@ def deploy(arguments: list[str]) -> int:
         name = environment.stack_name if name == DEFAULT_STACK_NAME else name
         given = {**environment.parameters, **given}
     for parameter in FILLED_IN.keys() & given.keys():
-        raise CommandError(f"{parameter} is filled in by this script: leave '{given[parameter]}' out", 2)
+        raise UsageError(f"{parameter} is filled in by this script: leave '{given[parameter]}' out")
     folders = {option: getattr(options, option) for option in FOLDERS if getattr(options, option)}
     product = read_product(folders, options.queries)
     template.effective_parameters(template.load(product.text), {}, {**FILLED_IN, **given})
     if not options.yes and not sys.stdin.isatty():
-        raise CommandError("no terminal to ask on: add --yes to deploy without being asked", 2)
+        raise UsageError("no terminal to ask on: add --yes to deploy without being asked")
     aws = session(options.local)
     if environment is not None:
         environment.check({**stack_parameters(describe_stack(aws, name)), **given})

@@ -8,7 +8,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from scripts.commands.console import CommandError, Parser, main, progress, say
+from scripts.commands.console import CommandError, Parser, ask, main, progress, say
 from scripts.commands.stack import (
     Aws,
     add_stack_arguments,
@@ -145,11 +145,7 @@ def _show(
 
 
 def _confirm(name: str) -> None:
-    say(f"Type the stack's name to delete it ({name}):")
-    try:
-        typed = input().strip()
-    except EOFError:
-        raise CommandError("nothing was typed, nothing is deleted: type the stack's name, or add --yes") from None
+    typed = ask(f"Type the stack's name to delete it ({name}):")
     if typed != name:
         raise CommandError(f"'{typed}' is not '{name}': nothing is deleted")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.commands.console import EXIT_USAGE, CommandError
+from scripts.commands.console import UsageError
 from scripts.commands.stack import DEFAULT_STACK_NAME
 
 FOLDER = Path(__file__).resolve().parents[1] / "environments"
@@ -34,9 +34,8 @@ class Environment:
         """Raise CommandError unless the effective parameters have what the environment needs."""
         if self.needs_one_of and not any(parameters.get(name) for name in self.needs_one_of):
             names = " or ".join(self.needs_one_of)
-            raise CommandError(
-                f"environment {self.name} needs {names}: give it once with --parameter {self.needs_one_of[0]}=...",
-                EXIT_USAGE,
+            raise UsageError(
+                f"environment {self.name} needs {names}: give it once with --parameter {self.needs_one_of[0]}=..."
             )
 
 
@@ -46,6 +45,6 @@ def read(name: str) -> Environment:
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.json")))
         place = "" if name.endswith(".json") else f" in scripts/environments: {known}"
-        raise CommandError(f"there is no environment '{name}'{place}", EXIT_USAGE)
+        raise UsageError(f"there is no environment '{name}'{place}")
     content = json.loads(path.read_text())
     return Environment(path.stem, content["parameters"], content["needsOneOf"], content["terminationProtection"])

@@ -21,17 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.commands import erase_parquet, replay_send
-from scripts.commands.console import (
-    EXIT_USAGE,
-    CommandError,
-    Parser,
-    is_agreed,
-    main,
-    printable,
-    progress,
-    refusing,
-    say,
-)
+from scripts.commands.console import CommandError, Parser, UsageError, is_agreed, main, printable, progress, say
 from scripts.commands.erase_parquet import WithoutUsers
 from scripts.commands.erase_receipt import Receipt
 from scripts.commands.erase_store import RESULTS, TABLES, USER_FOLDER, Finding, Scan, Store, Version
@@ -73,19 +63,18 @@ def erase(arguments: list[str]) -> int:
     """scripts/erase.sh"""
     began = time.monotonic()
     options = _parse(arguments)
-    with refusing():
-        aws = session(options.local)
-        stack = describe_stack(aws, options.stack_name)
-        if stack is None:
-            raise missing(aws, options.stack_name)
-        parameters = stack_parameters(stack)
-        store = Store(aws, stack_output(aws, options.stack_name, "BucketName"), parameters.get("FirehoseS3Prefix", ""))
-        receipt = Receipt(options.receipt, options.user_id, options.stack_name, aws.place, store.bucket)
-        if not store.exists():
-            raise CommandError(
-                f"the bucket {store.bucket} of stack '{options.stack_name}' is gone, and all that it held: "
-                f"remove the rest of the stack with scripts/destroy.sh{aws.flag}"
-            )
+    aws = session(options.local)
+    stack = describe_stack(aws, options.stack_name)
+    if stack is None:
+        raise missing(aws, options.stack_name)
+    parameters = stack_parameters(stack)
+    store = Store(aws, stack_output(aws, options.stack_name, "BucketName"), parameters.get("FirehoseS3Prefix", ""))
+    receipt = Receipt(options.receipt, options.user_id, options.stack_name, aws.place, store.bucket)
+    if not store.exists():
+        raise UsageError(
+            f"the bucket {store.bucket} of stack '{options.stack_name}' is gone, and all that it held: "
+            f"remove the rest of the stack with scripts/destroy.sh{aws.flag}"
+        )
     person = Person(options.user_id)
     if not options.yes:
         scan = look(store, person)
@@ -381,7 +370,7 @@ def conclude(scan: Scan, proof: Scan, receipt: Receipt) -> int:
 
 def _confirm(scan: Scan, name: str, aws: Aws) -> None:
     if not sys.stdin.isatty():
-        raise CommandError("nothing was erased, as there is no terminal to ask on: add --yes to erase", EXIT_USAGE)
+        raise UsageError("nothing was erased, as there is no terminal to ask on: add --yes to erase")
     if not is_agreed(
         f"Erase this person in {len(scan.findings):,} objects and delete {len(scan.results):,} results of queries of "
         f"'{name}' in {aws.place}? It cannot be undone."

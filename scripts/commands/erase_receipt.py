@@ -10,7 +10,7 @@ from hashlib import scrypt, sha256
 from pathlib import Path
 from typing import Final
 
-from scripts.commands.console import CommandError
+from scripts.commands.console import UsageError
 from scripts.commands.erase_store import USER_FOLDER, Scan, Version
 from scripts.commands.erase_zones import Remains
 from scripts.commands.replay_zones import Json
@@ -32,7 +32,7 @@ class Receipt:
             self.document = self._of_same(user_id, bucket)
         else:
             if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-                raise CommandError(f"--receipt {path}: there is no folder '{path.parent}' to write to")
+                raise UsageError(f"--receipt {path}: there is no folder '{path.parent}' to write to")
             salt = secrets.token_bytes(16)
             self.document["user"] = {"scrypt": _hash(user_id, salt), "salt": salt.hex(), **_SCRYPT}
         self.runs: list[Json] = self.document["runs"]
@@ -49,7 +49,7 @@ class Receipt:
         except (OSError, ValueError, KeyError, TypeError):
             is_same = False
         if not is_same:
-            raise CommandError(
+            raise UsageError(
                 f"--receipt {self.path}: the file is there, and is no receipt of this person and bucket: name another"
             )
         return document

@@ -15,7 +15,7 @@ from typing import Any
 
 from pull.store import Store, TaskKey
 from scripts.commands import executions, queues
-from scripts.commands.console import CommandError, Parser, main, printable, progress, say
+from scripts.commands.console import CommandError, Parser, UsageError, main, printable, progress, say
 from scripts.commands.query import Column, write_table
 from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, session, stack_outputs, stack_parameters
 
@@ -70,7 +70,7 @@ def pull(arguments: list[str]) -> int:
     found = find(session(options.local), options.stack_name)
     for name in options.source:
         if name not in found.sources:
-            raise CommandError(f"there is no source '{name}': there are {', '.join(found.sources)}", 2)
+            raise UsageError(f"there is no source '{name}': there are {', '.join(found.sources)}")
     return _COMMANDS[options.command](found, options)
 
 
@@ -78,7 +78,7 @@ def find(aws: Aws, stack_name: str) -> Pull:
     """What pulls for a stack; CommandError when nothing does."""
     outputs = stack_outputs(aws, stack_name)
     if "PullMachineArn" not in outputs:
-        raise CommandError(
+        raise UsageError(
             f"stack '{stack_name}' in {aws.place} pulls nothing: switch it on with scripts/deploy.sh{aws.flag} "
             f"--stack-name {stack_name} --pull DIR"
         )
@@ -283,11 +283,11 @@ def _credentials(text: str) -> str | dict[str, str]:
         except ValueError:
             value = {}
         if set(value) != {"client_id", "client_secret"} or not all(isinstance(each, str) for each in value.values()):
-            raise CommandError("a JSON object must have client_id and client_secret, both texts, and nothing else", 2)
+            raise UsageError("a JSON object must have client_id and client_secret, both texts, and nothing else")
         found: dict[str, str] = value
         return found
     if not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise CommandError("the token must be one line of visible ASCII characters, without blanks", 2)
+        raise UsageError("the token must be one line of visible ASCII characters, without blanks")
     return text
 
 

@@ -17,7 +17,7 @@ import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError, best_match
 
-from scripts.commands.console import CommandError
+from scripts.commands.console import UsageError
 
 SCHEMA = Path(__file__).with_name("pull_source.schema.json")
 
@@ -59,16 +59,14 @@ def compile_folder(path: Path) -> bytes:
     """
     files = sorted(path.glob("*.json"))
     if not files:
-        raise CommandError(f"'{path}' has no *.json file: each declares one source (see docs/pull.md)", 2)
+        raise UsageError(f"'{path}' has no *.json file: each declares one source (see docs/pull.md)")
     sources: dict[str, Json] = {}
     names: dict[str, Path] = {}
     for file in files:
         declaration = read(file)
         name = declaration["name"]
         if name in names:
-            raise CommandError(
-                f"{file}: there is a source '{name}' already, in {names[name]}: give one another name", 2
-            )
+            raise UsageError(f"{file}: there is a source '{name}' already, in {names[name]}: give one another name")
         sources[name], names[name] = declaration, file
     return json.dumps({"sources": sources}, indent=1, sort_keys=True, ensure_ascii=False).encode()
 
@@ -78,20 +76,20 @@ def read(file: Path) -> Json:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{file} cannot be read: {error}", 2) from error
+        raise UsageError(f"{file} cannot be read: {error}") from error
     try:
         declaration = json.loads(text)
     except json.JSONDecodeError as error:
-        raise CommandError(f"{file} line {error.lineno}: this is no JSON: {error.msg}", 2) from error
+        raise UsageError(f"{file} line {error.lineno}: this is no JSON: {error.msg}") from error
     # JSON is YAML, but for tabs between its tokens, and this reader knows lines.
     tree = yaml.compose(text.replace("\t", " "), Loader=yaml.SafeLoader)
     if (twice := _find_twice(tree)) is not None:
         line, key = twice
-        raise CommandError(f"{file} line {line}: '{key}' stands here a second time, and only one would count", 2)
+        raise UsageError(f"{file} line {line}: '{key}' stands here a second time, and only one would count")
     try:
         _check(declaration)
     except _Wrong as wrong:
-        raise CommandError(f"{file} line {_line(tree, wrong.place)}: {_named(wrong.place)}{wrong}", 2) from wrong
+        raise UsageError(f"{file} line {_line(tree, wrong.place)}: {_named(wrong.place)}{wrong}") from wrong
     found: Json = declaration
     return found
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.commands.console import CommandError
+from scripts.commands.console import UsageError
 
 QUERIES = Path(__file__).resolve().parents[2] / "queries.sql"
 _HEADING = re.compile(r"^-- ([a-z][a-z0-9-]*): (.+)$", re.MULTILINE)
@@ -38,7 +38,7 @@ def read(path: Path = QUERIES) -> list[SavedQuery]:
     text = path.read_text()
     headings = list(_HEADING.finditer(text))
     if not headings:
-        raise CommandError(f"{path.name} has no query: each begins with a line `-- its-name: Its question?`")
+        raise UsageError(f"{path.name} has no query: each begins with a line `-- its-name: Its question?`")
     ends = [heading.start() for heading in headings[1:]] + [len(text)]
     return [
         SavedQuery(heading[1], heading[2], text[heading.end() : end].strip().removesuffix(";") + "\n")
@@ -51,10 +51,10 @@ def read_all(paths: Sequence[Path]) -> list[SavedQuery]:
     found: dict[str, SavedQuery] = {}
     for path in paths:
         if not path.is_file():
-            raise CommandError(f"there is no file '{path}' with saved queries", 2)
+            raise UsageError(f"there is no file '{path}' with saved queries")
         for query in read(path):
             if query.name in found:
-                raise CommandError(f"{path} has a query '{query.name}', as another file has: rename one of them", 2)
+                raise UsageError(f"{path} has a query '{query.name}', as another file has: rename one of them")
             found[query.name] = query
     return list(found.values())
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, printable, say, status
+from scripts.commands.console import CommandError, Parser, UsageError, main, printable, say, status
 from scripts.commands.stack import add_stack_arguments, session, stack_outputs
 from shared.athena import FLOATS, INTEGERS, typed
 
@@ -112,7 +112,7 @@ def choose(saved: list[SavedQuery], name: str) -> SavedQuery:
     similar = [key for key in by_key if _key(name) in key] or difflib.get_close_matches(_key(name), by_key, cutoff=0.5)
     names = " or ".join(repr(by_key[key].name) for key in similar[:3])
     hint = f"did you mean {names}?" if names else "see scripts/query.sh --list"
-    raise CommandError(f"there is no saved query '{name}': {hint}", EXIT_USAGE)
+    raise UsageError(f"there is no saved query '{name}': {hint}")
 
 
 def fill(sql: str, outputs: dict[str, str]) -> str:
@@ -288,7 +288,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _output(outputs: dict[str, str], key: str) -> str:
     if key not in outputs:
-        raise CommandError(f"the stack has no output {key}: it was not made from this template")
+        raise UsageError(f"the stack has no output {key}: it was not made from this template")
     return outputs[key]
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.commands import executions
-from scripts.commands.console import EXIT_USAGE, CommandError, Parser, main, progress, say
+from scripts.commands.console import CommandError, Parser, UsageError, main, progress, say
 from scripts.commands.stack import Aws, add_stack_arguments, describe_stack, session, stack_outputs, stack_parameters
 
 
@@ -74,10 +74,9 @@ def machine_of(aws: Aws, name: str) -> str:
     """The ARN of the stack's state machine; CommandError if refinement is not switched on."""
     outputs = stack_outputs(aws, name)
     if "RefineMachineArn" not in outputs:
-        raise CommandError(
+        raise UsageError(
             f"stack '{name}' in {aws.place} does not refine: switch it on with "
-            f"scripts/deploy.sh{aws.flag} --stack-name {name} --refine refine",
-            EXIT_USAGE,
+            f"scripts/deploy.sh{aws.flag} --stack-name {name} --refine refine"
         )
     return outputs["RefineMachineArn"]
 
@@ -96,7 +95,7 @@ def check_tables(only: list[str], tables: list[str]) -> None:
         if table not in tables:
             close = difflib.get_close_matches(table, tables, 1)
             hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(tables)}"
-            raise CommandError(f"no SQL file of the stack makes the table '{table}': {hint}", EXIT_USAGE)
+            raise UsageError(f"no SQL file of the stack makes the table '{table}': {hint}")
 
 
 def run(aws: Aws, machine: str, request: dict[str, Any]) -> dict[str, Made]:

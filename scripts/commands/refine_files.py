@@ -30,7 +30,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ParseError, TokenError
 
-from scripts.commands.console import EXIT_USAGE, CommandError
+from scripts.commands.console import UsageError
 
 KEYS = ("target", "zone", "needs", "partitions", "days", "metrics", "received")
 ZONES = ("processed", "curated")
@@ -85,9 +85,9 @@ class SqlFile:
     def days(self) -> int:
         return int(self.values.get("days", MAX_PARTITIONS))
 
-    def error(self, line: int, message: str) -> CommandError:
+    def error(self, line: int, message: str) -> UsageError:
         """What is wrong with the file, in one line with its place."""
-        return CommandError(f"{self.path}:{line}: {message}", EXIT_USAGE)
+        return UsageError(f"{self.path}:{line}: {message}")
 
     def at(self, key: str) -> int:
         """The line of a key, or the first where it is missing."""
@@ -100,10 +100,10 @@ def compile_folder(path: Path) -> bytes:
     Raises CommandError for the first thing that is wrong, with file, line and the way out.
     """
     if not path.is_dir():
-        raise CommandError(f"'{path}' is no folder: name one with SQL files, such as refine", EXIT_USAGE)
+        raise UsageError(f"'{path}' is no folder: name one with SQL files, such as refine")
     files = [_read(file) for file in sorted(path.glob("*.sql"))]
     if not files:
-        raise CommandError(f"'{path}' has no file that ends in .sql", EXIT_USAGE)
+        raise UsageError(f"'{path}' has no file that ends in .sql")
     targets: dict[str, SqlFile] = {}
     for file in files:
         if other := targets.get(file.target):
@@ -133,12 +133,12 @@ def _read(path: Path) -> SqlFile:
     """A file whose header is whole and valid by itself."""
     data = path.read_bytes()
     if len(data) > MAX_BYTES:
-        raise CommandError(f"{path}: it has {len(data):,} bytes, and may have {MAX_BYTES:,}", EXIT_USAGE)
+        raise UsageError(f"{path}: it has {len(data):,} bytes, and may have {MAX_BYTES:,}")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         place = data[: error.start].count(b"\n") + 1
-        raise CommandError(f"{path}:{place}: this is no UTF-8 text", EXIT_USAGE) from None
+        raise UsageError(f"{path}:{place}: this is no UTF-8 text") from None
     file = SqlFile(path, text.rstrip().removesuffix(";") + "\n", {}, {})
     for number, line in enumerate(text.splitlines(), 1):
         if not line.startswith("--") or not line.strip("- "):

@@ -22,17 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.commands.build import SOURCE
-from scripts.commands.console import (
-    EXIT_USAGE,
-    CommandError,
-    Parser,
-    is_agreed,
-    main,
-    printable,
-    progress,
-    refusing,
-    say,
-)
+from scripts.commands.console import CommandError, Parser, UsageError, is_agreed, main, printable, progress, say
 from scripts.commands.replay_send import READERS, Marks, send
 from scripts.commands.replay_zones import (
     CONVERSION_FAILED,
@@ -111,37 +101,34 @@ class Survey:
 def replay(arguments: list[str]) -> int:
     """scripts/replay.sh"""
     options = _parse(arguments)
-    with refusing():
-        aws = session(options.local)
-        stack = describe_stack(aws, options.stack_name)
-        if stack is None:
-            raise missing(aws, options.stack_name)
-        bucket, stream = (stack_output(aws, options.stack_name, key) for key in ("BucketName", "StreamName"))
-        parameters = stack_parameters(stack)
-        zone = ZoneReader(aws, bucket, options.zone)
-        try:
-            objects = zone.objects(options.since, options.until)
-        except zone.s3.exceptions.NoSuchBucket as error:
-            raise CommandError(
-                f"the bucket {bucket} of stack '{options.stack_name}' is gone, and all that it held: "
-                f"remove the rest of the stack with scripts/destroy.sh{aws.flag}"
-            ) from error
-        if not objects:
-            raise CommandError(_nothing(zone, options, parameters), EXIT_USAGE)
-        difference = differing_transform(aws, parameters)
+    aws = session(options.local)
+    stack = describe_stack(aws, options.stack_name)
+    if stack is None:
+        raise missing(aws, options.stack_name)
+    bucket, stream = (stack_output(aws, options.stack_name, key) for key in ("BucketName", "StreamName"))
+    parameters = stack_parameters(stack)
+    zone = ZoneReader(aws, bucket, options.zone)
+    try:
+        objects = zone.objects(options.since, options.until)
+    except zone.s3.exceptions.NoSuchBucket as error:
+        raise UsageError(
+            f"the bucket {bucket} of stack '{options.stack_name}' is gone, and all that it held: "
+            f"remove the rest of the stack with scripts/destroy.sh{aws.flag}"
+        ) from error
+    if not objects:
+        raise UsageError(_nothing(zone, options, parameters))
+    difference = differing_transform(aws, parameters)
     settings = _settings(parameters)
     marks = Marks(zone.s3, zone.bucket, options.zone)
     survey = look(zone, objects, marks, settings, options.reason, options.limit)
     if options.reason and options.reason not in survey.groups and not survey.set_aside:
         seen = ", ".join(sorted(zone.reasons)) or "none"
-        raise CommandError(f"nothing has the reason '{options.reason}' there: the reasons are {seen}", EXIT_USAGE)
+        raise UsageError(f"nothing has the reason '{options.reason}' there: the reasons are {seen}")
     show(survey, zone)
     if difference:
         line = f"the stack runs another transform than this folder's ({difference})"
         if not options.dry_run:
-            raise CommandError(
-                f"{line}: deploy it first with scripts/deploy.sh{aws.flag}, or add --dry-run", EXIT_USAGE
-            )
+            raise UsageError(f"{line}: deploy it first with scripts/deploy.sh{aws.flag}, or add --dry-run")
         say(f"What is foretold above may not be so: {line}.", style="yellow")
     if not survey.chosen:
         replayed, held_back = survey.total("replayed"), survey.total("held_back")
@@ -347,7 +334,7 @@ def _send(zone: ZoneReader, objects: list[StoredObject], survey: Survey, marks: 
 
 def _confirm(count: int, name: str, aws: Aws) -> None:
     if not sys.stdin.isatty():
-        raise CommandError("no terminal to ask on: add --yes to send without being asked", EXIT_USAGE)
+        raise UsageError("no terminal to ask on: add --yes to send without being asked")
     if not is_agreed(f"Send {count:,} to '{name}' in {aws.place}?"):
         raise CommandError("nothing was sent")
 

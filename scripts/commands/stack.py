@@ -20,7 +20,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import ClientError, NoRegionError
 
-from scripts.commands.console import CommandError
+from scripts.commands.console import UsageError
 
 DEFAULT_STACK_NAME = "sluice"
 LOCAL_REGION = "us-east-1"
@@ -85,7 +85,7 @@ def session(local: bool) -> Aws:
     """The real AWS as the AWS CLI would reach it, or the running local AWS, whatever the AWS_* variables say.
 
     Raises:
-        CommandError: the local AWS is not running.
+        UsageError: the local AWS is not running.
         NoRegionError: neither the environment nor the profile names a region.
     """
     if not local:
@@ -102,36 +102,36 @@ def session(local: bool) -> Aws:
 
 
 def local_endpoint() -> str:
-    """The URL of the running local AWS; CommandError if it is not running."""
+    """The URL of the running local AWS; UsageError if it is not running."""
     try:
         endpoint = str(json.loads((LOCAL_STATE / "server.json").read_text())["endpoint"])
         address = urlsplit(endpoint)
         with socket.create_connection((address.hostname, address.port), timeout=2):
             return endpoint
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(_NOT_RUNNING) from error
+        raise UsageError(_NOT_RUNNING) from error
 
 
 def stack_outputs(aws: Aws, name: str) -> dict[str, str]:
     """The stack's outputs by key, for example `TrackURL`.
 
     Raises:
-        CommandError: the stack does not exist, or has no outputs because its creation did not succeed.
+        UsageError: the stack does not exist, or has no outputs because its creation did not succeed.
     """
     stack = describe_stack(aws, name)
     if stack is None:
         raise missing(aws, name)
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
     if not outputs:
-        raise CommandError(f"stack '{name}' in {aws.place} has no outputs: its status is {stack['StackStatus']}")
+        raise UsageError(f"stack '{name}' in {aws.place} has no outputs: its status is {stack['StackStatus']}")
     return outputs
 
 
 def stack_output(aws: Aws, name: str, key: str) -> str:
-    """One output of the stack; CommandError also where the stack is another template's and has no such output."""
+    """One output of the stack; UsageError also where the stack is another template's and has no such output."""
     outputs = stack_outputs(aws, name)
     if key not in outputs:
-        raise CommandError(f"stack '{name}' in {aws.place} has no output {key}: it was not made from this template")
+        raise UsageError(f"stack '{name}' in {aws.place} has no output {key}: it was not made from this template")
     return outputs[key]
 
 
@@ -152,9 +152,9 @@ def stack_parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:
     return {item["ParameterKey"]: item.get("ParameterValue", "") for item in (stack or {}).get("Parameters", [])}
 
 
-def missing(aws: Aws, name: str) -> CommandError:
+def missing(aws: Aws, name: str) -> UsageError:
     """The error for a stack that is not there."""
-    return CommandError(
+    return UsageError(
         f"stack '{name}' does not exist in {aws.place}: deploy it with scripts/deploy.sh{aws.flag} --stack-name {name}"
     )
 

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from scripts.commands.console import Parser, main, printable, refusing
+from scripts.commands.console import Parser, main, printable
 from scripts.commands.query import size
 from scripts.commands.stack import add_stack_arguments, session
 from scripts.commands.status_facts import OUTCOMES, Json, gather, many
@@ -26,9 +26,8 @@ _COLOURS = {"OK": "green", "ALARM": "bold red", "INSUFFICIENT_DATA": "dim"}
 def status(arguments: list[str]) -> int:
     """scripts/status.sh"""
     options = _parse(arguments)
-    with refusing():
-        aws = session(options.local)
-        facts = gather(aws, options.stack_name, datetime.now(UTC))
+    aws = session(options.local)
+    facts = gather(aws, options.stack_name, datetime.now(UTC))
     if options.watch is None:
         _show(facts, options.json)
     else:

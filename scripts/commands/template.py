@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from scripts.commands.console import CommandError
+from scripts.commands.console import UsageError
 from scripts.commands.queries import SavedQuery, resources
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "template.yaml"
@@ -60,12 +60,12 @@ def effective_parameters(template: Json, previous: Mapping[str, str], given: Map
     declared = template["Parameters"]
     for name in given:
         if name not in declared:
-            raise CommandError(f"the template has no parameter '{name}': it has {', '.join(sorted(declared))}", 2)
+            raise UsageError(f"the template has no parameter '{name}': it has {', '.join(sorted(declared))}")
     values = {}
     for name, definition in declared.items():
         value = given.get(name, previous.get(name, definition.get("Default")))
         if value is None:
-            raise CommandError(f"{name} has no value: give one with --parameter {name}=...", 2)
+            raise UsageError(f"{name} has no value: give one with --parameter {name}=...")
         values[name] = str(value)
         _check(name, definition, values[name])
     return values
@@ -85,7 +85,7 @@ def _check(name: str, definition: Json, value: str) -> None:
         fits = bool(re.fullmatch(definition.get("AllowedPattern", ".*"), value, re.DOTALL))
         fits = fits and len(value) >= definition.get("MinLength", 0)
     if not fits:
-        raise CommandError(f"{name} {str(constraint).rstrip('.')} (got '{value}')", 2)
+        raise UsageError(f"{name} {str(constraint).rstrip('.')} (got '{value}')")
 
 
 def render(text: str, parameters: Mapping[str, str], queries: list[SavedQuery]) -> str:

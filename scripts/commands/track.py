@@ -33,9 +33,9 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from scripts.commands.console import (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
-    EXIT_USAGE,
     CommandError,
     Parser,
+    UsageError,
     main,
     progress,
     say,
@@ -268,12 +268,13 @@ def _track_one(options: argparse.Namespace) -> int:
     event_id = str(uuid.uuid4())
     line = event_line(1, options.event.encode("utf-8", "surrogateescape"), event_id)
     if line.problem is not None:
-        raise CommandError(f"{line.problem}: {options.event[:80]}", EXIT_USAGE)
+        raise UsageError(f"{line.problem}: {options.event[:80]}")
     door = _door(options)
     with Interruption() as interruption:
         answer = next(iter([*_send(door, [line], options, interruption)]), None)
     if answer is None:
-        raise CommandError("interrupted: the event was not accepted", interruption.exit_code)
+        say("interrupted: the event was not accepted")
+        return interruption.exit_code
     print(answer.text)
     if not answer.is_accepted:
         raise CommandError(f"refused: {answer.reason}")
@@ -290,7 +291,7 @@ def _track_many(options: argparse.Namespace) -> int:
             total, digest = survey(Path(options.file))
             identify = _file_ids(digest)
             if options.from_line > max(total, 1):
-                raise CommandError(f"--from-line {options.from_line}: {options.file} has {total:,} lines", EXIT_USAGE)
+                raise UsageError(f"--from-line {options.from_line}: {options.file} has {total:,} lines")
         refusals = stack.enter_context(_open_refusals(options))
         door = _door(options)
         interruption = stack.enter_context(Interruption())
@@ -413,7 +414,7 @@ def _open(file: str) -> io.FileIO:
         # Standard input stays open; closing it is not ours.
         return open(0, "rb", buffering=0, closefd=False) if file == "-" else Path(file).open("rb", buffering=0)
     except OSError as error:
-        raise CommandError(f"cannot read '{file}': {error.strerror}", EXIT_USAGE) from error
+        raise UsageError(f"cannot read '{file}': {error.strerror}") from error
 
 
 def _open_refusals(options: argparse.Namespace) -> contextlib.AbstractContextManager[IO[bytes] | None]:
@@ -421,11 +422,11 @@ def _open_refusals(options: argparse.Namespace) -> contextlib.AbstractContextMan
         return contextlib.nullcontext()
     path = Path(options.refused)
     if options.file != "-" and path.exists() and path.samefile(options.file):
-        raise CommandError(f"--refused {path}: that is the file to send", EXIT_USAGE)
+        raise UsageError(f"--refused {path}: that is the file to send")
     try:
         return path.open("wb")
     except OSError as error:
-        raise CommandError(f"cannot write '{path}': {error.strerror}", EXIT_USAGE) from error
+        raise UsageError(f"cannot write '{path}': {error.strerror}") from error
 
 
 def _random_id(_number: int) -> str:

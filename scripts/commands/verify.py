@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.commands import verify_checks, verify_report
-from scripts.commands.console import CommandError, Parser, is_agreed, main, progress, say
+from scripts.commands.console import CommandError, Parser, UsageError, is_agreed, main, progress, say
 from scripts.commands.sender import ANSWER_SECONDS, open_later, seconds_of_retry_after
 from scripts.commands.stack import (
     Aws,
@@ -63,9 +63,7 @@ def verify(arguments: list[str]) -> int:
     parameters = stack_parameters(stack)
     outputs, ids = stack_outputs(aws, options.stack_name), physical_ids(aws, options.stack_name)
     if clash := sorted(verify_checks.redacted(parameters) & NEEDED_FIELDS):
-        raise CommandError(
-            f"RedactFields empties {', '.join(clash)}, which canaries are known by: verify another stack"
-        )
+        raise UsageError(f"RedactFields empties {', '.join(clash)}, which canaries are known by: verify another stack")
     if options.probe_transform:
         say(verify_report.PROBE_TRANSFORM)
     run, started = f"verify-{uuid.uuid4().hex[:12]}", time.time()
@@ -318,7 +316,7 @@ def _confirm(name: str, aws: Aws, events: int) -> None:
     if not is_agreed(
         f"Send {events:,} canaries to '{name}' in {aws.place}, and delete the objects that hold nothing else?"
     ):
-        raise CommandError("nothing was sent: where there is no terminal to ask on, add --yes")
+        raise CommandError("nothing was sent")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

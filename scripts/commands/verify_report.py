@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts.commands.console import EXIT_USAGE, CommandError, say
+from scripts.commands.console import UsageError, say
 from scripts.commands.stack import Aws
 from scripts.commands.verify_canaries import HOSTILE_TEXT, LARGEST_RECORD, Accepted
 from scripts.commands.verify_checks import Answer, Check
@@ -178,9 +178,9 @@ def _load(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except OSError as error:
-        raise CommandError(f"cannot read '{path}': {error.strerror}", EXIT_USAGE) from error
+        raise UsageError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:
-        raise CommandError(f"'{path}' is no report of verify.sh: {error}", EXIT_USAGE) from error
+        raise UsageError(f"'{path}' is no report of verify.sh: {error}") from error
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
