@@ -120,7 +120,7 @@ def test_the_lines_of_a_record_are_as_long_as_the_mapping_template_makes_them(tm
 
 def test_a_line_of_the_transforms_log_is_as_long_as_one() -> None:
     tally = Tally()
-    tally.received = tally.accepted = 1_000
+    tally.accepted = 1_000
     line = json.dumps(tally.metrics("sluice-TransformFunction-65A772F0D0E1D", 1_763_719_200_000))
     assert len(line) + 26 == pytest.approx(cost_model.LOG_BYTES_PER_INVOCATION, rel=0.05)
 

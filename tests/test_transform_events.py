@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import factories
-from transform import records, rows
+from transform import events, records, rows
 from transform.events import Accepted, Dropped, IpHandling, Outcome, Rejected, Settings, transform
 from transform.records import MAX_EVENTS, Fault, Reject, split, split_texts
 from transform.rows import COLUMNS
@@ -340,7 +340,7 @@ def test_a_blank_time_is_not_given(blank: object) -> None:
 def test_a_column_of_another_type(type_: str, sent: Any, expected: object) -> None:
     seats = rows.Column("seats", type_, "sender", "How many")
     try:
-        found: object = rows.compile_columns([seats])({"seats": sent}.pop, OF_REQUEST)["seats"]
+        found: object = rows.compile_rows([seats])({"seats": sent}, None, 0, OF_REQUEST)["seats"]
     except Reject as reject:
         found = reject.reason
     assert found == expected
@@ -369,7 +369,7 @@ def test_the_compiled_columns_are_read_as_a_loop_would_read_them(type_: str, req
         return {"class": event.pop("it's"), "a": value, "ip": OF_REQUEST[1]}
 
     def compiled(event: dict[str, Any]) -> dict[str, Any]:
-        return rows.compile_columns([before, column, after])(event.pop, OF_REQUEST)
+        return rows.compile_rows([before, column, after])(event, None, 0, OF_REQUEST)
 
     found = []
     for read in (loop, compiled):
@@ -384,7 +384,7 @@ def test_the_compiled_columns_are_read_as_a_loop_would_read_them(type_: str, req
 
 def test_a_required_column_rejects_an_event_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = [replace(column, required=column.name in ("name", "value")) for column in COLUMNS]
-    monkeypatch.setattr(rows, "_begin_row", rows.compile_columns(columns))
+    monkeypatch.setattr(events, "make_row", rows.compile_rows(columns))
     assert reason({"name": "a"}) == "missing"
     assert row({"name": "a", "value": 0})["value"] == 0
 

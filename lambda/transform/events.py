@@ -120,11 +120,12 @@ def transform(data: bytes, arrived_at: int, settings: Settings, rules: Mapping[s
 
 def _columns_of_request(context: Context, settings: Settings) -> RequestColumns:
     """What the events of a request share."""
-    redacted = settings.redact_fields
-    ip = context.ip
+    ip, user_agent = context.ip, context.user_agent
+    if settings.redact_fields:
+        ip = None if "ip" in settings.redact_fields else ip
+        user_agent = None if "user_agent" in settings.redact_fields else user_agent
     if ip is not None:
-        ip = None if "ip" in redacted else handle_ip(ip, settings.ip_handling)
-    user_agent = None if "user_agent" in redacted else context.user_agent
+        ip = handle_ip(ip, settings.ip_handling)
     return format_time(context.received_at), ip, user_agent, context.request_id
 
 

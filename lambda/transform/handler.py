@@ -89,7 +89,6 @@ class Tally:
     """Outcomes, counted in events."""
 
     def __init__(self) -> None:
-        self.received = 0
         self.accepted = 0
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -97,8 +96,11 @@ class Tally:
         self.requeued = 0
         """Not among the received: they are when they come again."""
 
+    @property
+    def received(self) -> int:
+        return self.accepted + self.dropped.total() + self.rejected.total() + self.failed.total()
+
     def add(self, other: Tally) -> None:
-        self.received += other.received
         self.accepted += other.accepted
         self.dropped += other.dropped
         self.rejected += other.rejected
@@ -195,7 +197,6 @@ def answer(record: Record, invocation: Invocation) -> Reply:
                 return part(record, data, outcomes, invocation)
             tally.dropped.update(dropped)
         invocation.room -= growth
-        tally.received += len(outcomes)
         tally.accepted += len(rows)
         return reply
     except Fault as fault:
@@ -217,7 +218,6 @@ def fail(record: Record, tally: Tally, reason: str, detail: str, events: int) ->
 
     `events` of it count as failed. The log never has a word of the record in it: what people send may be private.
     """
-    tally.received += events
     if events:
         tally.failed[reason] += events
     logger.error("record %s failed: %s: %s", record["recordId"], reason, detail)
@@ -231,7 +231,6 @@ def fail_for_rejects(record: Record, tally: Tally, outcomes: list[Outcome], reje
     output. It goes there whole, with the good events that came with them: if those became rows here, a replay of the
     record would make them rows again.
     """
-    tally.received += len(rejected)
     tally.rejected.update(outcome.reason for outcome in rejected)
     first = rejected[0]
     detail = f"{len(rejected)} of {len(outcomes)} events, first event {first.position}: {first.reason}: {first.detail}"
@@ -271,7 +270,6 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], invocation: Invoc
     counts.accepted = len(rows)
     counts.dropped.update(outcome.rule for outcome in settled if type(outcome) is Dropped)
     counts.rejected.update(reject.reason for reject in rejected)
-    counts.received = counts.accepted + counts.dropped.total() + len(rejected)
     counts.requeued = len(rest)
     now = time.time_ns() // 1_000_000
     row_sizes = [len(outcome) if type(outcome) is Accepted else 0 for outcome in rest]

@@ -103,8 +103,8 @@ LATEST: Final = (datetime(2101, 1, 1, tzinfo=UTC) - EPOCH) // MILLISECOND
 
 # Without its newline. "Not a space" is matched several times as fast as "no white space".
 _CONTEXT_LINE: Final = re.compile(
-    rb"sluice/1 request_id=([^ ]*) extended_request_id=([^ ]+) time=(\d+) ip=([^ ]*) user_agent=([^ ]*)"
-    rb"(?P<more>(?: (?:form|event_id|position|received_at)=[^ ]+)*)"
+    rb"sluice/1 request_id=([^ ]*+) extended_request_id=([^ ]++) time=(\d++) ip=([^ ]*+) user_agent=([^ ]*+)"
+    rb"(?P<more>(?: (?:form|event_id|position|received_at)=[^ ]++)*+)"
 )
 _FORMS: Final[dict[str | None, Form | None]] = {None: None, "query": "query", "lines": "lines"}
 
@@ -214,15 +214,16 @@ def split(body: bytes, form: Form | None = None) -> tuple[Form, list[Any]]:
         return form, [dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))]
     if form == "lines":
         return form, _parse_each(_split_lines(body))
-    document = parse(body)
-    if type(document) is dict:
-        return "document", [document]
-    if type(document) is Reject and body.startswith(_BYTE_ORDER_MARK):
-        body = body[len(_BYTE_ORDER_MARK) :]
-        document = parse(body)
-    if type(document) is list:
-        return "array", document
-    return _split_unreadable(body, document) if type(document) is Reject else ("document", [document])
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        document = Reject("not_json", str(error))
+        if body.startswith(_BYTE_ORDER_MARK):
+            body = body[len(_BYTE_ORDER_MARK) :]
+            document = parse(body)
+        if type(document) is Reject:
+            return _split_unreadable(body, document)
+    return ("array", document) if type(document) is list else ("document", [document])
 
 
 def split_texts(body: bytes, named_form: Form | None = None) -> tuple[Form, list[bytes]]:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
 import orjson
 
@@ -32,34 +32,18 @@ Row: TypeAlias = dict[str, Any]
 """The values of a row by its columns, all of them, in the schema's order."""
 
 RequestColumns: TypeAlias = tuple[str, str | None, str | None, str | None]
-"""The values of REQUEST_COLUMNS, in that order."""
-
-REQUEST_COLUMNS: Final = ("received_at", "ip", "user_agent", "request_id")
-"""The columns that the events of a request share."""
+"""What the events of a request share: received_at, ip, user_agent and request_id."""
 
 
-def make_row(event: Event, not_an_id: Any, received_at: int, of_request: RequestColumns) -> Row:
-    """The row of an event; takes the event apart. Raises Reject.
+class MakeRow(Protocol):
+    """Makes the row of an event, which it takes apart; raises Reject.
 
-    `not_an_id` is what the sender gave as an id that is none, or None; `received_at` is in epoch milliseconds.
+    `not_an_id` is what the sender gave as an id that is none, or None.
     """
-    row = _begin_row(event.pop, of_request)
-    sent_at = row["occurred_at"]
-    if sent_at is not None and (occurred := _read_time(sent_at)) is not None:
-        row["occurred_at"] = occurred[1]
-        row["clock_skew_ms"] = occurred[0] - received_at
-    else:
-        row["occurred_at"] = row["received_at"]
-    if not_an_id is not None:
-        event["event_id"] = not_an_id
-    own_properties = event.pop("properties", None)
-    if own_properties is not None:
-        if type(own_properties) is dict and event.keys().isdisjoint(own_properties):
-            event.update(own_properties)
-        else:
-            event["properties"] = own_properties
-    row["properties"] = orjson.dumps(event).decode()
-    return row
+
+    def __call__(
+        self, event: Event, not_an_id: Any, received_at_milliseconds: int, of_request: RequestColumns, /
+    ) -> Row: ...
 
 
 # --- Values: what a sender may write for a column of each type ----------------------------------------------------
@@ -236,40 +220,56 @@ COLUMNS: Final[tuple[Column, ...]] = tuple(
 """The columns of a row, in their order."""
 
 
-def compile_columns(columns: Sequence[Column]) -> Callable[[Callable[..., Any], RequestColumns], Row]:
-    """The function that begins a row: it takes the sender's values out of an event, and adds those of the request.
+def compile_rows(columns: Sequence[Column]) -> MakeRow:
+    """The function that makes a row of an event, for just these columns.
 
-    It does what a loop over the columns would do, written out for just these columns and compiled, as dataclasses are:
-    such a loop is a tenth of a single event's time (docs/performance.md). Its text has nothing in it but what stands in
-    schema.json. For a column `name` of text with `max_length` 256, and a column `ip`, it reads
+    What a loop over the columns would do is written out for each and compiled, as dataclasses are: the loop alone is a
+    tenth of a single event's time (docs/performance.md). For a column `name` of text, of at most 256 characters, it is
 
-        def begin_row(take, of_request):
-            received_at, ip, user_agent, request_id = of_request
-            v0 = take('name', None)
-            if v0 is not None and not (type(v0) is str and v0 and len(v0) <= 256 and not v0.isspace()): v0 = read0(v0)
-            return {'name': v0, 'ip': ip}
+        v1 = take('name', None)
+        if v1 is not None and not (type(v1) is str and v1 and len(v1) <= 256 and not v1.isspace()): v1 = read1(v1)
+
+    and then `'name': v1` in the row. Of schema.json nothing comes into the text but as a literal.
     """
-    names: dict[str, Any] = {"isfinite": isfinite, "miss": _miss}
-    lines = ["def begin_row(take, of_request):", f"{', '.join(REQUEST_COLUMNS)} = of_request"]
-    values = []
+    names: dict[str, Any] = {"dumps": orjson.dumps, "isfinite": isfinite, "read_time": _read_time, "miss": _miss}
+    steps, values = [], []
     for number, column in enumerate(columns):
-        value, taken = f"v{number}", f"take({column.key or column.name!r}, None)"
-        if column.name == "occurred_at":
-            value = taken  # it is read when all else is, because another column depends on it
-        elif column.set_by == "sender":
+        value = column.name
+        if column.set_by == "sender" and value != "occurred_at":
+            value = f"v{number}"
             names[f"read{number}"] = _READERS[column.type](column)
             plain = _PLAIN.get(column.type, "False").format(v=value, longest=column.longest_text)
-            lines.append(f"{value} = {taken}")
-            lines.append(f"if {value} is not None and not ({plain}): {value} = read{number}({value})")
+            steps.append(f"{value} = take({column.key or column.name!r}, None)")
+            steps.append(f"if {value} is not None and not ({plain}): {value} = read{number}({value})")
             if column.required:
-                lines.append(f"if {value} is None: miss({column.name!r})")
-        else:
-            value = column.name if column.name in REQUEST_COLUMNS else "None"
+                steps.append(f"if {value} is None: miss({column.name!r})")
         values.append(f"{column.name!r}: {value}")
-    lines.append(f"return {{{', '.join(values)}}}")
-    exec("\n    ".join(lines), names)  # the text is ours, see above
-    return cast("Callable[[Callable[..., Any], RequestColumns], Row]", names["begin_row"])
+    [time_key] = [column.key for column in COLUMNS if column.name == "occurred_at"]
+    exec(_MAKE_ROW.format(steps="\n    ".join(steps), time_key=time_key, values=", ".join(values)), names)
+    return cast("MakeRow", names["make_row"])
 
+
+_MAKE_ROW: Final = """
+def make_row(event, not_an_id, received_at_milliseconds, of_request):
+    received_at, ip, user_agent, request_id = of_request
+    take = event.pop
+    {steps}
+    occurred_at, clock_skew_ms = received_at, None
+    sent_at = take({time_key!r}, None)
+    if sent_at is not None and (occurred := read_time(sent_at)) is not None:
+        milliseconds, occurred_at = occurred
+        clock_skew_ms = milliseconds - received_at_milliseconds
+    if not_an_id is not None:
+        event["event_id"] = not_an_id
+    own_properties = take("properties", None)
+    if own_properties is not None:
+        if type(own_properties) is dict and event.keys().isdisjoint(own_properties):
+            event.update(own_properties)
+        else:
+            event["properties"] = own_properties
+    properties = dumps(event).decode()
+    return {{{values}}}
+"""
 
 _PLAIN: Final = {
     "string": "type({v}) is str and {v} and len({v}) <= {longest} and not {v}.isspace()",
@@ -282,4 +282,4 @@ def _miss(name: str) -> None:
     raise Reject("missing", f"{name} must be given")
 
 
-_begin_row: Final = compile_columns(COLUMNS)
+make_row: Final = compile_rows(COLUMNS)

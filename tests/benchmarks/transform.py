@@ -1,13 +1,15 @@
 """Measures the transform beside other ways to do its work, in one run: what matters is how they compare.
 
-    python -m tests.benchmarks.transform [--rounds N] [--python PATH] [--node PATH]... [--powertools] [--profile]
+    python -m tests.benchmarks.transform [--series N] [--rounds N] [--python PATH] [--node PATH]... [--powertools]
+                                         [--profile]
 
 Each contender is a process of its own and answers the same invocations in turn, round by round, so that whatever else
-happens on the machine happens to all of them; the median round of each counts. Beside the time that passed stands the
-processor time of all its threads. A busy machine changes that little; and a function of Lambda has a share of a
-processor, from which its helper threads take theirs. All must give the same rows, which is checked first. Events have
-about 600 bytes, every second one brings an id of its own, and each invocation has 1,000: one to a record, as from
-/track, or 100 to a record, as from /batch.
+happens on the machine happens to all of them. Two processes of one program may differ by a tenth all the same, by where
+their memory happens to lie: so all are started anew for each series. Of a series the median round counts, and of the
+series the median ratio, with its range. The time is processor time, of all threads: a busy machine changes that little,
+and a function of Lambda has a share of a processor, from which its helper threads take theirs. All must give the same
+rows, which is checked first. Events have about 600 bytes, every second one brings an id of its own, and each invocation
+has 1,000: one to a record, as from /track, or 100 to a record, as from /batch.
 
     ours        the transform function
     stdlib      the same work as a plain loop with json (transform_stdlib.py)
@@ -172,22 +174,21 @@ CONTENDERS = {"ours": ours, "stdlib": stdlib, "powertools": powertools, "floor":
 def work(name: str, path: str) -> None:
     """A contender's process: it answers one invocation for each line on standard input.
 
-    It prints the nanoseconds that passed and those of processor time; for the line "reply", the reply instead.
+    It prints the nanoseconds of processor time; for the line "reply", the reply instead.
     """
     handle = CONTENDERS[name]()
     found = json.loads(Path(path).read_bytes())
     for line in sys.stdin:
-        used_before, before = time.process_time_ns(), time.perf_counter_ns()
+        before = time.process_time_ns()
         reply = handle(found)
-        passed, used = time.perf_counter_ns() - before, time.process_time_ns() - used_before
-        print(json.dumps(reply) if line == "reply\n" else f"{passed} {used}", flush=True)
+        used = time.process_time_ns() - before
+        print(json.dumps(reply) if line == "reply\n" else used, flush=True)
 
 
 class Contender:
     """A contender's process, as seen from here."""
 
     def __init__(self, command: list[str], path: Path, libraries: str | None = None) -> None:
-        self.passed: list[int] = []
         self.used: list[int] = []
         environment = os.environ | ({"PYTHONPATH": libraries} if libraries is not None else {})
         self.process = subprocess.Popen(
@@ -221,9 +222,7 @@ class Contender:
         return found
 
     def run(self) -> None:
-        passed, used = self.ask("run").split()
-        self.passed.append(int(passed))
-        self.used.append(int(used))
+        self.used.append(int(self.ask("run")))
 
     def close(self) -> None:
         self.process.terminate()
@@ -254,8 +253,8 @@ def version(interpreter: str) -> str:
 
 def measure(
     events_per_record: int, rounds: int, python: str, nodes: dict[str, str], powertools: str | None
-) -> dict[str, tuple[float, float]]:
-    """Microseconds for one event, by contender: those that passed and those of processor time, each of a median round.
+) -> dict[str, float]:
+    """Microseconds of processor time for one event, by contender: of the median round of one series.
 
     `nodes` are interpreters by the names of their contenders; `powertools` is the folder that has it.
     """
@@ -280,10 +279,18 @@ def measure(
         finally:
             for contender in contenders.values():
                 contender.close()
-    return {
-        name: (statistics.median(contender.passed) / 1_000 / EVENTS, statistics.median(contender.used) / 1_000 / EVENTS)
-        for name, contender in contenders.items()
-    }
+    return {name: statistics.median(contender.used) / 1_000 / EVENTS for name, contender in contenders.items()}
+
+
+def show(series: list[dict[str, float]]) -> None:
+    """A line for each contender: its time, and how often ours it is."""
+    times = {name: statistics.median(one[name] for one in series) for name in series[0]}
+    for name in sorted(times, key=times.__getitem__):
+        ratios = [one[name] / one["ours"] for one in series]
+        print(
+            f"  {name:<13} {times[name]:6.2f} µs an event, {statistics.median(ratios):5.2f} times ours"
+            f" ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 def profile(events_per_record: int) -> None:
@@ -304,7 +311,8 @@ def profile(events_per_record: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=60, help="rounds for each shape (default: 60)")
+    parser.add_argument("--series", type=int, default=8, help="times that all are started anew (default: 8)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of each series (default: 15)")
     parser.add_argument("--python", default=sys.executable, help="the interpreter to measure (default: this one)")
     parser.add_argument("--node", action="append", help="a Node to measure; repeatable (default: the installed)")
     parser.add_argument(
@@ -319,7 +327,7 @@ def main() -> None:
     size = sum(len(json.dumps(event(number), separators=(",", ":")).encode()) for number in range(EVENTS)) / EVENTS
     python = platform.python_version() if arguments.profile else version(arguments.python)
     machine = f"{platform.machine()}, {os.cpu_count()} processors, Python {python}"
-    print(f"{machine}; {EVENTS:,} events of {size:.0f} bytes; median of {arguments.rounds} rounds")
+    print(f"{machine}; {EVENTS:,} events of {size:.0f} bytes; {arguments.series} series of {arguments.rounds} rounds")
     if arguments.profile:
         for shape, events_per_record in SHAPES.items():
             print(f"\n{shape}: where our own time goes, as a profiler sees it")
@@ -331,12 +339,12 @@ def main() -> None:
         print("node is left out: it is not installed")
     with powertools_libraries(arguments.powertools, arguments.python) as powertools:
         for shape, events_per_record in SHAPES.items():
-            found = measure(events_per_record, arguments.rounds, arguments.python, nodes, powertools)
+            series = [
+                measure(events_per_record, arguments.rounds, arguments.python, nodes, powertools)
+                for _ in range(arguments.series)
+            ]
             print(f"\n{shape}")
-            our_passed, our_used = found["ours"]
-            for name, (passed, used) in sorted(found.items(), key=lambda item: item[1]):
-                print(f"  {name:<13} {passed:6.2f} µs an event, {passed / our_passed:5.2f} times ours", end="")
-                print(f"; {used:6.2f} µs of processor time, {used / our_used:5.2f} times ours")
+            show(series)
 
 
 if __name__ == "__main__":
