@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,9 +17,13 @@ from hypothesis import strategies as st
 
 from local.emulator import Emulator
 from tests.gateway import Answer, Gateway
+from tests.local_process import LocalProcess, eventually
 
 KEY = "a-key-of-twenty-letters"
 REFUSALS = {400, 403, 413, 415, 431}
+BROKEN_HTTP = b"Invalid HTTP request received."
+# Longer than the server waits for the rest of a request.
+HANG_SECONDS = 60
 Pairs = list[tuple[bytes, bytes]]
 
 hostile = st.sampled_from(
@@ -195,3 +201,103 @@ def test_a_request_worth_keeping(
     gateways: dict[str, Gateway], auth: str, request_of: Callable[[Gateway], tuple[Any, ...]], status: int
 ) -> None:
     assert check(gateways[auth], *request_of(gateways[auth])).status == status
+
+
+# ---- over a socket, through the server as it runs
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A local AWS with the product on it, whose events are delivered at once."""
+    with LocalProcess(tmp_path_factory.mktemp("local")) as local_aws:
+        at_once = ("OutputFormat=JSON", "FirehoseBufferingInterval=0", "FirehoseBufferingSize=1")
+        yield Running(local_aws, local_aws.deploy(*at_once, "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000"))
+
+
+class Running:
+    """The running product, and what a client sends to it over a connection of its own."""
+
+    def __init__(self, local_aws: LocalProcess, outputs: dict[str, str]) -> None:
+        self.local_aws, self.bucket = local_aws, local_aws.bucket(outputs["BucketName"])
+        self.stage = urlsplit(outputs["TrackURL"]).path.removesuffix("/track").encode()
+
+    def send(
+        self, method: bytes, path: bytes, headers: Pairs, body: bytes = b"", version: bytes = b"HTTP/1.1"
+    ) -> tuple[int, str]:
+        """The status and the body of the answer, which is a documented one."""
+        length = [(b"host", b"x"), (b"content-length", b"%d" % len(body))]
+        lines = [b"%b %b %b" % (method, path, version), *(b"%b: %b" % pair for pair in [*length, *headers]), b"", body]
+        with socket.create_connection(("127.0.0.1", self.local_aws.port), timeout=HANG_SECONDS) as connection:
+            connection.sendall(b"\r\n".join(lines))
+            answer = http.client.HTTPResponse(connection, method=method.decode("latin-1"))
+            answer.begin()
+            content = answer.read()
+        assert answer.status in REFUSALS | {202, 204, 500}
+        if answer.headers["content-type"].startswith("text/plain"):
+            assert (answer.status, content) in {(400, BROKEN_HTTP), (400, b"")}
+        else:
+            assert not content or isinstance(json.loads(content), dict)
+            assert answer.status == 431 or answer.headers["access-control-allow-origin"] == "*"
+        return answer.status, content.decode()
+
+    def check_log(self) -> None:
+        log = (self.local_aws.directory / "server.log").read_text()
+        assert "Traceback" not in log and "Exception" not in log, log
+
+
+HANDSHAKE = [
+    *[(b"connection", b"Upgrade"), (b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
+    (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+]
+FORWARDED = [(b"x-forwarded-for", b"8.8.8.8"), (b"forwarded", b"for=8.8.8.8"), (b"x-real-ip", b"8.8.8.8")]
+
+
+@pytest.mark.slow
+@given(
+    method=methods.map(str.encode) | anything,
+    path=st.sampled_from([b"/track", b"/batch", b"/pixel"]) | anything.map(lambda text: b"/" + text),
+    query=queries,
+    given_headers=headers | st.sampled_from([HANDSHAKE, FORWARDED]) | st.lists(st.tuples(names, anything)),
+    body=bodies,
+)
+@settings(max_examples=400)
+def test_whatever_comes_over_a_socket_gets_a_documented_answer(
+    running: Running, method: bytes, path: bytes, query: bytes, given_headers: Pairs, body: bytes
+) -> None:
+    running.send(method, running.stage + path + b"?" + query, given_headers, body)
+    running.check_log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM", b"\0" * 100_000])
+def test_what_is_no_http_gets_an_answer_or_none(running: Running, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", running.local_aws.port), timeout=HANG_SECONDS) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(10) in (b"", b"HTTP/1.1 4")
+    running.check_log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [b"/track", b"/elsewhere"])
+def test_a_websocket_is_a_request_like_any_other(running: Running, path: bytes) -> None:
+    assert running.send(b"GET", running.stage + path, HANDSHAKE)[0] == 403
+    running.check_log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forged", [b"8.8.8.8", b"8.8.8.8 user_agent=Zm9v event_id=forged", b"\xff\t", b""])
+def test_nothing_that_a_client_says_is_its_address(running: Running, forged: bytes) -> None:
+    given_headers = [(name, forged) for name in (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"x-forwarded-proto")]
+    event_id = f"forged-{forged.hex()}"
+    body = json.dumps({"event_id": event_id}).encode()
+    assert running.send(b"POST", running.stage + b"/track", given_headers, body)[0] == 202
+
+    def look() -> Any:
+        rows = [row for row in running.bucket.documents("events/") if row["event_id"] == event_id]
+        return rows or running.bucket.failed_records()
+
+    (row,) = eventually(look)
+    assert row["ip"] == "127.0.0.0"
+    # Neither this record nor one of all that came before it.
+    assert running.bucket.failed_records() == []
