@@ -1,4 +1,4 @@
-"""Where MiniStack's queues, functions and nested stacks differ from AWS, and what the emulator does about it."""
+"""Where MiniStack's queues, functions, nested stacks and change sets differ from AWS, and what is done about it."""
 
 from __future__ import annotations
 
@@ -59,6 +59,35 @@ def test_what_did_not_change_in_a_nested_stack_keeps_its_attributes(emulator: Em
         )
     finally:
         del _stacks["child"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changes"),
+    [
+        (None, "NONE", [("Add", "Always")]),
+        (None, "API_KEY", [("Add", "Always"), ("Add", "Key")]),
+        ("NONE", "API_KEY", [("Add", "Key")]),
+        ("API_KEY", "NONE", [("Remove", "Key")]),
+        ("NONE", "NONE", []),
+    ],
+)
+def test_a_change_set_has_what_is_made_and_removed_by_its_condition(
+    emulator: Emulator, before: str | None, after: str, changes: list[tuple[str, str]]
+) -> None:
+    from ministack.services.cloudformation import changesets
+
+    template = {
+        "Conditions": {"UseKey": {"Fn::Equals": [{"Ref": "Auth"}, "API_KEY"]}},
+        "Resources": {"Always": {"Type": "AWS::SQS::Queue"}, "Key": {"Type": "AWS::SQS::Queue", "Condition": "UseKey"}},
+    }
+
+    def resolved(auth: str | None) -> Json:
+        given = {"Auth": {"Value": auth}} if auth else {}
+        found: Json = changesets._resolve_props_for_diff(template if auth else {}, given, "stack", "id")
+        return found
+
+    found = [change["ResourceChange"] for change in changesets._diff_resources(resolved(before), resolved(after))]
+    assert [(change["Action"], change["LogicalResourceId"]) for change in found] == changes
 
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "handler.py", line 1, in handler\n'

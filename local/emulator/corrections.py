@@ -15,7 +15,7 @@ def correct(on_change: Callable[[str], None]) -> None:
     """Wrap them, once a process; `on_change` gets the name of a service that a thread of MiniStack's has changed."""
     from ministack.core import iam_actions
     from ministack.services import cloudformation, lambda_svc, s3, sqs, stepfunctions
-    from ministack.services.cloudformation import provisioners
+    from ministack.services.cloudformation import changesets, provisioners
 
     # Saving follows the calls that come in, and these two go on without one.
     lambda_svc._run_sqs_batch = noting(lambda_svc._run_sqs_batch, lambda: on_change("sqs"))
@@ -23,6 +23,9 @@ def correct(on_change: Callable[[str], None]) -> None:
     iam_actions.extract_iam_action = single_calls(iam_actions.extract_iam_action)
     sqs._receive_messages_for_esm = whole_batches(sqs._receive_messages_for_esm)
     lambda_svc._execute_function_warm = named_errors(lambda_svc._execute_function_warm)
+    changesets._resolve_props_for_diff = conditional(
+        changesets._resolve_props_for_diff, changesets._evaluate_conditions
+    )
     provisioners._update_resource = remembering(provisioners._update_resource, cloudformation._stacks)
     # Of the properties of a bucket, MiniStack's CloudFormation leaves this one out.
     provisioners._S3_BUCKET_CONFIGURATIONS += (
@@ -85,6 +88,22 @@ def named_errors(execute: Callable[..., Json]) -> Callable[..., Json]:
         return answer
 
     return execute_and_name
+
+
+def conditional(resolve: Callable[..., Json], evaluate: Callable[..., Json]) -> Callable[..., Json]:
+    """The template that a change set compares has no resource whose condition is false; MiniStack's has them all."""
+
+    def resolve_those_made(template: Json, parameters: Json, *stack: str) -> Json:
+        resolved = resolve(template, parameters, *stack)
+        conditions = evaluate(template, parameters)
+        made = {
+            name: resource
+            for name, resource in resolved.get("Resources", {}).items()
+            if conditions.get(resource.get("Condition"), True)
+        }
+        return {**resolved, "Resources": made}
+
+    return resolve_those_made
 
 
 def remembering(update: Function, stacks: Any) -> Function:
