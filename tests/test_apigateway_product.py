@@ -120,6 +120,13 @@ def test_a_preflight_needs_no_key(tmp_path: Path, path: str, auth: str) -> None:
     assert ROUTES[path] in answer.headers["access-control-allow-methods"]
 
 
+def test_every_declared_answer_says_that_a_page_may_read_it() -> None:
+    for path, methods in PATHS.items():
+        for method, operation in methods.items():
+            for status, response in operation["responses"].items():
+                assert "Access-Control-Allow-Origin" in response.get("headers", {}), f"{method} {path} {status}"
+
+
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
