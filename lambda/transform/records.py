@@ -32,6 +32,9 @@ MAX_EVENTS: Final = 10_000
 MAX_REST_BYTES: Final = 1_000_000
 """Bytes of events in a record that is written here. With both its lines it stays below Firehose's 1,024,000."""
 
+TOO_DEEP: Final = "objects and arrays are nested deeper than 254 levels"
+"""What is said of an event that orjson does not write; from 1,024 levels on it does not even read it."""
+
 Reason: TypeAlias = Literal[
     "not_json",
     "not_an_object",
@@ -217,7 +220,7 @@ def split(body: bytes, form: Form | None = None) -> tuple[Form, list[Any]]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        document = Reject("not_json", str(error))
+        document = _complain(error)
         if body.startswith(_BYTE_ORDER_MARK):
             body = body[len(_BYTE_ORDER_MARK) :]
             document = parse(body)
@@ -241,7 +244,12 @@ def parse(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return Reject("not_json", str(error))
+        return _complain(error)
+
+
+def _complain(error: orjson.JSONDecodeError) -> Reject:
+    text = str(error)
+    return Reject("nested_too_deeply", TOO_DEEP) if text.startswith("depth limit") else Reject("not_json", text)
 
 
 def _parse_each(texts: list[bytes]) -> list[Any]:
