@@ -119,11 +119,11 @@ def read_record(data: bytes, arrived_at: int, redact_fields: frozenset[str] = fr
     looks like either line inside the body is body. A record that does not begin with our marker was put on the stream
     by an SDK and is a body alone. Raises Fault for a record of ours that is not whole.
     """
-    if not data.startswith(b"sluice/"):
-        return Record(Context(arrived_at, redact_fields=redact_fields), data)
     line_end = data.find(b"\n")
     line = _CONTEXT_LINE.fullmatch(data, 0, line_end)
     if line is None:
+        if not data.startswith(b"sluice/"):
+            return Record(Context(arrived_at, redact_fields=redact_fields), data)
         raise Fault("context_line", "the record begins with our marker, and not with a context line of version 1")
     request_id, extended_request_id, time, ip, user_agent, more = line.groups()
     end = b"\nsluice/end extended_request_id=%b\n" % extended_request_id
