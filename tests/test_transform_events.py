@@ -382,6 +382,11 @@ def test_the_compiled_columns_are_read_as_a_loop_would_read_them(type_: str, req
     assert found[0] == found[1]
 
 
+def test_a_column_that_the_pipeline_does_not_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="the pipeline sets no column 'country': only occurred_at, "):
+        rows.compile_rows([rows.Column("country", "string", "pipeline", "Nobody sets it")])
+
+
 def test_a_required_column_rejects_an_event_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = [replace(column, required=column.name in ("name", "value")) for column in COLUMNS]
     monkeypatch.setattr(events, "make_row", rows.compile_rows(columns))
