@@ -24,7 +24,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 main() {
-  run verify aws "$@"
+  run verify erase "$@"
 }
 
 main "$@"

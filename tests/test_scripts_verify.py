@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
@@ -12,14 +13,17 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from scripts.commands import build, verify, verify_report
 from scripts.commands.console import EXIT_USAGE, CommandError
 from scripts.commands.verify_canaries import Accepted, Canary, Dropped, Like
 from scripts.commands.verify_checks import Answer, Check, accounting, address, compare
-from scripts.commands.verify_evidence import Evidence, envelopes, kind_of, split_records
+from scripts.commands.verify_evidence import Evidence, codec_of, envelopes, join_parts, kind_of, split_records
 from tests.conftest import ROOT
 
 FAST = ("--parameter", "FirehoseBufferingInterval=1")
@@ -86,6 +90,20 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
         ("template.yaml", "Action: firehose:PutRecordBatch, Resource: !GetAtt StreamDelivery.Arn", "Action: "
          "firehose:PutRecord, Resource: !GetAtt StreamDelivery.Arn"),
         r"rows that were requeued +7,000 different events +[^7][\d,]* different events +DIFFERS",
+    ),
+    "every object is written twice": (
+        (
+            "local/firehose_stream.py",
+            "                await self._put_object(configuration, main, main.prefix, fitting, body, extension)\n",
+            "                for _ in range(2):\n"
+            "                    await self._put_object(configuration, main, main.prefix, fitting, body, extension)\n",
+        ),
+        r"rows of events/ that came more than once +fewer than half +25 of 25 +DIFFERS",
+    ),
+    "Parquet has another codec than the parameter says": (
+        ("template.yaml", "ParquetSerDe: {Compression: !Ref FirehoseCompressionFormat}", "ParquetSerDe: {Compression: "
+         "SNAPPY}"),
+        r"objects of events/ +dt=.* parquet GZIP +parquet SNAPPY: events/dt=.* +DIFFERS",
     ),
     "objects stand where the table does not look": (
         ("template.yaml", "${FirehoseS3Prefix}dt=!{timestamp", "${FirehoseS3Prefix}day=!{timestamp"),
@@ -267,6 +285,30 @@ def test_error_objects_are_read_whatever_separates_their_documents(
 )
 def test_an_object_is_what_its_first_and_last_bytes_say(content: bytes, kind: str) -> None:
     assert kind_of(content, content[-4:]) == kind
+
+
+def test_the_parts_of_a_rejected_text_are_joined_across_objects_and_a_part_that_came_twice_counts_once() -> None:
+    def part(number: int, text: bytes, place: str, **fields: Any) -> dict[str, Any]:
+        body = base64.b64encode(text).decode()
+        row = {"event_id": "e", "request_id": "r", "position": 0, "parts": 2, "part": number, "body": body}
+        return {**row, "object": place, **fields}
+
+    first, second = part(1, b"verify-1 ", "a"), part(2, b"and the rest", "b")
+    others = [part(1, b"of others", "a", request_id="s"), part(2, b"verify-1 but no first part", "b", position=1)]
+    whole, rest = join_parts([second, *others, first, {**second, "object": "c"}], "verify-1")
+    assert (whole["text"], whole["is_whole"], whole["rows"]) == (b"verify-1 and the rest", True, 2)
+    assert whole["objects"] == {"a": 1, "b": 1, "c": 1}
+    assert not rest["is_whole"]
+    assert Evidence(rejected=[whole, rest]).events == 1
+
+
+@pytest.mark.parametrize("codec", ["GZIP", "SNAPPY", "NONE"])
+def test_the_codec_of_a_parquet_file_is_read_from_its_footer_alone(codec: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"a": ["x"] * 100, "b": [1] * 100}), path, compression=codec)
+    content = path.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little") + 8
+    assert codec_of(content[:4] + content[-footer:]) == ("UNCOMPRESSED" if codec == "NONE" else codec)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def verify(arguments: list[str]) -> int:
     show(checks)
     if evidence.foreign:
         say(f"{OTHERS} ({evidence.foreign:,} rows of others)", style="yellow")
+    if again := sum(rows - events for events, rows in evidence.stored.values()):
+        say(f"{again:,} rows were delivered more than once, as Firehose may: count by event_id", style="yellow")
     if options.report:
         report.write(options.report, options.stack_name, aws, checks, line)
     bad = sum(not check.is_ok for check in checks)
@@ -265,6 +267,7 @@ def judge(
     yield from verify_checks.check_rows(answers, evidence, parameters, reader.run)
     yield from verify_checks.check_rejected(answers, evidence, parameters)
     yield from verify_checks.check_failed(answers, evidence, reader.outputs["FunctionName"])
+    yield from verify_checks.check_once(evidence)
     canaries = [answer.canary for answer in answers if answer.is_acknowledged]
     yield from verify_checks.check_metrics(canaries, evidence)
     put = sum(_records(answer) for answer in answers if answer.is_acknowledged)
