@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import json
 import os
@@ -10,17 +11,20 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from scripts.commands import build, verify, verify_report
 from scripts.commands.console import EXIT_USAGE, CommandError
+from scripts.commands.stack import Aws
 from scripts.commands.verify_canaries import Accepted, Canary, Dropped, Like
 from scripts.commands.verify_checks import Answer, Check, accounting, address, compare
 from scripts.commands.verify_evidence import Evidence, codec_of, envelopes, join_parts, kind_of, split_records
@@ -159,6 +163,13 @@ def deploy_and_verify(
     repository: Path, parameters: Iterable[str], options: Iterable[str]
 ) -> subprocess.CompletedProcess[str]:
     """Both in a local AWS that nobody else keeps busy."""
+    with deployed(repository, *parameters) as run:
+        return run("verify", "--local", *options, "--report", str(repository / "report.json"), check=False)
+
+
+@contextlib.contextmanager
+def deployed(repository: Path, *parameters: str) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """A stack in a local AWS of its own; run its scripts with this."""
     environment = {"PATH": os.environ["PATH"], "SLUICE_LOCAL_STATE": str(repository / "aws")}
 
     def run(name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -170,7 +181,7 @@ def deploy_and_verify(
     run("local", "start", "--port", str(port))
     try:
         run("deploy", "--local", "--yes", *FAST, *parameters)
-        return run("verify", "--local", *options, "--report", str(repository / "report.json"), check=False)
+        yield run
     finally:
         run("local", "stop")
 
@@ -240,6 +251,50 @@ def test_nothing_of_a_run_is_left_in_the_bucket(verified: Verified) -> None:
     stored = [path for path in (repository / "aws" / "s3").rglob("*") if path.is_file()]
     assert any(path.suffix == ".zip" for path in stored)
     assert [path for path in stored if "/dt=" in str(path) or "athena-results" in str(path)] == []
+
+
+@pytest.mark.slow
+def test_what_a_run_left_is_removed_by_its_name_and_nothing_else(tmp_path: Path) -> None:
+    def rows(run: Callable[..., subprocess.CompletedProcess[str]]) -> set[str]:
+        sql = "SELECT DISTINCT source FROM ${AthenaTableName}"
+        return set(run("query", "--local", "--format", "csv", "--sql", sql).stdout.split()[1:])
+
+    def arrives(run: Callable[..., subprocess.CompletedProcess[str]], source: str) -> None:
+        run("track", "--local", json.dumps({"source": source}))
+        while source not in rows(run):
+            pass
+
+    build.build(build.LOCAL)
+    name = f"verify-{int(time.time()):08x}abcd"
+    with deployed(copy_repository(tmp_path, "template.yaml", "", "")) as run:
+        arrives(run, "shop")
+        arrives(run, name)
+        run("verify", "--local", "--remove", name)
+        assert rows(run) == {"shop"}
+
+
+@pytest.mark.parametrize("stage", ["send_all", "wait"])
+def test_an_interrupted_run_removes_what_it_can_and_tells_how_to_remove_the_rest(
+    stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    removed = []
+    outputs = {"TrackURL": "http://127.0.0.1/v1/track", "StreamName": "s", "BucketName": "b"}
+    monkeypatch.setattr(
+        verify, "session", lambda local: Aws(boto3.Session(region_name="us-east-1"), "us-east-1", "http://127.0.0.1:1")
+    )
+    monkeypatch.setattr(verify, "describe_stack", lambda aws, name: {})
+    monkeypatch.setattr(verify, "stack_outputs", lambda aws, name: outputs)
+    monkeypatch.setattr(verify, "physical_ids", lambda aws, name: {})
+    monkeypatch.setattr(verify.Door, "send_all", lambda door, canaries: [])
+    monkeypatch.setattr(verify, "remove", lambda reader: removed.append(reader.run))
+    monkeypatch.setattr(verify.Door if stage == "send_all" else verify, stage, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        verify.verify(["--local", "--stack-name", "shop"])
+    [run] = removed
+    assert f"scripts/verify.sh --local --stack-name shop --remove {run}" in capsys.readouterr().err
 
 
 def differences(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -359,6 +414,7 @@ def test_events_that_are_missing_leave_the_account_unbalanced() -> None:
         (["--compare", "a.json", "b.json", "--local"], "--compare goes alone"),
         (["--report", "/nowhere/report.json"], "cannot write '/nowhere/report.json'"),
         (["--compare", "no.json", "no.json"], "cannot read 'no.json'"),
+        (["--remove", "verify-7"], "'verify-7' is no run of verify.sh"),
         (["--stack-name", "1st"], "'1st' is no stack name"),
     ],
 )

@@ -222,7 +222,7 @@ class Reader:
         Records stand there as they came, one after the other; what lies between two of ours is taken as one record.
         """
         found = {}
-        for day in {f"{moment:%Y-%m-%d}" for moment in (self.since, datetime.now(UTC))}:
+        for day in {f"{moment:%Y-%m-%d}" for moment in (self.since, self.since + timedelta(days=1))}:
             pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"raw/dt={day}/")
             for item in (item for page in pages for item in page.get("Contents", [])):
                 if item["LastModified"] >= self.since:
