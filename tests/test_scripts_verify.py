@@ -25,7 +25,7 @@ from pyarrow import parquet
 from scripts.commands import build, verify, verify_report
 from scripts.commands.console import EXIT_USAGE, CommandError
 from scripts.commands.stack import Aws
-from scripts.commands.verify_canaries import Accepted, Canary, Dropped, Like
+from scripts.commands.verify_canaries import Accepted, Access, Canary, Dropped, Like, Request
 from scripts.commands.verify_checks import Answer, Check, accounting, address, compare
 from scripts.commands.verify_evidence import Evidence, codec_of, envelopes, join_parts, kind_of, split_records
 from tests.conftest import ROOT
@@ -364,6 +364,20 @@ def test_the_codec_of_a_parquet_file_is_read_from_its_footer_alone(codec: str, t
     content = path.read_bytes()
     footer = int.from_bytes(content[-8:-4], "little") + 8
     assert codec_of(content[:4] + content[-footer:]) == ("UNCOMPRESSED" if codec == "NONE" else codec)
+
+
+@pytest.mark.parametrize(("mode", "header"), [("API_KEY", "x-api-key"), ("AWS_IAM", "Authorization")])
+def test_a_wrong_key_or_signature_is_sent_not_none_and_not_the_right_one(
+    mode: str, header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "read_api_key", lambda aws, key: "right")
+    outputs = {"TrackURL": "http://127.0.0.1/v1/track", "StreamName": "s", "ApiKeyId": "k"}
+    session = boto3.Session("AKIA", "secret", region_name="us-east-1")
+    door = verify.Door(Aws(session, "us-east-1", "http://127.0.0.1:1"), outputs, {"ApiAuth": mode})
+    accesses: list[Access] = ["right", "wrong", "none"]
+    right, wrong, none = (door._authorized(Request("GET", "/pixel", access=one)).get(header) for one in accesses)
+    assert right and wrong and right != wrong
+    assert none is None
 
 
 @pytest.mark.parametrize(

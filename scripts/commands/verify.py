@@ -159,15 +159,18 @@ class Door:
         return Answer(canary, response.status, headers, text, sent_at)
 
     def _authorized(self, request: Request) -> Mapping[str, str]:
-        if not request.is_authorized or self.mode == "NONE":
+        if request.access == "none" or self.mode == "NONE":
             return request.headers
         if self.mode == "API_KEY":
-            return {**request.headers, "x-api-key": self.key}
+            return {**request.headers, "x-api-key": self.key if request.access == "right" else "no-key-of-this-stack"}
         credentials = self.aws.session.get_credentials()
         if credentials is None:
             raise NoCredentialsError()
+        frozen = credentials.get_frozen_credentials()
+        if request.access == "wrong":
+            frozen = frozen._replace(secret_key=frozen.secret_key[::-1])
         signed = AWSRequest(request.method, self.base + request.path, headers=dict(request.headers), data=request.body)
-        SigV4Auth(credentials.get_frozen_credentials(), "execute-api", self.aws.region).add_auth(signed)
+        SigV4Auth(frozen, "execute-api", self.aws.region).add_auth(signed)
         return dict(signed.headers.items())
 
     def put(self, canary: Canary) -> Answer:
