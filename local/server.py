@@ -87,6 +87,20 @@ class LocalAws:
         await self.emulator.app(scope, receive_stopping_first, send_starting_first)
 
 
+def configuration(application: Any) -> uvicorn.Config:
+    """How the application is served. It speaks HTTP and nothing else; a sender's address is that of its connection,
+    whatever its headers say, as on AWS; and an application that fails to start is not served."""
+    return uvicorn.Config(
+        application,
+        lifespan="on",
+        ws="none",
+        proxy_headers=False,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
 async def serve(directory: Path, listener: socket.socket) -> None:
     """Serve on the listening socket until a signal stops the process."""
     port = listener.getsockname()[1]
@@ -94,8 +108,7 @@ async def serve(directory: Path, listener: socket.socket) -> None:
     announcement = directory / "server.json"
     announcement.write_text(json.dumps({"endpoint": f"http://127.0.0.1:{port}"}))
     try:
-        config = uvicorn.Config(local_aws, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await uvicorn.Server(configuration(local_aws)).serve(sockets=[listener])
     finally:
         announcement.unlink(missing_ok=True)
 

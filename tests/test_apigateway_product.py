@@ -125,6 +125,8 @@ def test_a_preflight_needs_no_key(tmp_path: Path, path: str, auth: str) -> None:
     [
         ((400, {"message": "1 validation error: must have length less than or equal to 1024000"}), 413),
         ((400, {"message": "Firehose stack not found"}), 503),
+        ((400, {"message": "not authorized on arn:aws:firehose:us-east-1:910240001234:deliverystream/s"}), 503),
+        ((400, {"message": "Firehose s1024000 under account 910240001234 not found."}), 503),
         ((500, {"__type": "ServiceUnavailableException", "message": "Slow down."}), 503),
         ((503, {"message": "1024000"}), 503),
         ((200, {"RecordId": "r"}), 0),

@@ -1,23 +1,37 @@
-"""Arbitrary bytes through every route of template.yaml: always a documented answer, and a record only with a 2xx."""
+"""Arbitrary bytes through every route of template.yaml: always a documented answer, and a record only with a 2xx.
+
+Documented is what README's table of answers says: status, body, and whether a page of another origin can read it.
+"""
 
 from __future__ import annotations
 
 import base64
+import http.client
 import json
-from collections.abc import Callable
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from local.emulator import Emulator
+from local.openapi import GATEWAY_RESPONSES, UNREAD_RESPONSES, GatewayError
+from tests.conftest import ROOT
 from tests.gateway import Answer, Gateway
+from tests.local_process import LocalProcess, eventually
 
 KEY = "a-key-of-twenty-letters"
-REFUSALS = {400, 403, 413, 415, 431}
+# A row of README's table: its status, its bodies in code (... stands for anything), and all of its line.
+ROW = re.compile(r"^\| (\d{3}) \| (.*?) \| .*$", re.MULTILINE)
+LARGEST = "Member must have length less than or equal to 1024000"
+BROKEN_HTTP = "Invalid HTTP request received."
+# Longer than the server waits for the rest of a request.
+HANG_SECONDS = 60
 Pairs = list[tuple[bytes, bytes]]
 
 hostile = st.sampled_from(
@@ -64,6 +78,34 @@ def gateways(tmp_path_factory: pytest.TempPathFactory, emulator: Emulator) -> di
     return found
 
 
+def documented_answers() -> list[tuple[int, re.Pattern[str], bool]]:
+    """The rows of README's table: status, what matches the body without its spaces, and whether it has CORS headers."""
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("What the API answers:") : text.index("Every answer but those marked")]
+    found = []
+    for row in ROW.finditer(table):
+        bodies = [re.escape(body.replace(" ", "")).replace(r"\.\.\.", ".*") for body in re.findall("`(.+?)`", row[2])]
+        found.append((int(row[1]), re.compile("|".join(bodies)), "**without** CORS" not in row[0]))
+    return found
+
+
+ANSWERS = documented_answers()
+
+
+def document(status: int, body: str, headers: Mapping[str, str], method: str = "POST") -> set[int]:
+    """Which answers of the table it may be; AssertionError when it is none."""
+    bare = body.replace(" ", "").replace("\n", "")
+    found = {
+        number
+        for number, (known_status, known_body, is_readable) in enumerate(ANSWERS)
+        if known_status == status
+        and (known_body.fullmatch(bare) or method == "HEAD")
+        and (headers.get("access-control-allow-origin") == "*" or not is_readable)
+    }
+    assert found, f"README's table of answers has no {status} with {body!r} and the headers {headers}"
+    return found
+
+
 def check(gateway: Gateway, method: str, path: str, query: bytes, given: Pairs, body: list[bytes]) -> Answer:
     """One request, whatever it is: its answer, and the record that came of it."""
     gateway.now += 1
@@ -72,13 +114,10 @@ def check(gateway: Gateway, method: str, path: str, query: bytes, given: Pairs, 
     assert answer is not None
     for name, value in answer.headers.items():
         assert name == name.lower() and not set("\r\n\0") & set(name + value)
-    assert answer.status == 204 or method == "HEAD" or isinstance(answer.json, dict)
-    if path == "/pixel" and method == "GET" and answer.status == 500:
-        assert len(parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True)) > 1000
-    elif method == "OPTIONS":
-        assert answer.status in REFUSALS | {204, 500}
-    else:
-        assert answer.status in REFUSALS | {202, 204}
+    document(answer.status, answer.body.decode(), answer.headers, method)
+    # The two ways to a 500 that the table knows.
+    pairs = parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True)
+    assert answer.status != 500 or method == "OPTIONS" or (method == "GET" and len(pairs) > 1000)
     if answer.status not in (202, 204) or method == "OPTIONS":
         assert gateway.firehose.calls == []
         return answer
@@ -195,3 +234,114 @@ def test_a_request_worth_keeping(
     gateways: dict[str, Gateway], auth: str, request_of: Callable[[Gateway], tuple[Any, ...]], status: int
 ) -> None:
     assert check(gateways[auth], *request_of(gateways[auth])).status == status
+
+
+def test_the_table_of_answers_has_every_answer_of_the_api_and_no_other(gateways: dict[str, Gateway]) -> None:
+    gateway = gateways["NONE"]
+    seen = document(400, BROKEN_HTTP, {})
+    for firehose_answer in ((400, {"message": LARGEST}), (400, {}), (500, {}), (200, {"RecordId": "r"})):
+        gateway.firehose.answer = firehose_answer
+        for method, path, body in (("POST", "/track", b"{}"), ("POST", "/batch", b"[]"), ("GET", "/pixel", b"")):
+            answer = gateway.request(method, path, body)
+            assert answer is not None
+            seen |= document(answer.status, answer.body.decode(), answer.headers)
+    (stage,) = gateway.engine.live.values()
+    for response_type in {**GATEWAY_RESPONSES, **UNREAD_RESPONSES}:
+        error, context = GatewayError(response_type), {"requestId": "", "extendedRequestId": ""}
+        response = stage.definition.respond(error, context)
+        seen |= document(response.status, response.body, response.headers)
+    assert [answer for number, answer in enumerate(ANSWERS) if number not in seen] == []
+
+
+# ---- over a socket, through the server as it runs
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A local AWS with the product on it, whose events are delivered at once."""
+    with LocalProcess(tmp_path_factory.mktemp("local")) as local_aws:
+        at_once = ("OutputFormat=JSON", "FirehoseBufferingInterval=0", "FirehoseBufferingSize=1")
+        yield Running(local_aws, local_aws.deploy(*at_once, "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000"))
+
+
+class Running:
+    """The running product, and what a client sends to it over a connection of its own."""
+
+    def __init__(self, local_aws: LocalProcess, outputs: dict[str, str]) -> None:
+        self.local_aws, self.bucket = local_aws, local_aws.bucket(outputs["BucketName"])
+        self.stage = urlsplit(outputs["TrackURL"]).path.removesuffix("/track").encode()
+
+    def send(self, method: bytes, path: bytes, headers: Pairs, body: bytes = b"", version: bytes = b"HTTP/1.1") -> int:
+        """The status of the answer, which is a documented one."""
+        length = [(b"host", b"x"), (b"content-length", b"%d" % len(body))]
+        lines = [b"%b %b %b" % (method, path, version), *(b"%b: %b" % pair for pair in [*length, *headers]), b"", body]
+        with socket.create_connection(("127.0.0.1", self.local_aws.port), timeout=HANG_SECONDS) as connection:
+            connection.sendall(b"\r\n".join(lines))
+            answer = http.client.HTTPResponse(connection, method=method.decode("latin-1"))
+            answer.begin()
+            content = answer.read()
+        document(answer.status, content.decode(), answer.headers, method.decode("latin-1"))
+        assert answer.status != 500 or method == b"OPTIONS"
+        return answer.status
+
+    def check_log(self) -> None:
+        log = (self.local_aws.directory / "server.log").read_text()
+        assert "Traceback" not in log and "Exception" not in log, log
+
+
+HANDSHAKE = [
+    *[(b"connection", b"Upgrade"), (b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
+    (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+]
+FORWARDED = [(b"x-forwarded-for", b"8.8.8.8"), (b"forwarded", b"for=8.8.8.8"), (b"x-real-ip", b"8.8.8.8")]
+
+
+@pytest.mark.slow
+@given(
+    method=methods.map(str.encode) | anything,
+    path=st.sampled_from([b"/track", b"/batch", b"/pixel"]) | anything.map(lambda text: b"/" + text),
+    query=queries,
+    given_headers=headers | st.sampled_from([HANDSHAKE, FORWARDED]) | st.lists(st.tuples(names, anything)),
+    body=bodies,
+)
+@settings(max_examples=400)
+def test_whatever_comes_over_a_socket_gets_a_documented_answer(
+    running: Running, method: bytes, path: bytes, query: bytes, given_headers: Pairs, body: bytes
+) -> None:
+    running.send(method, running.stage + path + b"?" + query, given_headers, body)
+    running.check_log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM", b"\0" * 100_000])
+def test_what_is_no_http_gets_an_answer_or_none(running: Running, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", running.local_aws.port), timeout=HANG_SECONDS) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(10) in (b"", b"HTTP/1.1 4")
+    running.check_log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [b"/track", b"/elsewhere"])
+def test_a_websocket_is_a_request_like_any_other(running: Running, path: bytes) -> None:
+    assert running.send(b"GET", running.stage + path, HANDSHAKE) == 403
+    running.check_log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forged", [b"8.8.8.8", b"8.8.8.8 user_agent=Zm9v event_id=forged", b"\xff\t", b""])
+def test_nothing_that_a_client_says_is_its_address(running: Running, forged: bytes) -> None:
+    given_headers = [(name, forged) for name in (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"x-forwarded-proto")]
+    event_id = f"forged-{forged.hex()}"
+    body = json.dumps({"event_id": event_id}).encode()
+    assert running.send(b"POST", running.stage + b"/track", given_headers, body) == 202
+
+    def look() -> Any:
+        rows = [row for row in running.bucket.documents("events/") if row["event_id"] == event_id]
+        return rows or running.bucket.failed_records()
+
+    (row,) = eventually(look)
+    assert row["ip"] == "127.0.0.0"
+    # Neither this record nor one of all that came before it.
+    assert running.bucket.failed_records() == []

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import socket
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 
 from local import server
 
@@ -59,3 +62,14 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pyte
     server.tidy(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["tmp"]
     assert Path(tempfile.mkdtemp()).parent == tmp_path / "tmp"
+
+
+def test_an_application_that_fails_to_start_is_not_served() -> None:
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        raise OSError("a stream's log cannot be read")
+
+    async def serve() -> None:
+        with server.listen(0) as listener, pytest.raises(SystemExit):
+            await uvicorn.Server(server.configuration(fail)).serve(sockets=[listener])
+
+    asyncio.run(asyncio.wait_for(serve(), 10))
