@@ -25,10 +25,11 @@
 #                         list of processes does not show. Without either it is read from API Gateway, which takes the
 #                         permission apigateway:GET
 #
-# For a stack with ApiAuth=AWS_IAM, requests are signed with your AWS credentials. Answers 429, 503 and the like are
-# tried again, with pauses, for up to 8 times. Standard output gets the API's answer for one event, and a JSON summary
-# for a file. Exit codes: 0 all accepted, 1 some refused or the API out of reach, 2 wrong usage or no such
-# stack, 130 interrupted.
+# For a stack with ApiAuth=AWS_IAM, requests are signed with your AWS credentials; with --local as root of the local
+# account, whatever AWS_* and profiles say: for another's rights, sign requests of your own. Answers 429, 503 and the
+# like are tried again, with pauses, for up to 8 times; 401 and 403 refuse you and no event, and end it at once.
+# Standard output gets the API's answer for one event, and a JSON summary for a file. Exit codes: 0 all accepted,
+# 1 some refused, you may not post, or the API out of reach, 2 wrong usage or no such stack, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -14,6 +14,7 @@
 #   --report FILE       write everything that was seen to this file, as JSON
 #   --throttle          also ask so often that the API must answer 429; other senders get it meanwhile, too
 #   --probe-transform   say what it takes to see how Firehose treats a transform that breaks its contract
+#   --remove RUN        only remove what a run has left that was interrupted, or whose events came late; it says its name
 #   --yes               do not ask before anything is sent to an AWS account
 #   --compare A B       list where two reports differ, as of AWS and of the local AWS; ids and times do not count
 #
@@ -24,7 +25,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 main() {
-  run verify aws "$@"
+  run verify erase "$@"
 }
 
 main "$@"

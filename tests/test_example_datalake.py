@@ -73,7 +73,7 @@ def test_one_command_runs_it_from_end_to_end(stopped: None, tmp_path: Path) -> N
     command = ["bash", str(EXAMPLE / "run.sh")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "94 of 94 checks are as expected" in done.stdout
+    assert "98 of 98 checks are as expected" in done.stdout
     assert "All 3,313 records are there, each once, and the 9 daily figures are those of the records" in done.stdout
 
 

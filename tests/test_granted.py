@@ -38,7 +38,7 @@ ORDER BY event_id;
 """
 
 # What AWS needs, or another day, and nothing here can see, with the reason.
-_LAMBDA = "Lambda itself writes a function's log and traces with its role; the local Lambda asks nobody"
+_LAMBDA = "Lambda itself writes a function's traces with its role; the local one writes none"
 _STATES = "Step Functions itself writes an execution's traces; the local one writes none"
 _SCHEDULE = "a schedule starts nothing within a test's time; that the local one asks is in tests/test_stepfunctions.py"
 _CATALOG = "Step Functions' own documentation wants it for a query; the local Athena has one catalog and asks nobody"
@@ -49,14 +49,10 @@ _RESULTS = "on AWS GetQueryResults reads the result's object as the one who call
 _CHANGED = "when a target has more columns, or fewer days, than before: tests/test_refine.py"
 _SWEPT = "what runs of long ago have left: tests/test_refine.py"
 _KEY = "what queues, secrets and encrypted logs need of who uses them; those of the local AWS ask for no key"
-_LOGGED = ("logs:CreateLogStream", "logs:PutLogEvents")
 _TRACED = ("xray:PutTraceSegments", "xray:PutTelemetryRecords")
 REASONS: dict[Action, str] = {
-    **{("deliver", "DeliverRole", "WriteLog", action): _LAMBDA for action in _LOGGED},
     **{("deliver", "DeliverRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
-    **{("pull", "FetchRole", "WriteLog", action): _LAMBDA for action in _LOGGED},
     **{("pull", "FetchRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
-    **{("refine", "RefineRole", "WriteLog", action): _LAMBDA for action in _LOGGED},
     **{("refine", "RefineRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
     **{
         (stack, role, "UseKey", f"kms:{action}"): _KEY

@@ -757,7 +757,7 @@ def test_what_follows_a_half_that_no_answer_came_for_is_not_settled(api: Api) ->
 
 
 @pytest.mark.usefixtures("in_fives")
-@pytest.mark.parametrize("status", [400, 403, 415])
+@pytest.mark.parametrize("status", [400, 415])
 def test_a_pack_is_refused_as_a_whole_and_the_others_go_on(run: Any, api: Api, tmp_path: Path, status: int) -> None:
     api.answer = lambda number, body: (status if 7 in numbers_in(body) else 202, {}, b'{"message": "no"}')
     refused = tmp_path / "refused.ndjson"
@@ -856,6 +856,64 @@ def test_the_command_to_go_on_with_does_not_tell_the_key(run: Any, api: Api, tmp
     _, out, err = run("--file", path, "--api-key", API_KEY)
     assert json.loads(out)["next_line"] == 6 and "go on with: scripts/track.sh" in err
     assert API_KEY not in err
+
+
+@pytest.mark.usefixtures("keys", "in_fives")
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_of_who_posts_ends_it_with_the_line_to_go_on_from(
+    run: Any, api: Api, tmp_path: Path, status: int
+) -> None:
+    api.answer = lambda number, body: (status if 7 in numbers_in(body) else 202, {}, b'{"message": "Forbidden"}')
+    refused = tmp_path / "refused.ndjson"
+    path = file_of(tmp_path, "{no event", *[json.dumps({"n": n}) for n in range(1, 1_000)])
+    code, out, err = run("--file", path, "--api-key", API_KEY, "--refused", str(refused))
+    assert code == 1
+    assert json.loads(out) | {"seconds": 0} == {"accepted": 4, "refused": 1, "seconds": 0, "next_line": 6}
+    assert f"sent 5 of 1,000; go on with: scripts/track.sh --rate 5000 --file {path} --from-line 6" in err
+    assert f"error: not allowed to post: {status} Forbidden: mend the API key in --api-key or SLUICE_API_KEY" in err
+    assert refused.read_text() == "{no event\n" and API_KEY not in out + err
+    assert len(api.bodies) <= 1 + FIVES.window  # those on their way
+
+
+@pytest.mark.usefixtures("in_fives")
+def test_whoever_may_not_post_is_told_so_before_the_first_line(run: Any, api: Api, tmp_path: Path) -> None:
+    api.answer = lambda number, body: (403, {}, b'{"message": "Forbidden"}')
+    code, out, _ = run("--file", file_of(tmp_path, "{}", "{}"))
+    assert (code, json.loads(out) | {"seconds": 0}) == (
+        1,
+        {"accepted": 0, "refused": 0, "seconds": 0, "next_line": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("auth", "options", "way_out"),
+    [
+        pytest.param(
+            "keys", ["--api-key", API_KEY], "mend the API key in --api-key or SLUICE_API_KEY", id="a given key"
+        ),
+        pytest.param("keys", [], "the stack's own API key k1 was sent: see whether it is enabled", id="the own key"),
+        pytest.param("iam", [], "give them execute-api:Invoke, or set AWS_PROFILE", id="a signature"),
+        pytest.param("aws", [], "stack 'sluice' asks for no key and no signature", id="neither"),
+    ],
+)
+def test_who_may_not_post_a_single_event_is_told_the_way_out(
+    run: Any, api: Api, request: pytest.FixtureRequest, auth: str, options: list[str], way_out: str
+) -> None:
+    request.getfixturevalue(auth)
+    api.answer = lambda number, body: (403, {}, b'{"message": "Forbidden"}')
+    code, out, err = run("{}", *options)
+    assert (code, json.loads(out)) == (1, {"message": "Forbidden"})
+    assert err.startswith("error: not allowed to post: 403 Forbidden: ") and err.count("\n") == 1
+    assert way_out in err and API_KEY not in err
+
+
+def test_a_key_that_is_none_is_told_with_the_variable_that_it_stands_in(
+    run: Any, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_API_KEY", "secret")
+    code, _, err = run("{}")
+    assert (code, api.bodies) == (2, [])
+    assert "variable SLUICE_API_KEY: that is no API key (20 to 128 printable characters)" in err and "secret" not in err
 
 
 def test_an_open_stack_is_sent_neither_key_nor_signature(run: Any, api: Api) -> None:

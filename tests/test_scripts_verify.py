@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import gzip
 import json
 import os
@@ -9,17 +11,23 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import boto3
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from scripts.commands import build, verify, verify_report
 from scripts.commands.console import EXIT_USAGE, CommandError
-from scripts.commands.verify_canaries import Accepted, Canary, Dropped, Like
+from scripts.commands.stack import Aws
+from scripts.commands.verify_canaries import Accepted, Access, Canary, Dropped, Like, Request
 from scripts.commands.verify_checks import Answer, Check, accounting, address, compare
-from scripts.commands.verify_evidence import Evidence, envelopes, kind_of, split_records
+from scripts.commands.verify_evidence import Evidence, codec_of, envelopes, join_parts, kind_of, split_records
 from tests.conftest import ROOT
 
 FAST = ("--parameter", "FirehoseBufferingInterval=1")
@@ -87,6 +95,20 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
          "firehose:PutRecord, Resource: !GetAtt StreamDelivery.Arn"),
         r"rows that were requeued +7,000 different events +[^7][\d,]* different events +DIFFERS",
     ),
+    "every object is written twice": (
+        (
+            "local/firehose_stream.py",
+            "                await self._put_object(configuration, main, main.prefix, fitting, body, extension)\n",
+            "                for _ in range(2):\n"
+            "                    await self._put_object(configuration, main, main.prefix, fitting, body, extension)\n",
+        ),
+        r"rows of events/ that came more than once +fewer than half +25 of 25 +DIFFERS",
+    ),
+    "Parquet has another codec than the parameter says": (
+        ("template.yaml", "ParquetSerDe: {Compression: !Ref FirehoseCompressionFormat}", "ParquetSerDe: {Compression: "
+         "SNAPPY}"),
+        r"objects of events/ +dt=.* parquet GZIP +parquet SNAPPY: events/dt=.* +DIFFERS",
+    ),
     "objects stand where the table does not look": (
         ("template.yaml", "${FirehoseS3Prefix}dt=!{timestamp", "${FirehoseS3Prefix}day=!{timestamp"),
         r"folders of the bucket +as the tables say +events/day=\d{4}-\d\d-\d\d/ +DIFFERS",
@@ -141,6 +163,13 @@ def deploy_and_verify(
     repository: Path, parameters: Iterable[str], options: Iterable[str]
 ) -> subprocess.CompletedProcess[str]:
     """Both in a local AWS that nobody else keeps busy."""
+    with deployed(repository, *parameters) as run:
+        return run("verify", "--local", *options, "--report", str(repository / "report.json"), check=False)
+
+
+@contextlib.contextmanager
+def deployed(repository: Path, *parameters: str) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """A stack in a local AWS of its own; run its scripts with this."""
     environment = {"PATH": os.environ["PATH"], "SLUICE_LOCAL_STATE": str(repository / "aws")}
 
     def run(name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -152,7 +181,7 @@ def deploy_and_verify(
     run("local", "start", "--port", str(port))
     try:
         run("deploy", "--local", "--yes", *FAST, *parameters)
-        return run("verify", "--local", *options, "--report", str(repository / "report.json"), check=False)
+        yield run
     finally:
         run("local", "stop")
 
@@ -224,6 +253,50 @@ def test_nothing_of_a_run_is_left_in_the_bucket(verified: Verified) -> None:
     assert [path for path in stored if "/dt=" in str(path) or "athena-results" in str(path)] == []
 
 
+@pytest.mark.slow
+def test_what_a_run_left_is_removed_by_its_name_and_nothing_else(tmp_path: Path) -> None:
+    def rows(run: Callable[..., subprocess.CompletedProcess[str]]) -> set[str]:
+        sql = "SELECT DISTINCT source FROM ${AthenaTableName}"
+        return set(run("query", "--local", "--format", "csv", "--sql", sql).stdout.split()[1:])
+
+    def arrives(run: Callable[..., subprocess.CompletedProcess[str]], source: str) -> None:
+        run("track", "--local", json.dumps({"source": source}))
+        while source not in rows(run):
+            pass
+
+    build.build(build.LOCAL)
+    name = f"verify-{int(time.time()):08x}abcd"
+    with deployed(copy_repository(tmp_path, "template.yaml", "", "")) as run:
+        arrives(run, "shop")
+        arrives(run, name)
+        run("verify", "--local", "--remove", name)
+        assert rows(run) == {"shop"}
+
+
+@pytest.mark.parametrize("stage", ["send_all", "wait"])
+def test_an_interrupted_run_removes_what_it_can_and_tells_how_to_remove_the_rest(
+    stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    removed = []
+    outputs = {"TrackURL": "http://127.0.0.1/v1/track", "StreamName": "s", "BucketName": "b"}
+    monkeypatch.setattr(
+        verify, "session", lambda local: Aws(boto3.Session(region_name="us-east-1"), "us-east-1", "http://127.0.0.1:1")
+    )
+    monkeypatch.setattr(verify, "describe_stack", lambda aws, name: {})
+    monkeypatch.setattr(verify, "stack_outputs", lambda aws, name: outputs)
+    monkeypatch.setattr(verify, "physical_ids", lambda aws, name: {})
+    monkeypatch.setattr(verify.Door, "send_all", lambda door, canaries: [])
+    monkeypatch.setattr(verify, "remove", lambda reader: removed.append(reader.run))
+    monkeypatch.setattr(verify.Door if stage == "send_all" else verify, stage, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        verify.verify(["--local", "--stack-name", "shop"])
+    [run] = removed
+    assert f"scripts/verify.sh --local --stack-name shop --remove {run}" in capsys.readouterr().err
+
+
 def differences(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.rstrip().endswith("DIFFERS")]
 
@@ -267,6 +340,44 @@ def test_error_objects_are_read_whatever_separates_their_documents(
 )
 def test_an_object_is_what_its_first_and_last_bytes_say(content: bytes, kind: str) -> None:
     assert kind_of(content, content[-4:]) == kind
+
+
+def test_the_parts_of_a_rejected_text_are_joined_across_objects_and_a_part_that_came_twice_counts_once() -> None:
+    def part(number: int, text: bytes, place: str, **fields: Any) -> dict[str, Any]:
+        body = base64.b64encode(text).decode()
+        row = {"event_id": "e", "request_id": "r", "position": 0, "parts": 2, "part": number, "body": body}
+        return {**row, "object": place, **fields}
+
+    first, second = part(1, b"verify-1 ", "a"), part(2, b"and the rest", "b")
+    others = [part(1, b"of others", "a", request_id="s"), part(2, b"verify-1 but no first part", "b", position=1)]
+    whole, rest = join_parts([second, *others, first, {**second, "object": "c"}], "verify-1")
+    assert (whole["text"], whole["is_whole"], whole["rows"]) == (b"verify-1 and the rest", True, 2)
+    assert whole["objects"] == {"a": 1, "b": 1, "c": 1}
+    assert not rest["is_whole"]
+    assert Evidence(rejected=[whole, rest]).events == 1
+
+
+@pytest.mark.parametrize("codec", ["GZIP", "SNAPPY", "NONE"])
+def test_the_codec_of_a_parquet_file_is_read_from_its_footer_alone(codec: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"a": ["x"] * 100, "b": [1] * 100}), path, compression=codec)
+    content = path.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little") + 8
+    assert codec_of(content[:4] + content[-footer:]) == ("UNCOMPRESSED" if codec == "NONE" else codec)
+
+
+@pytest.mark.parametrize(("mode", "header"), [("API_KEY", "x-api-key"), ("AWS_IAM", "Authorization")])
+def test_a_wrong_key_or_signature_is_sent_not_none_and_not_the_right_one(
+    mode: str, header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "read_api_key", lambda aws, key: "right")
+    outputs = {"TrackURL": "http://127.0.0.1/v1/track", "StreamName": "s", "ApiKeyId": "k"}
+    session = boto3.Session("AKIA", "secret", region_name="us-east-1")
+    door = verify.Door(Aws(session, "us-east-1", "http://127.0.0.1:1"), outputs, {"ApiAuth": mode})
+    accesses: list[Access] = ["right", "wrong", "none"]
+    right, wrong, none = (door._authorized(Request("GET", "/pixel", access=one)).get(header) for one in accesses)
+    assert right and wrong and right != wrong
+    assert none is None
 
 
 @pytest.mark.parametrize(
@@ -317,6 +428,7 @@ def test_events_that_are_missing_leave_the_account_unbalanced() -> None:
         (["--compare", "a.json", "b.json", "--local"], "--compare goes alone"),
         (["--report", "/nowhere/report.json"], "cannot write '/nowhere/report.json'"),
         (["--compare", "no.json", "no.json"], "cannot read 'no.json'"),
+        (["--remove", "verify-7"], "'verify-7' is no run of verify.sh"),
         (["--stack-name", "1st"], "'1st' is no stack name"),
     ],
 )

@@ -382,6 +382,11 @@ def test_the_compiled_columns_are_read_as_a_loop_would_read_them(type_: str, req
     assert found[0] == found[1]
 
 
+def test_a_column_that_the_pipeline_does_not_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="the pipeline sets no column 'country': only occurred_at, "):
+        rows.compile_rows([rows.Column("country", "string", "pipeline", "Nobody sets it")])
+
+
 def test_a_required_column_rejects_an_event_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = [replace(column, required=column.name in ("name", "value")) for column in COLUMNS]
     monkeypatch.setattr(events, "make_row", rows.compile_rows(columns))
@@ -579,8 +584,9 @@ BODIES = [
     pytest.param(b'{"a": 1, "a": 2}', ["accepted"], id="a key twice"),
     pytest.param(b'{"a":' * 250 + b"1" + b"}" * 250, ["accepted"], id="250 levels"),
     pytest.param(b'{"a":' * 300 + b"1" + b"}" * 300, ["nested_too_deeply"], id="300 levels"),
-    pytest.param(b'{"a":' * 100_000, ["not_json"], id="100,000 levels"),
-    pytest.param(b"[" * 500_000 + b"]" * 500_000, ["not_json"], id="half a million brackets"),
+    pytest.param(b'{"a":' * 3000 + b"1" + b"}" * 3000, ["nested_too_deeply"], id="3,000 levels"),
+    pytest.param(b'{"a":' * 100_000, ["nested_too_deeply"], id="100,000 levels"),
+    pytest.param(b"[" * 500_000 + b"]" * 500_000, ["nested_too_deeply"], id="half a million brackets"),
     pytest.param(b'{"name": ' + b"[" * 300 + b"]" * 300 + b"}", ["nested_too_deeply"], id="300 levels in a column"),
     # In an array, each event answers for itself alone:
     pytest.param(b'[{"value": NaN}, {"value": 1}]', ["not_json", "accepted"], id="array: NaN"),
@@ -598,6 +604,9 @@ BODIES = [
     pytest.param(b"[ , ]", ["not_json"], id="array: nothing but a comma"),
     pytest.param(b'[{"a": NaN}]\n[{}]', ["not_json"], id="array: two of them"),
     pytest.param(b'[{}, {"a":' + b"[" * 300 + b"]" * 300 + b"}]", ["accepted", "nested_too_deeply"], id="array: deep"),
+    pytest.param(
+        b'[{}, {"a":' + b"[" * 3000 + b"]" * 3000 + b"}]", ["accepted", "nested_too_deeply"], id="array: deeper"
+    ),
 ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
-from transform.records import MAX_EVENTS, Fault, Reason, Reject, describe, read_record, split
+from transform.records import MAX_EVENTS, TOO_DEEP, Fault, Reason, Reject, describe, read_record, split
 from transform.rows import RequestColumns, format_time, make_row
 from transform.rules import RULES, Context, Drop, Event, Rule
 
@@ -106,8 +106,7 @@ def transform(data: bytes, arrived_at: int, settings: Settings, rules: Mapping[s
             outcomes.append(Rejected(reject.reason, reject.detail, position))
         except Exception as error:
             if not rule_name and "Recursion limit" in str(error):  # orjson's word, when it writes
-                detail = "objects and arrays are nested deeper than 254 levels"
-                outcomes.append(Rejected("nested_too_deeply", detail, position))
+                outcomes.append(Rejected("nested_too_deeply", TOO_DEEP, position))
                 continue
             detail = f"rule {rule_name!r}: {describe(error)}" if rule_name else describe(error)
             raise Fault("rule" if rule_name else "bug", detail, len(events) + (beyond > 0)) from error

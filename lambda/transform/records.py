@@ -32,6 +32,9 @@ MAX_EVENTS: Final = 10_000
 MAX_REST_BYTES: Final = 1_000_000
 """Bytes of events in a record that is written here. With both its lines it stays below Firehose's 1,024,000."""
 
+TOO_DEEP: Final = "objects and arrays are nested deeper than 254 levels"
+"""What is said of an event that orjson does not write; from 1,024 levels on it does not even read it."""
+
 Reason: TypeAlias = Literal[
     "not_json",
     "not_an_object",
@@ -116,11 +119,11 @@ def read_record(data: bytes, arrived_at: int, redact_fields: frozenset[str] = fr
     looks like either line inside the body is body. A record that does not begin with our marker was put on the stream
     by an SDK and is a body alone. Raises Fault for a record of ours that is not whole.
     """
-    if not data.startswith(b"sluice/"):
-        return Record(Context(arrived_at, redact_fields=redact_fields), data)
     line_end = data.find(b"\n")
     line = _CONTEXT_LINE.fullmatch(data, 0, line_end)
     if line is None:
+        if not data.startswith(b"sluice/"):
+            return Record(Context(arrived_at, redact_fields=redact_fields), data)
         raise Fault("context_line", "the record begins with our marker, and not with a context line of version 1")
     request_id, extended_request_id, time, ip, user_agent, more = line.groups()
     end = b"\nsluice/end extended_request_id=%b\n" % extended_request_id
@@ -217,7 +220,7 @@ def split(body: bytes, form: Form | None = None) -> tuple[Form, list[Any]]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        document = Reject("not_json", str(error))
+        document = _complain(error)
         if body.startswith(_BYTE_ORDER_MARK):
             body = body[len(_BYTE_ORDER_MARK) :]
             document = parse(body)
@@ -241,7 +244,12 @@ def parse(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return Reject("not_json", str(error))
+        return _complain(error)
+
+
+def _complain(error: orjson.JSONDecodeError) -> Reject:
+    text = str(error)
+    return Reject("nested_too_deeply", TOO_DEEP) if text.startswith("depth limit") else Reject("not_json", text)
 
 
 def _parse_each(texts: list[bytes]) -> list[Any]:

@@ -49,4 +49,4 @@ class Emulator(CloudFormation, Access, Storage, Compute, Monitoring):
 
     def __init__(self, directory: Path, port: int) -> None:
         super().__init__(directory, port)
-        correct(lambda service: self.on_change(service))
+        correct(lambda service: self.on_change(service), self.authorize)

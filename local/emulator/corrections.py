@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
+from local.emulator.access import AccessDenied
 from local.emulator.process import ACCOUNT, REGION, Json
 
 Function = Callable[..., Any]
 
 
-def correct(on_change: Callable[[str], None]) -> None:
-    """Wrap them, once a process; `on_change` gets the name of a service that a thread of MiniStack's has changed."""
+def correct(on_change: Callable[[str], None], authorize: Callable[[str, str, str, str], None]) -> None:
+    """Wrap them, once a process; `on_change` gets the name of a service that a thread of MiniStack's has changed, and
+    `authorize` is that of `Access`."""
     from ministack.core import iam_actions
     from ministack.services import cloudformation, lambda_svc, s3, sqs, stepfunctions
     from ministack.services.cloudformation import changesets, provisioners
@@ -26,6 +29,7 @@ def correct(on_change: Callable[[str], None]) -> None:
     changesets._resolve_props_for_diff = conditional(
         changesets._resolve_props_for_diff, changesets._evaluate_conditions
     )
+    lambda_svc._emit_lambda_logs = permitted_logs(lambda_svc._emit_lambda_logs, authorize)
     provisioners._update_resource = remembering(provisioners._update_resource, cloudformation._stacks)
     # Of the properties of a bucket, MiniStack's CloudFormation leaves this one out.
     provisioners._S3_BUCKET_CONFIGURATIONS += (
@@ -104,6 +108,26 @@ def conditional(resolve: Callable[..., Json], evaluate: Callable[..., Json]) -> 
         return {**resolved, "Resources": made}
 
     return resolve_those_made
+
+
+def permitted_logs(write: Function, authorize: Callable[[str, str, str, str], None]) -> Function:
+    """Lambda writes a function's log with the function's role. One that may not is lost, with the metrics that stand
+    in it; the function runs on, and nobody is told.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs.html
+    """
+
+    def write_permitted(function: Json, *more: Any, **named: Any) -> None:
+        configuration = function.get("config") or function
+        name = configuration["FunctionName"]
+        group = (configuration.get("LoggingConfig") or {}).get("LogGroup") or f"/aws/lambda/{name}"
+        resource = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}:log-stream:*"
+        with suppress(AccessDenied):
+            for action in ("CreateLogStream", "PutLogEvents"):
+                authorize(configuration["Role"], "lambda.amazonaws.com", f"logs:{action}", resource)
+            write(function, *more, **named)
+
+    return write_permitted
 
 
 def remembering(update: Function, stacks: Any) -> Function:

@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -262,7 +262,7 @@ def send(
     patience: Patience | None = None,
     user_agent: str = USER_AGENT,
     stop: threading.Event | None = None,
-) -> Iterator[Answer]:
+) -> Generator[Answer]:
     """Post lines to `url` and yield their answers in the order of the lines, however the requests overtake each other.
 
     So everything up to the last answer is settled, and nothing after it needs to be known to go on later. Memory is

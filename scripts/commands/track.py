@@ -20,7 +20,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -50,7 +50,6 @@ from scripts.commands.sender import (
     Authorize,
     Line,
     Packing,
-    Unreachable,
     anybody,
     send,
 )
@@ -67,6 +66,9 @@ from scripts.commands.stack import (
 
 SHOWN_REFUSALS = 10
 POLL_SECONDS = 0.1  # between two looks at an input that keeps us waiting, for whether to go on waiting
+
+# Statuses that judge who posts, not what: every other event would fare no better.
+_NOT_ALLOWED = (401, 403)
 
 _TOO_LARGE = f"larger than {LARGEST_EVENT:,} bytes, which one Firehose record holds"
 _API_KEY = re.compile("[!-~]{20,128}")
@@ -187,11 +189,18 @@ class Interruption:
 
 @dataclass(frozen=True)
 class Door:
-    """Where events go in, how many at once, and what lets them in: the arguments of `send`."""
+    """Where events go in, how many at once, and what lets them in: the arguments of `send`. `way_out` says what to do
+    if it does not."""
 
     url: str
     packing: Packing
     authorize: Authorize
+    way_out: str
+
+    def check(self, answer: Answer) -> None:
+        """Raise CommandError if an answer refuses whoever posts, and not the event."""
+        if answer.status in _NOT_ALLOWED:
+            raise CommandError(f"not allowed to post: {answer.reason}: {self.way_out}")
 
 
 def find_door(aws: Aws, name: str, *, many: bool, api_key: str | None = None) -> Door:
@@ -208,11 +217,17 @@ def find_door(aws: Aws, name: str, *, many: bool, api_key: str | None = None) ->
     packing = PACKED if many and "BatchURL" in outputs else SINGLE
     url = outputs["BatchURL"] if packing is PACKED else outputs.get("TrackURL") or stack_output(aws, name, "TrackURL")
     authorize: Authorize = anybody
+    way_out = f"stack '{name}' asks for no key and no signature: see what was changed by hand, or stands before its API"
     if _parameter(aws, name, "ApiAuth") == "AWS_IAM":
         authorize = signature(aws)
-    elif api_key or "ApiKeyId" in outputs:
-        authorize = key_header(api_key or read_api_key(aws, outputs["ApiKeyId"]))
-    return Door(reachable_url(aws, url), packing, authorize)
+        way_out = "requests are signed with your AWS credentials: give them execute-api:Invoke, or set AWS_PROFILE"
+    elif api_key:
+        authorize = key_header(api_key)
+        way_out = "mend the API key in --api-key or SLUICE_API_KEY, or give none, and the stack's own is read"
+    elif "ApiKeyId" in outputs:
+        authorize = key_header(read_api_key(aws, outputs["ApiKeyId"]))
+        way_out = f"the stack's own API key {outputs['ApiKeyId']} was sent: see whether it is enabled"
+    return Door(reachable_url(aws, url), packing, authorize, way_out)
 
 
 def signature(aws: Aws) -> Authorize:
@@ -276,6 +291,7 @@ def _track_one(options: argparse.Namespace) -> int:
         say("interrupted: the event was not accepted")
         return interruption.exit_code
     print(answer.text)
+    door.check(answer)
     if not answer.is_accepted:
         raise CommandError(f"refused: {answer.reason}")
     say(f"accepted: event_id {json.loads(line.body)['event_id']}", style="green")
@@ -296,8 +312,9 @@ def _track_many(options: argparse.Namespace) -> int:
         door = _door(options)
         interruption = stack.enter_context(Interruption())
         lines = event_lines(read_lines(stream, interruption.requested), identify, options.from_line)
-        answers = _send(door, lines, options, interruption)
-        summary, last, fault = _report(answers, total, options.from_line, refusals)
+        # Closed, it sends no more.
+        answers = stack.enter_context(contextlib.closing(_send(door, lines, options, interruption)))
+        summary, last, fault = _report(door, answers, total, options.from_line, refusals)
     is_cut_short = fault is not None or interruption.requested.is_set()
     if is_cut_short and (total is None or last < total):
         summary.next_line = last + 1
@@ -315,7 +332,7 @@ def _track_many(options: argparse.Namespace) -> int:
 
 def _send(
     door: Door, lines: Iterable[Line | None], options: argparse.Namespace, interruption: Interruption
-) -> Iterator[Answer]:
+) -> Generator[Answer]:
     return send(
         door.url,
         lines,
@@ -328,7 +345,7 @@ def _send(
 
 
 def _report(
-    answers: Iterator[Answer], total: int | None, first: int, refusals: IO[bytes] | None
+    door: Door, answers: Iterator[Answer], total: int | None, first: int, refusals: IO[bytes] | None
 ) -> tuple[Summary, int, Exception | None]:
     """Show the answers as they come: the sums, the last line that is settled, and what ended it early."""
     summary, last, started = Summary(), first - 1, time.monotonic()
@@ -342,6 +359,7 @@ def _report(
         task = display.add_task("", total=total, completed=last, accepted=0, refused=0)
         try:
             for answer in answers:
+                door.check(answer)
                 last = answer.line.number
                 if answer.is_accepted:
                     summary.accepted += 1
@@ -354,7 +372,8 @@ def _report(
                     if refusals is not None:
                         refusals.write(answer.line.body + b"\n")
                 display.update(task, completed=last, accepted=summary.accepted, refused=summary.refused)
-        except (Unreachable, BotoCoreError) as error:  # the latter: credentials ran out while requests were signed
+        # By `send`, by `check`, or by credentials that ran out while requests were signed.
+        except (CommandError, BotoCoreError) as error:
             fault = error
     if summary.refused > SHOWN_REFUSALS:
         say(f"... and {summary.refused - SHOWN_REFUSALS:,} more refused", style="red")
@@ -371,8 +390,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=_rate, default=REQUESTS_PER_SECOND)
     parser.add_argument("--refused")
     parser.add_argument("--user-agent", type=_header_value, default=USER_AGENT)
-    parser.add_argument("--api-key", type=_api_key, default=os.environ.get("SLUICE_API_KEY") or None)
+    parser.add_argument("--api-key", type=_api_key)
     options = parser.parse_args(arguments)
+    if options.api_key is None and (given := os.environ.get("SLUICE_API_KEY")):
+        try:
+            options.api_key = _api_key(given)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"variable SLUICE_API_KEY: {error}")
     if options.event == "-":
         if options.file is not None:
             parser.error("give either - or --file")

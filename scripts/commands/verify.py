@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -66,30 +67,43 @@ def verify(arguments: list[str]) -> int:
         raise UsageError(f"RedactFields empties {', '.join(clash)}, which canaries are known by: verify another stack")
     if options.probe_transform:
         say(verify_report.PROBE_TRANSFORM)
-    run, started = f"verify-{uuid.uuid4().hex[:12]}", time.time()
+    if options.remove:
+        removed = remove(Reader(aws, outputs, ids, options.remove, _started(options.remove)))
+        show(removed)
+        return int(not all(check.is_ok for check in removed))
+    started = time.time()
+    # The time is in it, so that --remove knows since when to look.
+    run = f"verify-{int(started):08x}{uuid.uuid4().hex[:4]}"
     canaries = Flock(run, parameters, outputs["StreamName"]).all()
     if not (options.yes or aws.is_local):
         _confirm(options.stack_name, aws, sum(canary.events for canary in canaries))
     say(f"This run is {run}: its events have that as their source.")
+    later = f"is removed by scripts/verify.sh{aws.flag} --stack-name {options.stack_name} --remove {run}"
     door = Door(aws, outputs, parameters)
-    answers = door.send_all(canaries)
-    throttled = door.throttle(parameters) if options.throttle else []
     reader = Reader(aws, outputs, ids, run, started)
     try:
+        answers = door.send_all(canaries)
+        throttled = door.throttle(parameters) if options.throttle else []
         evidence = wait(reader, answers, parameters, aws.is_local)
         report = verify_report.Report(reader, answers, evidence, parameters)
         checks = [*judge(report, answers, evidence, parameters, reader), *throttled]
-    finally:
-        removed = remove(reader)
-    checks += removed
+    except BaseException:
+        say(f"Removing the canaries that have arrived. What arrives after them {later}", style="yellow")
+        remove(reader)
+        raise
+    checks += remove(reader)
     if options.throttle and not throttled:
         checks.append(Check("429", "an answer 429", f"none in {THROTTLE_REQUESTS:,} requests", False))
     line, is_balanced = verify_checks.accounting(answers, evidence)
     show(checks)
     if evidence.foreign:
         say(f"{OTHERS} ({evidence.foreign:,} rows of others)", style="yellow")
+    if again := sum(rows - events for events, rows in evidence.stored.values()):
+        say(f"{again:,} rows were delivered more than once, as Firehose may: count by event_id", style="yellow")
     if options.report:
         report.write(options.report, options.stack_name, aws, checks, line)
+    if not is_balanced:
+        say(f"What may still arrive {later}", style="yellow")
     bad = sum(not check.is_ok for check in checks)
     say(line, style="green" if is_balanced else "red")
     say(f"{len(checks) - bad} of {len(checks)} checks are as expected", style="red" if bad else "green")
@@ -145,15 +159,18 @@ class Door:
         return Answer(canary, response.status, headers, text, sent_at)
 
     def _authorized(self, request: Request) -> Mapping[str, str]:
-        if not request.is_authorized or self.mode == "NONE":
+        if request.access == "none" or self.mode == "NONE":
             return request.headers
         if self.mode == "API_KEY":
-            return {**request.headers, "x-api-key": self.key}
+            return {**request.headers, "x-api-key": self.key if request.access == "right" else "no-key-of-this-stack"}
         credentials = self.aws.session.get_credentials()
         if credentials is None:
             raise NoCredentialsError()
+        frozen = credentials.get_frozen_credentials()
+        if request.access == "wrong":
+            frozen = frozen._replace(secret_key=frozen.secret_key[::-1])
         signed = AWSRequest(request.method, self.base + request.path, headers=dict(request.headers), data=request.body)
-        SigV4Auth(credentials.get_frozen_credentials(), "execute-api", self.aws.region).add_auth(signed)
+        SigV4Auth(frozen, "execute-api", self.aws.region).add_auth(signed)
         return dict(signed.headers.items())
 
     def put(self, canary: Canary) -> Answer:
@@ -265,6 +282,7 @@ def judge(
     yield from verify_checks.check_rows(answers, evidence, parameters, reader.run)
     yield from verify_checks.check_rejected(answers, evidence, parameters)
     yield from verify_checks.check_failed(answers, evidence, reader.outputs["FunctionName"])
+    yield from verify_checks.check_once(evidence)
     canaries = [answer.canary for answer in answers if answer.is_acknowledged]
     yield from verify_checks.check_metrics(canaries, evidence)
     put = sum(_records(answer) for answer in answers if answer.is_acknowledged)
@@ -325,12 +343,23 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--report", type=_writable)
     parser.add_argument("--throttle", action="store_true")
     parser.add_argument("--probe-transform", action="store_true")
+    parser.add_argument("--remove", type=_run, metavar="RUN")
     parser.add_argument("--yes", action="store_true")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"))
     options = parser.parse_args(arguments)
     if options.compare and len(arguments) != 3:
         parser.error("--compare goes alone, with two reports")
     return options
+
+
+def _run(text: str) -> str:
+    if not re.fullmatch("verify-[0-9a-f]{12}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no run of verify.sh: it is verify- and 12 hexadecimal digits")
+    return text
+
+
+def _started(run: str) -> float:
+    return float(int(run[7:15], 16))
 
 
 def _writable(text: str) -> Path:

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, urlencode
 
 AGENT = "sluice-verify/1"
@@ -27,6 +27,9 @@ LARGEST_RECORD = 1_024_000  # bytes in one Firehose record
 LARGEST_PAYLOAD = 10 * 1024 * 1024  # bytes that API Gateway reads of a request
 FILLERS = 7_000  # rows with a long user agent: more than one reply of the transform holds
 FILLER = "filler"
+
+Access: TypeAlias = Literal["right", "wrong", "none"]
+REFUSED_ACCESS: dict[Access, str] = {"none": "no key or signature", "wrong": "a wrong key or signature"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Request:
     path: str
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
-    is_authorized: bool = True
+    access: Access = "right"  # the key or the signature
 
 
 @dataclass(frozen=True)
@@ -194,10 +197,12 @@ class Flock:
         pixel = _pixel(self.event("refused"))
         if self.is_keyed:
             types = {"Content-Type": "application/json"}
+            expected = Expected(403, self.cors, Like('{"message": ...}', lambda body: bool(_message(body))))
             for method, path, body in (("POST", "/track", event), ("POST", "/batch", batch), ("GET", pixel, b"")):
-                request = Request(method, path, body, types if body else {}, is_authorized=False)
-                expected = Expected(403, self.cors, Like('{"message": ...}', lambda body: bool(_message(body))))
-                canaries.append(Canary(f"{method} {path.split('?')[0]} unauthorized", request, expected))
+                for access, what in REFUSED_ACCESS.items():
+                    request = Request(method, path, body, types if body else {}, access)
+                    name = f"{method} {path.split('?')[0]} with {what}"
+                    canaries.append(Canary(name, request, expected))
         for path in ("/track", "/batch"):
             headers = {
                 **self.cors,
@@ -206,7 +211,7 @@ class Flock:
                 "access-control-max-age": "86400",
             }
             asked = {"Origin": "https://example.com", "Access-Control-Request-Method": "POST"}
-            request = Request("OPTIONS", path, headers=asked, is_authorized=False)
+            request = Request("OPTIONS", path, headers=asked, access="none")
             canaries.append(Canary(f"OPTIONS {path}", request, Expected(204, headers, "")))
         return canaries
 

@@ -290,6 +290,13 @@ def check_failed(answers: list[Answer], evidence: Evidence, function: str) -> It
         yield same(f"failed record {head}", "no failure", f"{code}: {row['errormessage'] or row['lasterrormessage']}")
 
 
+def check_once(evidence: Evidence) -> Iterator[Check]:
+    """Delivery is at least once: a row may come again. Where half of them or more do, that is no chance."""
+    for zone, (events, rows) in evidence.stored.items():
+        name = f"rows of {zone} that came more than once"
+        yield Check(name, "fewer than half", f"{rows - events:,} of {events:,}", rows - events < max(events, 1) / 2)
+
+
 def check_metrics(canaries: list[Canary], evidence: Evidence) -> Iterator[Check]:
     """Each invocation adds up, and all of them counted what was sent."""
     sums = [
@@ -314,9 +321,9 @@ def check_metrics(canaries: list[Canary], evidence: Evidence) -> Iterator[Check]
 
 def formats(parameters: Mapping[str, str]) -> tuple[str, str]:
     """The extension and the kind of the objects that hold events."""
-    if parameters.get("OutputFormat", "PARQUET") == "PARQUET":
-        return ".parquet", "parquet"
     compression = parameters.get("FirehoseCompressionFormat", "GZIP")
+    if parameters.get("OutputFormat", "PARQUET") == "PARQUET":
+        return ".parquet", f"parquet {compression}"
     return {
         "GZIP": (".json.gz", "gzip"),
         "SNAPPY": (".json.snappy", "snappy"),
@@ -340,7 +347,7 @@ def check_objects(objects: Mapping[str, str], folders: list[str], parameters: Ma
         keys = [key for key in objects if key.startswith(zone)]
         pattern = re.compile(re.escape(zone) + ("processing-failed/" if zone == "errors/" else "") + suffix + ending)
         bad = [key for key in keys if not pattern.fullmatch(key)]
-        bad += [f"{key} is {objects[key]}" for key in keys if zone_kind and objects[key] != zone_kind]
+        bad += [f"{objects[key]}: {key}" for key in keys if zone_kind and objects[key] != zone_kind]
         if zone != "raw/" or keys:
             shown = f"dt=yyyy-MM-dd/...{ending if zone_kind else ''} {zone_kind or ''}".replace("\\", "").strip()
             is_ok = bool(keys) and not bad

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import io
 import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,7 +37,8 @@ class Evidence:
     """What the tables and the log hold of one run; times are as Athena shows them.
 
     A rejected event comes with its parts joined, as `text`; a failed record as `record`. `objects` says how many rows
-    of each object are the run's, and how many there are.
+    of each object are the run's, and how many there are. `stored` says by zone how many different rows
+    the run has, and how many with those that were delivered more than once.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
@@ -46,13 +48,14 @@ class Evidence:
     failed: list[Json] = field(default_factory=list)
     metrics: list[Json] = field(default_factory=list)
     objects: dict[str, tuple[int, int]] = field(default_factory=dict)
+    stored: dict[str, tuple[int, int]] = field(default_factory=dict)
     foreign: int = 0  # Rows of others that were delivered meanwhile.
 
     @property
     def events(self) -> int:
-        """How many different events have left a trace in a table."""
+        """How many different events are whole in a table."""
         ids = {(row["event_id"], row["request_id"]) for row in self.rows}
-        return len(ids) + self.fillers + len(self.rejected) + len(self.failed)
+        return len(ids) + self.fillers + sum(bool(row["is_whole"]) for row in self.rejected) + len(self.failed)
 
     def counted(self, name: str) -> int:
         """A metric of the transform, summed over its invocations."""
@@ -113,7 +116,8 @@ class Reader:
         own = f"dt >= '{day}' AND source = '{self.run}'"
         asked = (
             f"""SELECT *, "$path" AS object FROM {{events}} WHERE {own} AND (name IS NULL OR name <> '{FILLER}')""",
-            f"SELECT count(DISTINCT event_id) AS events FROM {{events}} WHERE {own} AND name = '{FILLER}'",
+            f"SELECT count(DISTINCT event_id) AS events, count(*) AS n FROM {{events}} "
+            f"WHERE {own} AND name = '{FILLER}'",
             f"""SELECT "$path" AS object, count(*) AS n, count_if(source = '{self.run}') AS own, """
             f"count_if(received_at >= {started} AND (source IS NULL OR source <> '{self.run}')) AS others "
             f"FROM {{events}} WHERE dt >= '{day}' GROUP BY 1",
@@ -130,32 +134,30 @@ class Reader:
             )
         evidence = Evidence({column.name: column.type.partition("(")[0] for column in columns[:-1]}, _distinct(rows))
         evidence.fillers, evidence.metrics = int(fillers[0]["events"]), metrics.result()
-        own_rejected = [*self._join(rejected)]
+        own_rejected = join_parts(rejected, self.run)
         evidence.rejected = _distinct(own_rejected, "text")
         for row in failed:
             row["record"] = _decoded(row["rawdata"])
         own_failed = [row for row in failed if self.run.encode() in row["record"]]
         evidence.failed = _distinct(own_failed, "record")
         owned = Counter({path["object"]: int(path["own"]) for path in paths})
-        for row in (*own_rejected, *own_failed):
-            owned[row["object"]] += row.get("rows", 1)
+        for row in own_rejected:
+            owned.update(row["objects"])
+        owned.update(row["object"] for row in own_failed)
+        evidence.stored = {
+            "events/": (len(evidence.rows), len(rows)),
+            "events/, requeued": (evidence.fillers, int(fillers[0]["n"])),
+            "rejected/": (
+                sum(row["rows"] for row in evidence.rejected),
+                sum(row["objects"].total() for row in own_rejected),
+            ),
+            "errors/": (len(evidence.failed), len(own_failed)),
+        }
         evidence.objects = {path["object"]: (owned[path["object"]], int(path["n"])) for path in (*paths, *sizes)}
         # What stands in the objects of others alone is theirs.
         evidence.objects = {path: counts for path, counts in evidence.objects.items() if counts[0]}
         evidence.foreign = sum(int(path["others"]) for path in paths)
         return evidence
-
-    def _join(self, parts: list[Json]) -> Iterator[Json]:
-        """The run's rejected events, each with its parts joined: an event's later parts need not hold the run's id."""
-        grouped: dict[tuple[Any, ...], dict[int, Json]] = {}
-        for row in parts:
-            key = tuple(row[name] for name in ("event_id", "request_id", "position", "rejected_at", "object"))
-            grouped.setdefault(key, {})[row["part"]] = row
-        for group in grouped.values():
-            text = b"".join(_decoded(group[part]["body"]) for part in sorted(group))
-            if self.run.encode() in text:
-                is_whole = sorted(group) == list(range(1, group[min(group)]["parts"] + 1))
-                yield {**group[min(group)], "text": text, "rows": len(group), "is_whole": is_whole}
 
     # --- Metrics
 
@@ -196,13 +198,18 @@ class Reader:
         return bytes(self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
 
     def kind(self, key: str) -> str:
-        """What an object really is, by its first and last bytes: parquet, gzip, json or something else."""
+        """What an object really is, by its first and last bytes: parquet with its codec, gzip, json or other."""
         size = self.s3.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
-        head, tail = (
-            self.s3.get_object(Bucket=self.bucket, Key=key, Range=f"bytes={part}")["Body"].read()
-            for part in ("0-3", f"{max(size - 4, 0)}-{size - 1}")
-        )
-        return kind_of(head, tail)
+
+        def part(start: int, end: int) -> bytes:
+            asked = f"bytes={max(start, 0)}-{end - 1}"
+            return bytes(self.s3.get_object(Bucket=self.bucket, Key=key, Range=asked)["Body"].read())
+
+        head, tail = part(0, 4), part(size - 8, size)
+        kind = kind_of(head, tail)
+        # A Parquet file ends with its footer, the footer's length and the mark.
+        footer = int.from_bytes(tail[:4], "little") + len(tail)
+        return f"parquet {codec_of(head + part(size - footer, size))}" if kind == "parquet" else kind
 
     def folders(self, prefix: str) -> list[str]:
         """The folders directly under a prefix."""
@@ -215,7 +222,7 @@ class Reader:
         Records stand there as they came, one after the other; what lies between two of ours is taken as one record.
         """
         found = {}
-        for day in {f"{moment:%Y-%m-%d}" for moment in (self.since, datetime.now(UTC))}:
+        for day in {f"{moment:%Y-%m-%d}" for moment in (self.since, self.since + timedelta(days=1))}:
             pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"raw/dt={day}/")
             for item in (item for page in pages for item in page.get("Contents", [])):
                 if item["LastModified"] >= self.since:
@@ -255,6 +262,26 @@ class Reader:
         return True
 
 
+def join_parts(parts: list[Json], run: str) -> list[Json]:
+    """The run's rejected events, each with its parts joined, which may stand in several objects.
+
+    Later parts need not hold the run's id. `rows` counts the different parts, `objects` all rows by their object.
+    """
+    grouped: dict[tuple[Any, ...], list[Json]] = {}
+    for row in parts:
+        grouped.setdefault(tuple(row[name] for name in ("event_id", "request_id", "position")), []).append(row)
+    joined = []
+    for rows in grouped.values():
+        by_part = {row["part"]: row for row in sorted(rows, key=lambda row: int(row["part"]))}
+        first = next(iter(by_part.values()))
+        text = b"".join(_decoded(row["body"]) for row in by_part.values())
+        if run.encode() in text:
+            is_whole = [*by_part] == [*range(1, first["parts"] + 1)]
+            objects = Counter(row["object"] for row in rows)
+            joined.append({**first, "text": text, "rows": len(by_part), "is_whole": is_whole, "objects": objects})
+    return joined
+
+
 def split_records(content: bytes) -> list[bytes]:
     """The records that were stored one after the other with nothing between them: ours, and what is bare."""
     records, end = [], 0
@@ -274,6 +301,15 @@ def kind_of(head: bytes, tail: bytes = b"") -> str:
         return "gzip"
     # Hadoop's Snappy begins with the length of its first block, of at most 256 KiB.
     return "json" if head[:1] == b"{" else "snappy" if head[:1] == b"\0" else f"starting with {head[:4]!r}"
+
+
+def codec_of(parquet: bytes) -> str:
+    """The codec of the columns in a Parquet file, of which the footer is enough: GZIP, SNAPPY, UNCOMPRESSED."""
+    from pyarrow.parquet import read_metadata  # what shares this module with verify.sh goes without it
+
+    footer = read_metadata(io.BytesIO(parquet))
+    groups = (footer.row_group(number) for number in range(footer.num_row_groups))
+    return "+".join(sorted({group.column(index).compression for group in groups for index in range(group.num_columns)}))
 
 
 def envelopes(content: bytes) -> tuple[list[Json], list[str]]:

@@ -40,6 +40,7 @@ IGNORED_KEYS = {
     "rejected_at", "occurred_at", "clock_skew_ms", "object", "bytes", "arrivaltimestamp", "attemptendingtimestamp",
     "date", "server", "via", "connection", "content-length", "x-amzn-requestid", "x-amz-apigw-id", "x-amzn-trace-id",
     "x-amz-cf-id", "x-amz-cf-pop", "x-cache", "recordId", "metrics", "accounting",
+    "stored",
 }  # fmt: skip
 
 
@@ -121,8 +122,10 @@ class Report:
             "columns": evidence.columns,
             "rows": {row["event_id"].replace(run, "run"): row for row in evidence.rows},
             "fillers": evidence.fillers,
+            "stored": evidence.stored,
             "rejected": {
-                f"{row['reason']} {_head(row['text'], run)}": _without(row, "text", "body") for row in evidence.rejected
+                f"{row['reason']} {_head(row['text'], run)}": _without(row, "text", "body", "objects")
+                for row in evidence.rejected
             },
             "failed": {_head(row["record"], run): _without(row, "record", "rawdata") for row in evidence.failed},
             "objects": self.objects,
