@@ -310,5 +310,5 @@ def test_the_stage_serves_the_renamed_deployment() -> None:
     ],
 )
 def test_a_bad_parameter_is_named_with_its_value_and_the_way_out(given: dict[str, str], message: str) -> None:
-    with pytest.raises(templates.CommandError, match=message):
+    with pytest.raises(templates.UsageError, match=message):
         templates.effective_parameters(STACK, DEFAULTS, given)
