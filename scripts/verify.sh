@@ -15,7 +15,8 @@
 #   --stack-name NAME   the stack (default: sluice)
 #   --report FILE       write everything that was seen to this file, as JSON
 #   --throttle          also ask so often that the API must answer 429; other senders get it meanwhile, too
-#   --probe-transform   say what it takes to see how Firehose treats a transform that breaks its contract
+#   --probe-transform   also see how Firehose treats a transform that leaves a record out, and one that raises: in a
+#                       small stack of its own, which is created and deleted; for that you must be allowed to
 #   --remove RUN        only remove what an earlier run has left, as it was interrupted or its events came late
 #   --yes               do not ask before anything is sent to an AWS account
 #   --compare A B       list where two reports differ, as of AWS and of the local AWS; ids and times do not count

@@ -194,7 +194,8 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verified]:
     with ThreadPoolExecutor(AT_ONCE) as executor:
         for name, parameters in OTHER_STACKS.items():
             copy = copy_repository(tmp_path_factory.mktemp(name), "template.yaml", "", "")
-            runs[name] = executor.submit(deploy_and_verify, copy, parameters, ["--throttle"])
+            options = ["--throttle", "--probe-transform"] if name == "sound" else ["--throttle"]
+            runs[name] = executor.submit(deploy_and_verify, copy, parameters, options)
         for name, (breakage, _) in BREAKAGES.items():
             copy = copy_repository(tmp_path_factory.mktemp("broken"), *breakage)
             options = ["--throttle"] if "throttled" in name else []
@@ -261,6 +262,10 @@ def test_a_report_answers_what_aws_does_not_document(verified: Verified) -> None
     answers = json.loads(Path(verified("sound").args[-1]).read_text())["unsourced"]
     assert {one["status"] for one in answers["put errors"]["of Firehose itself"]} == {400}
     assert answers["put errors"]["too large, through API Gateway"]["status"] == 413
+    assert answers["a transform that breaks the contract"] == {
+        "missing recordId": "; ".join(f"{one}: Lambda.MissingRecordId after 1 attempts" for one in ("good", "bad")),
+        "exception": "; ".join(f"{one}: Lambda.FunctionError after 4 attempts" for one in ("good", "bad")),
+    }
     assert answers["error objects"]["separators"] == ["\n"]
     assert answers["error objects"]["value types"]["attemptsMade"] == "int"
     assert answers["text/plain that no model describes"]["status"] == 202
