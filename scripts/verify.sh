@@ -4,17 +4,20 @@
 # usage: scripts/verify.sh [options]
 #        scripts/verify.sh --compare a.json b.json
 #
-# Sends about 17,500 events through every route and refusal of the API and through an SDK, waits for their delivery, and
-# checks answers, rows, rejected events, failed records, objects and metrics. Prints one line a check: expected, seen.
+# Sends about 17,500 events through every route of the API, with what it refuses, and through an SDK, waits for their
+# delivery, and checks answers, rows, rejected events, failed records, objects and metrics. Prints one line a check:
+# expected, seen.
 # Objects that hold nothing but canaries are deleted again, in all versions; others are left, and named.
+# It takes as long as the stream buffers (FirehoseBufferingInterval), and five minutes more with RawBackup.
 #
 # Options:
 #   --local             the local AWS (scripts/local.sh) instead of your AWS account
 #   --stack-name NAME   the stack (default: sluice)
 #   --report FILE       write everything that was seen to this file, as JSON
 #   --throttle          also ask so often that the API must answer 429; other senders get it meanwhile, too
-#   --probe-transform   say what it takes to see how Firehose treats a transform that breaks its contract
-#   --remove RUN        only remove what a run has left that was interrupted, or whose events came late; it says its name
+#   --probe-transform   also see how Firehose treats a transform that leaves a record out, and one that raises: in a
+#                       small stack of its own, which is created and deleted; for that you must be allowed to
+#   --remove RUN        only remove what an earlier run has left, as it was interrupted or its events came late
 #   --yes               do not ask before anything is sent to an AWS account
 #   --compare A B       list where two reports differ, as of AWS and of the local AWS; ids and times do not count
 #

@@ -23,10 +23,10 @@ import pytest
 from pyarrow import parquet
 
 from scripts.commands import build, verify, verify_report
-from scripts.commands.console import EXIT_USAGE, CommandError
+from scripts.commands.console import EXIT_USAGE, CommandError, UsageError
 from scripts.commands.stack import Aws
 from scripts.commands.verify_canaries import Accepted, Access, Canary, Dropped, Like, Request
-from scripts.commands.verify_checks import Answer, Check, accounting, address, compare
+from scripts.commands.verify_checks import Answer, Check, accounting, address, check_not_throttled, compare
 from scripts.commands.verify_evidence import Evidence, codec_of, envelopes, join_parts, kind_of, split_records
 from tests.conftest import ROOT
 
@@ -194,7 +194,8 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verified]:
     with ThreadPoolExecutor(AT_ONCE) as executor:
         for name, parameters in OTHER_STACKS.items():
             copy = copy_repository(tmp_path_factory.mktemp(name), "template.yaml", "", "")
-            runs[name] = executor.submit(deploy_and_verify, copy, parameters, ["--throttle"])
+            options = ["--throttle", "--probe-transform"] if name == "sound" else ["--throttle"]
+            runs[name] = executor.submit(deploy_and_verify, copy, parameters, options)
         for name, (breakage, _) in BREAKAGES.items():
             copy = copy_repository(tmp_path_factory.mktemp("broken"), *breakage)
             options = ["--throttle"] if "throttled" in name else []
@@ -229,7 +230,32 @@ def test_two_reports_are_compared_without_their_ids_and_times(
     assert verify_report.compare(sound, broken) == 1
     told = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  /")]
     assert "/answers/GET" in told
-    assert all(re.match("/(answers|checks)/(GET|OPTIONS)", line) for line in told), told
+    # One of the two was asked to probe a transform.
+    assert all(re.match("/(answers|checks)/(GET|OPTIONS)|/unsourced/a", line) for line in told), told
+
+
+@pytest.mark.slow
+def test_what_hangs_on_buffering_is_no_difference(verified: Verified, tmp_path: Path) -> None:
+    sound = Path(verified("sound").args[-1])
+    report = json.loads(sound.read_text())
+    checks = report["checks"]
+    for name in ("Requeued", "IncomingRecords", "received = accepted + dropped + rejected + failed"):
+        checks[f"metrics: {name}"]["seen"] += "0"
+    del report["metrics"][0]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(report))
+    assert verify_report.compare(sound, other) == 0
+    checks["metrics: Requeued"]["is_ok"] = False
+    other.write_text(json.dumps(report))
+    assert verify_report.compare(sound, other) == 1
+
+
+@pytest.mark.parametrize("text", ["[1]", '"report"', "{}", "{"])
+def test_a_file_that_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"x\.json' is no report of verify\.sh"):
+        verify_report.compare(path, path)
 
 
 @pytest.mark.slow
@@ -237,6 +263,10 @@ def test_a_report_answers_what_aws_does_not_document(verified: Verified) -> None
     answers = json.loads(Path(verified("sound").args[-1]).read_text())["unsourced"]
     assert {one["status"] for one in answers["put errors"]["of Firehose itself"]} == {400}
     assert answers["put errors"]["too large, through API Gateway"]["status"] == 413
+    assert answers["a transform that breaks the contract"] == {
+        "missing recordId": "; ".join(f"{one}: Lambda.MissingRecordId after 1 attempts" for one in ("good", "bad")),
+        "exception": "; ".join(f"{one}: Lambda.FunctionError after 4 attempts" for one in ("good", "bad")),
+    }
     assert answers["error objects"]["separators"] == ["\n"]
     assert answers["error objects"]["value types"]["attemptsMade"] == "int"
     assert answers["text/plain that no model describes"]["status"] == 202
@@ -406,6 +436,12 @@ def test_the_same_values_make_one_good_line_and_each_other_value_a_bad_one() -> 
         Check("x: b", "long", "no", False),
         Check("x: c", "nothing", "y", False),
     ]
+
+
+@pytest.mark.parametrize(("rate", "seen"), [("1000", []), ("100", ["none in 6,000 requests, 1,000 a second"])])
+def test_a_limit_that_was_not_reached_is_no_difference(rate: str, seen: list[str]) -> None:
+    parameters = {"ThrottleRateLimit": rate, "ThrottleBurstLimit": rate}
+    assert [check.seen for check in check_not_throttled(6_000, 6.0, parameters)] == seen
 
 
 def test_events_that_are_missing_leave_the_account_unbalanced() -> None:

@@ -115,6 +115,13 @@ def check_answers(answers: Iterable[Answer]) -> Iterator[Check]:
         yield from compare(answer.canary.name, wanted, seen, f"{expected.status} {expected.body}".strip())
 
 
+def check_not_throttled(requests: int, seconds: float, parameters: Mapping[str, str]) -> Iterator[Check]:
+    """No request was refused: that is wrong where they were far beyond the limits, which API Gateway keeps roughly."""
+    rate, burst = float(parameters.get("ThrottleRateLimit", 100)), float(parameters.get("ThrottleBurstLimit", 200))
+    if requests > 2 * (burst + rate * seconds):
+        yield Check("429", "an answer 429", f"none in {requests:,} requests, {requests / seconds:,.0f} a second", False)
+
+
 def check_rows(answers: list[Answer], evidence: Evidence, parameters: Mapping[str, str], run: str) -> Iterator[Check]:
     """Every row, column by column, and no row that should not be."""
     columns = dict(evidence.columns)
@@ -305,7 +312,7 @@ def check_metrics(canaries: list[Canary], evidence: Evidence) -> Iterator[Check]
     ]
     wrong = [f"{received} = {total}" for received, total in sums if received != total]
     name = "metrics: received = accepted + dropped + rejected + failed"
-    yield Check(name, f"{len(sums)} invocations", ", ".join(wrong) or f"{len(sums)} invocations", not wrong)
+    yield Check(name, "in all invocations", ", ".join(wrong) or f"in all {len(sums)} invocations", not wrong)
     for metric, expected in totals(canaries).items():
         seen = evidence.counted(metric) if metric == "Accepted" else evidence.counted_by(metric)
         if not evidence.foreign:
