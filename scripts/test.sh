@@ -50,7 +50,7 @@ main() {
   # As it stands, and as scripts/deploy.sh completes it.
   mkdir -p "$(dirname "$DEPLOYED")"
   python -m scripts.commands.deployed >"$DEPLOYED"
-  step "templates" cfn-lint --include-checks I -- template.yaml "$DEPLOYED" stacks/*.yaml examples/key.yaml
+  step "templates" cfn-lint --include-checks I -- template.yaml "$DEPLOYED" stacks/*.yaml examples/key.yaml scripts/probe.yaml
   if [[ -n $quick ]]; then
     step "tests" pytest -q -n 2 --dist loadfile -m "not slow"
   else

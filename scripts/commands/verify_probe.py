@@ -9,83 +9,14 @@ from __future__ import annotations
 import base64
 import time
 import uuid
+from pathlib import Path
 
 from scripts.commands.console import CommandError, say
 from scripts.commands.destroy import delete_stack
 from scripts.commands.stack import Aws, describe_stack, follow, physical_ids
 from scripts.commands.verify_evidence import Json, envelopes
 
-TEMPLATE = """
-AWSTemplateFormatVersion: '2010-09-09'
-Description: A transform that breaks Firehose's contract, for scripts/verify.sh --probe-transform
-Resources:
-  Bucket:
-    Type: AWS::S3::Bucket
-  FunctionRole:
-    Type: AWS::IAM::Role
-    Properties:
-      AssumeRolePolicyDocument:
-        Version: '2012-10-17'
-        Statement: [{Effect: Allow, Principal: {Service: lambda.amazonaws.com}, Action: sts:AssumeRole}]
-  Function:
-    Type: AWS::Lambda::Function
-    Properties:
-      Runtime: python3.13
-      Handler: index.handler
-      Timeout: 60
-      Role: !GetAtt FunctionRole.Arn
-      Code:
-        ZipFile: |
-          from base64 import b64decode, b64encode
-
-          def handler(event, context):
-              texts = {record["recordId"]: b64decode(record["data"]) for record in event["records"]}
-              if any(text.endswith(b"exception bad") for text in texts.values()):
-                  raise RuntimeError("a probe")
-              return {"records": [
-                  {"recordId": one, "result": "Ok", "data": b64encode(b"%b, of %d\\n" % (text, len(texts))).decode()}
-                  for one, text in texts.items() if not text.endswith(b"bad")
-              ]}
-  StreamRole:
-    Type: AWS::IAM::Role
-    Properties:
-      AssumeRolePolicyDocument:
-        Version: '2012-10-17'
-        Statement: [{Effect: Allow, Principal: {Service: firehose.amazonaws.com}, Action: sts:AssumeRole}]
-      Policies:
-        - PolicyName: Deliver
-          PolicyDocument:
-            Version: '2012-10-17'
-            Statement:
-              - Effect: Allow
-                Action: [lambda:InvokeFunction, lambda:GetFunctionConfiguration]
-                Resource: [!GetAtt Function.Arn, !Sub '${Function.Arn}:*']
-              - Effect: Allow
-                Action: [s3:AbortMultipartUpload, s3:GetBucketLocation, s3:GetObject, s3:ListBucket,
-                         s3:ListBucketMultipartUploads, s3:PutObject]
-                Resource: [!GetAtt Bucket.Arn, !Sub '${Bucket.Arn}/*']
-  Stream:
-    Type: AWS::KinesisFirehose::DeliveryStream
-    Properties:
-      DeliveryStreamType: DirectPut
-      ExtendedS3DestinationConfiguration:
-        BucketARN: !GetAtt Bucket.Arn
-        RoleARN: !GetAtt StreamRole.Arn
-        Prefix: events/dt=!{timestamp:yyyy-MM-dd}/
-        ErrorOutputPrefix: errors/!{firehose:error-output-type}/dt=!{timestamp:yyyy-MM-dd}/
-        BufferingHints: {IntervalInSeconds: 1, SizeInMBs: 5}
-        CompressionFormat: UNCOMPRESSED
-        ProcessingConfiguration:
-          Enabled: true
-          Processors:
-            - Type: Lambda
-              Parameters:
-                - {ParameterName: LambdaArn, ParameterValue: !GetAtt Function.Arn}
-                - {ParameterName: RoleArn, ParameterValue: !GetAtt StreamRole.Arn}
-                - {ParameterName: NumberOfRetries, ParameterValue: '3'}
-                - {ParameterName: BufferSizeInMBs, ParameterValue: '1'}
-                - {ParameterName: BufferIntervalInSeconds, ParameterValue: '5'}
-"""
+TEMPLATE = Path(__file__).parents[1] / "probe.yaml"
 SECONDS = 600  # for one question: an exception may be tried again, with pauses
 
 
@@ -98,7 +29,9 @@ def probe(aws: Aws) -> dict[str, str]:
     name = f"sluice-probe-{uuid.uuid4().hex[:8]}"
     say(f"Creating stack '{name}', whose transform breaks the contract, for some minutes")
     cloudformation = aws.client("cloudformation")
-    created = cloudformation.create_stack(StackName=name, TemplateBody=TEMPLATE, Capabilities=["CAPABILITY_IAM"])
+    created = cloudformation.create_stack(
+        StackName=name, TemplateBody=TEMPLATE.read_text(), Capabilities=["CAPABILITY_IAM"]
+    )
     ids: dict[str, str] = {}
     try:
         failures = [
