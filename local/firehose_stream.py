@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from local import firehose_objects as objects
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 class Limits:
     """What AWS lets nobody configure. All times are in seconds, and a second lasts `second`: tests make it short."""
 
-    memory: int = 256 * MEBIBYTE  # Undelivered bytes of one stream; beyond them puts are refused.
+    memory: int = 64 * MEBIBYTE  # Undelivered bytes of one stream; beyond them puts are refused.
     segment: int = 16 * MEBIBYTE  # Size at which the log begins a new file.
     retention: float = 24 * 3600  # For how long delivery is tried.
     first_backoff: float = 0.5
@@ -67,10 +68,14 @@ class Threads:
 
 
 class Buffer:
-    """Records that wait until there are `size` bytes of them or the first has waited for `interval` seconds."""
+    """Records that wait until there are `size` bytes of them or the first has waited for `interval` seconds.
 
-    def __init__(self, hints: Callable[[], tuple[int, float]], request_limit: int | None = None) -> None:
-        self.hints, self.request_limit = hints, request_limit
+    They do not wait for more than `most` bytes of memory, whatever the size: else a full memory could wait for an
+    object that needs still more. On AWS, too, the size is a hint.
+    """
+
+    def __init__(self, hints: Callable[[], tuple[int, float]], most: int, request_limit: int | None = None) -> None:
+        self.hints, self.most, self.request_limit = hints, most, request_limit
         self.records: deque[Record] = deque()
         self.size = 0
         self.since = 0.0
@@ -82,25 +87,27 @@ class Buffer:
             self.since = time.monotonic()
         self.records.extend(records)
         self.size += sum(len(record.data) for record in records)
-        if first or self.size >= self.hints()[0]:
+        if first or self._is_enough(self.size, len(self.records)):
             self.changed.set()
+
+    def _is_enough(self, size: int, count: int) -> bool:
+        return size >= self.hints()[0] or size + count * RECORD_OVERHEAD >= self.most
 
     async def take(self) -> list[Record]:
         """Wait until the buffer is due, then take what makes one object, or one request."""
         while True:
-            size, interval = self.hints()
-            wait = self.since + interval - time.monotonic() if self.records else None
-            if wait is not None and (wait <= 0 or self.size >= size):
-                return self._pop(size)
+            wait = self.since + self.hints()[1] - time.monotonic() if self.records else None
+            if wait is not None and (wait <= 0 or self._is_enough(self.size, len(self.records))):
+                return self._pop()
             self.changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self.changed.wait()
 
-    def _pop(self, size: int) -> list[Record]:
+    def _pop(self) -> list[Record]:
         taken: list[Record] = []
         taken_size = request = 0
-        while self.records and taken_size < size:
+        while self.records and not self._is_enough(taken_size, len(taken)):
             request += objects.request_share(self.records[0])
             if taken and self.request_limit and request > self.request_limit:
                 break
@@ -125,10 +132,11 @@ class Stream:
         self.commit: asyncio.Task[None] | None = None
         self.invocations = asyncio.Semaphore(OUTSTANDING_INVOCATIONS)
         self.units: set[asyncio.Task[None]] = set()  # Invocations and deliveries under way.
-        self.processor_buffer = Buffer(self._processor_hints, objects.REQUEST_LIMIT - 1000)
-        self.main_buffer = Buffer(lambda: self._hints(self.configuration.main))
-        self.error_buffer = Buffer(lambda: self._hints(self.configuration.main))
-        self.backup_buffer = Buffer(lambda: self._hints(self.configuration.backup or self.configuration.main))
+        most = limits.memory // 4  # Three buffers wait for destinations: together they never hold all there is.
+        self.processor_buffer = Buffer(self._processor_hints, most, objects.REQUEST_LIMIT - 1000)
+        self.main_buffer = Buffer(lambda: self._hints(self.configuration.main), most)
+        self.error_buffer = Buffer(lambda: self._hints(self.configuration.main), most)
+        self.backup_buffer = Buffer(lambda: self._hints(self.configuration.backup or self.configuration.main), most)
         self.loops = [
             asyncio.create_task(loop)
             for loop in (
@@ -336,8 +344,10 @@ class Stream:
             main, conversion, fitting = configuration.main, configuration.conversion, records
             if conversion:
                 table = self._table(configuration)
+                # A kill leaves the rows there, and the next start of the process removes them.
+                folder = Path(gettempdir())
                 body, fitting, failed[:] = await self._at_work(
-                    objects.convert, records, table, conversion.codec, self.directory
+                    objects.convert, records, table, conversion.codec, folder
                 )
             else:
                 body = await self._at_work(_content, records, main.compression)
