@@ -334,6 +334,29 @@ def test_a_transform_that_sleeps_past_its_timeout_fails_its_records_with_the_rea
     assert not bucket.event_ids()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the most memory that a process has had")
+def test_a_client_that_outruns_the_transform_is_refused_before_memory_reaches_400_mb(
+    local: LocalProcess, outputs: dict[str, str]
+) -> None:
+    functions, name = local.client("lambda"), outputs["FunctionName"]
+    functions.update_function_configuration(FunctionName=name, Timeout=60, Handler="sleeping.lambda_handler")
+    functions.update_function_code(FunctionName=name, ZipFile=zipped("sleeping.py", SLEEPING_FUNCTION))
+    firehose, stream = local.client("firehose"), outputs["StreamName"]
+    records, taken = [{"Data": b"x" * 20_000}] * 200, 0
+    for _ in range(100):  # 400 MB
+        answer = firehose.put_record_batch(DeliveryStreamName=stream, Records=records)
+        taken += len(records) - answer["FailedPutCount"]
+    assert 0 < taken < 100 * len(records)
+    most = most_memory(local.pid)
+    local.kill()  # A stop would wait for the function.
+    assert most < 400, f"{most:,.0f} MB with {taken:,} records taken"
+
+
+def most_memory(pid: int) -> float:
+    """The most resident memory that a process has had, in MB."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def zipped(name: str, content: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
