@@ -987,7 +987,7 @@ def test_a_request_stays_below_6_mb_and_five_are_outstanding_at_most(emulator: F
         return answer(event)
 
     async def scenario() -> None:
-        async with running(emulator, tmp_path) as firehose:
+        async with running(emulator, tmp_path, memory=256 * 2**20) as firehose:
             emulator.reply = slow
             processor = lambda_processor(BufferSizeInMBs="3")
             firehose.create("Stream", properties(ProcessingConfiguration=processing(processor)), "stack")
