@@ -10,6 +10,7 @@ It lives on the event loop; disk, compression and Parquet work on threads. Deliv
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import itertools
 import json
 import logging
@@ -22,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from local import firehose_objects as objects
@@ -35,6 +37,7 @@ PRINCIPAL = "firehose.amazonaws.com"
 # What Firehose documents for a customer's key: of who puts records, and of the role that writes objects.
 KEY_ACTIONS = ("kms:GenerateDataKey", "kms:Decrypt")
 OUTSTANDING_INVOCATIONS = 5
+M_ARENA_MAX = -8  # As malloc.h has it: mallopt(3).
 RECORD_OVERHEAD = 256  # What a record costs in memory beside its bytes.
 INVOKE_ERRORS = {
     403: "Lambda.InvokeAccessDenied",
@@ -49,7 +52,9 @@ logger = logging.getLogger(__name__)
 class Limits:
     """What AWS lets nobody configure. All times are in seconds, and a second lasts `second`: tests make it short."""
 
-    memory: int = 256 * MEBIBYTE  # Undelivered bytes of one stream; beyond them puts are refused.
+    # Undelivered bytes of one stream; beyond them puts are refused. What is being transformed and converted costs more:
+    # an object in the making nearly three times its size.
+    memory: int = 32 * MEBIBYTE
     segment: int = 16 * MEBIBYTE  # Size at which the log begins a new file.
     retention: float = 24 * 3600  # For how long delivery is tried.
     first_backoff: float = 0.5
@@ -65,12 +70,22 @@ class Threads:
     disk: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "firehose-disk"))
     work: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "firehose-work"))
 
+    def __post_init__(self) -> None:
+        # Where the C library is glibc, each thread would get an arena of its own, which keeps what was once used in it:
+        # 100 MB more, for nothing, as threads wait for Python's lock rather than for memory.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+
 
 class Buffer:
-    """Records that wait until there are `size` bytes of them or the first has waited for `interval` seconds."""
+    """Records that wait until there are `size` bytes of them or the first has waited for `interval` seconds.
 
-    def __init__(self, hints: Callable[[], tuple[int, float]], request_limit: int | None = None) -> None:
-        self.hints, self.request_limit = hints, request_limit
+    They do not wait for more than `most` bytes of memory, whatever the size: else a full memory could wait for an
+    object that needs still more. On AWS, too, the size is a hint.
+    """
+
+    def __init__(self, hints: Callable[[], tuple[int, float]], most: int, request_limit: int | None = None) -> None:
+        self.hints, self.most, self.request_limit = hints, most, request_limit
         self.records: deque[Record] = deque()
         self.size = 0
         self.since = 0.0
@@ -82,25 +97,27 @@ class Buffer:
             self.since = time.monotonic()
         self.records.extend(records)
         self.size += sum(len(record.data) for record in records)
-        if first or self.size >= self.hints()[0]:
+        if first or self._is_enough(self.size, len(self.records)):
             self.changed.set()
+
+    def _is_enough(self, size: int, count: int) -> bool:
+        return size >= self.hints()[0] or size + count * RECORD_OVERHEAD >= self.most
 
     async def take(self) -> list[Record]:
         """Wait until the buffer is due, then take what makes one object, or one request."""
         while True:
-            size, interval = self.hints()
-            wait = self.since + interval - time.monotonic() if self.records else None
-            if wait is not None and (wait <= 0 or self.size >= size):
-                return self._pop(size)
+            wait = self.since + self.hints()[1] - time.monotonic() if self.records else None
+            if wait is not None and (wait <= 0 or self._is_enough(self.size, len(self.records))):
+                return self._pop()
             self.changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self.changed.wait()
 
-    def _pop(self, size: int) -> list[Record]:
+    def _pop(self) -> list[Record]:
         taken: list[Record] = []
         taken_size = request = 0
-        while self.records and taken_size < size:
+        while self.records and not self._is_enough(taken_size, len(taken)):
             request += objects.request_share(self.records[0])
             if taken and self.request_limit and request > self.request_limit:
                 break
@@ -125,10 +142,11 @@ class Stream:
         self.commit: asyncio.Task[None] | None = None
         self.invocations = asyncio.Semaphore(OUTSTANDING_INVOCATIONS)
         self.units: set[asyncio.Task[None]] = set()  # Invocations and deliveries under way.
-        self.processor_buffer = Buffer(self._processor_hints, objects.REQUEST_LIMIT - 1000)
-        self.main_buffer = Buffer(lambda: self._hints(self.configuration.main))
-        self.error_buffer = Buffer(lambda: self._hints(self.configuration.main))
-        self.backup_buffer = Buffer(lambda: self._hints(self.configuration.backup or self.configuration.main))
+        most = limits.memory // 4  # Three buffers wait for destinations: together they never hold all there is.
+        self.processor_buffer = Buffer(self._processor_hints, most, objects.REQUEST_LIMIT - 1000)
+        self.main_buffer = Buffer(lambda: self._hints(self.configuration.main), most)
+        self.error_buffer = Buffer(lambda: self._hints(self.configuration.main), most)
+        self.backup_buffer = Buffer(lambda: self._hints(self.configuration.backup or self.configuration.main), most)
         self.loops = [
             asyncio.create_task(loop)
             for loop in (
@@ -336,8 +354,10 @@ class Stream:
             main, conversion, fitting = configuration.main, configuration.conversion, records
             if conversion:
                 table = self._table(configuration)
+                # A kill leaves the rows there, and the next start of the process removes them.
+                folder = Path(gettempdir())
                 body, fitting, failed[:] = await self._at_work(
-                    objects.convert, records, table, conversion.codec, self.directory
+                    objects.convert, records, table, conversion.codec, folder
                 )
             else:
                 body = await self._at_work(_content, records, main.compression)

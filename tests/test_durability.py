@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import json
@@ -34,6 +35,13 @@ pytestmark = pytest.mark.slow
 SEED = 20261121
 KILLS = 20
 PARAMETERS = ("FirehoseBufferingInterval=1", "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000")
+# No record waits long for its buffer, so that at any moment some are being transformed, written and marked as done. Of
+# these two no parameter says how long; the least that a backup can have is a second.
+HURRIED_PARAMETERS = ("FirehoseBufferingInterval=0", "RawBackup=ENABLED", *PARAMETERS[1:])
+HURRY = {
+    "BufferIntervalInSeconds, ParameterValue: '5'": "BufferIntervalInSeconds, ParameterValue: '0'",
+    "{IntervalInSeconds: 300, SizeInMBs: 64}": "{IntervalInSeconds: 1, SizeInMBs: 64}",
+}
 EVENT_ID = re.compile(rb"durable-[a-z]+-\d+-\d+")
 SLEEPING_FUNCTION = b"import time\n\n\ndef lambda_handler(event, context):\n    time.sleep(60)\n"
 
@@ -67,11 +75,13 @@ def make_event(identifier: str, size: int) -> dict[str, Any]:
 
 
 class Sender(threading.Thread):
-    """One client that keeps sending, over the API and as an SDK, until it is stopped or the server is gone."""
+    """One client that keeps sending, over the API and as an SDK, until it is stopped; `pause` seconds after each."""
 
-    def __init__(self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, number: int) -> None:
+    def __init__(
+        self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, number: int, pause: float = 0.0
+    ) -> None:
         super().__init__(daemon=True)
-        self.local, self.outputs, self.ledger, self.number = local, outputs, ledger, number
+        self.local, self.outputs, self.ledger, self.number, self.pause = local, outputs, ledger, number, pause
         self.random = random.Random(SEED + number)
         self.stopped = threading.Event()
         self.count = 0
@@ -82,6 +92,7 @@ class Sender(threading.Thread):
         while not self.stopped.is_set():
             try:
                 self._send(connection, firehose)
+                time.sleep(self.pause)
             except (OSError, http.client.HTTPException, BotoCoreError, ClientError):
                 connection.close()
                 time.sleep(0.05)  # The server is gone; nothing was acknowledged.
@@ -115,8 +126,8 @@ class Sender(threading.Thread):
 class Load:
     """Several senders at work while it is entered."""
 
-    def __init__(self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, first: int = 0) -> None:
-        self.senders = [Sender(local, outputs, ledger, first + number) for number in range(4)]
+    def __init__(self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, pause: float = 0.0) -> None:
+        self.senders = [Sender(local, outputs, ledger, number, pause) for number in range(4)]
 
     def __enter__(self) -> Load:
         for sender in self.senders:
@@ -141,6 +152,29 @@ def settle(local: LocalProcess, seconds: float = 60) -> None:
     eventually(is_settled, seconds)
 
 
+def objects_in(bucket: Bucket) -> Counter[str]:
+    """How many objects each zone has."""
+    return Counter({zone: len(list(bucket.files(f"{zone}/"))) for zone in ("events", "rejected", "errors", "raw")})
+
+
+def hurry(local: LocalProcess, bucket: str) -> None:
+    """Shorten the buffers of the deployed stack that no parameter shortens; `bucket` takes the template."""
+    cloudformation = local.client("cloudformation")
+    (stack,) = cloudformation.describe_stacks(StackName="sluice")["Stacks"]
+    template = cloudformation.get_template(StackName="sluice")["TemplateBody"]
+    for patient, impatient in HURRY.items():
+        assert patient in template
+        template = template.replace(patient, impatient)
+    local.client("s3").put_object(Bucket=bucket, Key="template.yaml", Body=template.encode())
+    cloudformation.update_stack(
+        StackName="sluice",
+        TemplateURL=f"{local.endpoint}/{bucket}/template.yaml",
+        Parameters=[{"ParameterKey": one["ParameterKey"], "UsePreviousValue": True} for one in stack["Parameters"]],
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    cloudformation.get_waiter("stack_update_complete").wait(StackName="sluice", WaiterConfig={"Delay": 1})
+
+
 def check_accounts(ledger: Ledger, bucket: Bucket) -> None:
     """Every acknowledged event is in the one place that its construction foresees, and nothing else is anywhere."""
     rows = set(bucket.event_ids())
@@ -160,6 +194,21 @@ def check_accounts(ledger: Ledger, bucket: Bucket) -> None:
         assert count == sum(one.split("-")[1] == kind for one in everything)
 
 
+def check_sum(ledger: Ledger, bucket: Bucket) -> None:
+    """Acknowledged = accepted + dropped + rejected + failed, by what lies on disk; raw/ has what was dropped, too."""
+    taken = identifiers_in([gzip.decompress(path.read_bytes()) for path in bucket.files("raw/")])
+    assert ledger.acknowledged <= taken <= ledger.sent
+    places = {
+        "accepted": set(bucket.event_ids()),
+        "rejected": identifiers_in(bucket.rejected_texts()),
+        "failed": identifiers_in(bucket.failed_records()),
+    }
+    places["dropped"] = taken.difference(*places.values())
+    assert places["dropped"] & ledger.acknowledged == ledger.acknowledged_as("dropped") != set()
+    counts = {place: len(found & ledger.acknowledged) for place, found in places.items()}
+    assert sum(counts.values()) == len(ledger.acknowledged), counts
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[LocalProcess]:
     with LocalProcess(tmp_path / "aws") as process:
@@ -171,25 +220,35 @@ def outputs(local: LocalProcess) -> dict[str, str]:
     return local.deploy(*PARAMETERS)
 
 
-def test_no_acknowledged_event_is_lost_however_often_the_process_is_killed(
-    local: LocalProcess, outputs: dict[str, str]
-) -> None:
+def test_no_acknowledged_event_is_lost_however_often_the_process_is_killed(local: LocalProcess) -> None:
+    outputs = local.deploy(*HURRIED_PARAMETERS)
+    bucket, ledger, moments = local.bucket(outputs["BucketName"]), Ledger(), random.Random(SEED)
+    hurry(local, outputs["BucketName"])
     # MiniStack's own state has to be on disk: what is tried here is the state of events.
     local.stop()
-    moments = random.Random(SEED)
-    ledger = Ledger()
-    with Load(local, outputs, ledger):
-        for _ in range(KILLS):
+    kills: list[Counter[str]] = []
+    with Load(local, outputs, ledger, pause=0.1):
+        for number in range(KILLS):
+            known, before = objects_in(bucket), len(ledger.acknowledged)
             local.start()
-            before = len(ledger.acknowledged)
-            # Each life takes something, or else nothing would be tried.
-            eventually(lambda: len(ledger.acknowledged) > before, pause=0.01)  # noqa: B023 - called before `before` changes
+            # Each life takes something, or else nothing would be tried. Every second one delivers, too: it ends while
+            # rows of what it took, and of what the lives before it left, are being written and marked as done.
+            eventually(lambda: len(ledger.acknowledged) > before, pause=0.01)  # noqa: B023 - called in this round
+            if number % 2:
+                eventually(lambda: (objects_in(bucket) - known)["events"], pause=0.01)  # noqa: B023
             time.sleep(moments.uniform(0, 0.7))
             local.kill()
+            waiting = len(list(local.directory.glob("firehose/*/*.log")))
+            kills.append(objects_in(bucket) - known + Counter(waiting=waiting))
         local.start()
     settle(local)
-    check_accounts(ledger, local.bucket(outputs["BucketName"]))
+    assert sum(kill["events"] > 0 and kill["waiting"] > 0 for kill in kills) >= KILLS // 4, kills
+    assert sum(kill["rejected"] > 0 for kill in kills) >= KILLS // 4, kills
+    assert sum(not kill["events"] and kill["waiting"] > 0 for kill in kills) >= KILLS // 4, kills
+    check_accounts(ledger, bucket)
+    check_sum(ledger, bucket)
     assert ledger.statuses.keys() <= {200, 202}, ledger.statuses
+    assert not list(local.directory.glob("firehose/*/*/")), "a killed conversion left its rows behind"
 
 
 def test_what_a_missing_bucket_cannot_take_is_delivered_when_there_is_one_again(
@@ -273,6 +332,29 @@ def test_a_transform_that_sleeps_past_its_timeout_fails_its_records_with_the_rea
     assert identifiers_in(bucket.failed_records()) == set(identifiers)
     assert len(documents) == len(identifiers)
     assert not bucket.event_ids()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the most memory that a process has had")
+def test_a_client_that_outruns_the_transform_is_refused_before_memory_reaches_400_mb(
+    local: LocalProcess, outputs: dict[str, str]
+) -> None:
+    functions, name = local.client("lambda"), outputs["FunctionName"]
+    functions.update_function_configuration(FunctionName=name, Timeout=60, Handler="sleeping.lambda_handler")
+    functions.update_function_code(FunctionName=name, ZipFile=zipped("sleeping.py", SLEEPING_FUNCTION))
+    firehose, stream = local.client("firehose"), outputs["StreamName"]
+    records, taken = [{"Data": b"x" * 20_000}] * 200, 0
+    for _ in range(100):  # 400 MB
+        answer = firehose.put_record_batch(DeliveryStreamName=stream, Records=records)
+        taken += len(records) - answer["FailedPutCount"]
+    assert 0 < taken < 100 * len(records)
+    most = most_memory(local.pid)
+    local.kill()  # A stop would wait for the function.
+    assert most < 400, f"{most:,.0f} MB with {taken:,} records taken"
+
+
+def most_memory(pid: int) -> float:
+    """The most resident memory that a process has had, in MB."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def zipped(name: str, content: bytes) -> bytes:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
+
 CONTENT_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 RETRY_SECONDS = 0.2
 
@@ -24,9 +26,12 @@ Requests = Iterator[tuple[str, bytes, dict[str, str]]]
 
 @dataclass
 class Result:
-    """What one load saw: answers by status, seconds in all, and the milliseconds that each answer took."""
+    """What one load saw: answers by status, records that PutRecordBatch took and refusals of one, seconds in all, and
+    the milliseconds that each answer took."""
 
     statuses: Counter[int] = field(default_factory=Counter)
+    taken: int = 0
+    refused: int = 0
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
 
@@ -44,7 +49,9 @@ class Result:
 def run(requests: Callable[..., Requests], *arguments: Any, connections: int, seconds: float = 3600.0) -> Result:
     """Send what `requests(*arguments)` yields as (url, body, headers), until it ends or `seconds` are over.
 
-    A refusal that says "later" (429 or 5xx) is sent again after a pause: its answer is counted too.
+    A refusal that says "later" (429 or 5xx) is sent again after a pause: its answer is counted too. Of a call of
+    PutRecordBatch, which is answered with 200 all the same, the refused records alone are sent again:
+    https://docs.aws.amazon.com/firehose/latest/APIReference/API_PutRecordBatch.html
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_run, requests, arguments, connections, seconds).result()
@@ -66,29 +73,39 @@ async def _send(requests: Requests, result: Result, deadline: float) -> None:
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     for url, body, headers in requests:
         address = urlsplit(url)
-        head = {"Host": address.netloc, "Content-Length": str(len(body)), **headers}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-        request = f"POST {address.path or '/'} HTTP/1.1\r\n{lines}\r\n".encode() + body
         if streams is None:
             streams = await asyncio.open_connection(address.hostname, address.port)
-        status = 0
-        while status == 0 or status == 429 or status >= 500:
-            if status:
-                await asyncio.sleep(RETRY_SECONDS)
+        while True:
+            head = {"Host": address.netloc, **headers, "Content-Length": str(len(body))}
+            lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
             sent = time.perf_counter()
-            streams[1].write(request)
-            status = await _answer(streams[0])
+            streams[1].write(f"POST {address.path or '/'} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+            status, answer = await _answer(streams[0])
             result.latencies.append((time.perf_counter() - sent) * 1000)
             result.statuses[status] += 1
+            if status == 200 and headers.get("X-Amz-Target", "").endswith(".PutRecordBatch"):
+                body = _count(result, body, answer)
+                if not body:
+                    break
+            elif status != 429 and status < 500:
+                break
+            await asyncio.sleep(RETRY_SECONDS)
         if time.perf_counter() > deadline:
             break
     if streams:
         streams[1].close()
 
 
-async def _answer(reader: asyncio.StreamReader) -> int:
+def _count(result: Result, body: bytes, answer: bytes) -> bytes:
+    """Count what PutRecordBatch took; the call that puts the rest again, or nothing."""
+    call, responses = orjson.loads(body), orjson.loads(answer)["RequestResponses"]
+    rest = [record for record, one in zip(call["Records"], responses, strict=True) if "ErrorCode" in one]
+    result.taken += len(responses) - len(rest)
+    result.refused += len(rest)
+    return orjson.dumps({**call, "Records": rest}) if rest else b""
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     length = CONTENT_LENGTH.search(head)
-    if length and int(length[1]):
-        await reader.readexactly(int(length[1]))
-    return int(head[9:12])
+    return int(head[9:12]), await reader.readexactly(int(length[1])) if length else b""

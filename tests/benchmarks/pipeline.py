@@ -1,6 +1,6 @@
 """Measures the local pipeline, from a request to rows on disk, in one run with a local AWS of its own.
 
-    python -m tests.benchmarks.pipeline [--records N] [--seconds S] [--report FILE]
+    python -m tests.benchmarks.pipeline [--records N] [--seconds S]
 
 The client, the server and the transform share this machine's processors. Every request is durable: its record is on
 disk, with fsync, before the answer. Events have about 600 bytes.
@@ -29,10 +29,11 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from tests.benchmarks import load
-from tests.local_process import Bucket, LocalProcess, eventually
+from tests.local_process import Bucket, LocalProcess
 
 BATCH_BYTES = 500_000
 RECORDS_PER_CALL = 500
+PATIENCE_SECONDS = 60.0
 # The stage must not throttle what is measured, and the wait for a full buffer is not work.
 PARAMETERS = ("FirehoseBufferingInterval=1", "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000")
 
@@ -126,17 +127,21 @@ class Memory:
         return [round(max(part)) for part in parts if part]
 
 
-def rows_appear(bucket: Bucket, wanted: int) -> None:
-    """Wait until the bucket holds so many rows."""
+def rows_appear(bucket: Bucket, wanted: int, patience: float = PATIENCE_SECONDS) -> None:
+    """Wait until the bucket holds so many rows; RuntimeError when none has come for `patience` seconds."""
     counted: dict[Path, int] = {}
-
-    def look() -> bool:
+    changed = time.monotonic()
+    while (found := sum(counted.values())) < wanted:
         for path in bucket.files("events/"):
             if path not in counted:
                 counted[path] = pyarrow.parquet.read_metadata(path).num_rows
-        return sum(counted.values()) >= wanted
-
-    eventually(look, seconds=600)
+                changed = time.monotonic()
+        if time.monotonic() - changed > patience:
+            raise RuntimeError(
+                f"no row has come for {patience:g} s, and {wanted - found:,} of {wanted:,} are missing: the bucket's "
+                "rejected/ and errors/ and the server's log have what became of them"
+            )
+        time.sleep(0.1)
 
 
 def measure(directory: Path, records: int, seconds: float) -> dict[str, Any]:
@@ -176,6 +181,7 @@ def measure(directory: Path, records: int, seconds: float) -> dict[str, Any]:
         with Memory(local.pid) as memory:
             result = load.run(put_requests, local.endpoint, outputs["StreamName"], total, records, connections=4)
             accepted = time.perf_counter() - began
+            assert result.taken == records, (result.taken, result.statuses)
             total += records
             rows_appear(bucket, total)
         delivered = time.perf_counter() - began
@@ -184,6 +190,7 @@ def measure(directory: Path, records: int, seconds: float) -> dict[str, Any]:
         figures["put_record_batch"] = {
             "records": records,
             "answers": {str(status): count for status, count in result.statuses.items()},
+            "records_refused": result.refused,
             "records_per_second_taken": round(records / accepted),
             "records_per_second_delivered": round(records / delivered),
             "memory_mb_by_tenths": memory.tenths(),
