@@ -10,7 +10,6 @@ It lives on the event loop; disk, compression and Parquet work on threads. Deliv
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import json
 import logging
@@ -37,7 +36,6 @@ PRINCIPAL = "firehose.amazonaws.com"
 # What Firehose documents for a customer's key: of who puts records, and of the role that writes objects.
 KEY_ACTIONS = ("kms:GenerateDataKey", "kms:Decrypt")
 OUTSTANDING_INVOCATIONS = 5
-M_ARENA_MAX = -8  # As malloc.h has it: mallopt(3).
 RECORD_OVERHEAD = 256  # What a record costs in memory beside its bytes.
 INVOKE_ERRORS = {
     403: "Lambda.InvokeAccessDenied",
@@ -69,12 +67,6 @@ class Threads:
 
     disk: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "firehose-disk"))
     work: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "firehose-work"))
-
-    def __post_init__(self) -> None:
-        # Where the C library is glibc, each thread would get an arena of its own, which keeps what was once used in it:
-        # 100 MB more, for nothing, as threads wait for Python's lock rather than for memory.
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 class Buffer:

@@ -98,7 +98,7 @@ def transform(data: bytes, arrived_at: int, settings: Settings, rules: Mapping[s
             rule_name = ""
             row = make_row(event, not_an_id, received_at, of_request)
             if row["event_id"] is None:  # a rule has emptied it
-                row["event_id"] = _make_event_id(row, context, position)
+                row["event_id"] = make_id(context, position, orjson.dumps(row))
             outcomes.append(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
         except Drop:
             outcomes.append(Dropped(rule_name))
@@ -152,15 +152,16 @@ def _give_event_id(event: Event, own_id: Any, context: Context, position: int, a
     if type(own_id) is int:
         event["event_id"] = str(own_id)
         return None
-    event["event_id"] = context.event_id if alone and context.event_id else _make_event_id(event, context, position)
+    made_before = context.event_id if alone else None
+    event["event_id"] = made_before or make_id(context, position, orjson.dumps(event))
     return own_id if type(own_id) is not str else None
 
 
-def _make_event_id(event: Event, context: Context, position: int) -> str:
-    """An id that the same event of the same request has again when its record is delivered again.
+def make_id(context: Context, position: int, text: bytes) -> str:
+    """An id that the same text at the same place of the same request has again when its record is delivered again.
 
     Two bare records that arrive in the same millisecond differ by their text alone; if that is the same as well, they
     count as one event.
     """
     request = context.extended_request_id or str(context.received_at)
-    return sha256(b"%b %d %b" % (request.encode(), position, orjson.dumps(event))).hexdigest()[:32]
+    return sha256(b"%b %d %b" % (request.encode(), position, text)).hexdigest()[:32]

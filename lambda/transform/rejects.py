@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from binascii import b2a_base64
 from collections.abc import Iterable, Iterator
-from hashlib import sha256
 from typing import Any, Final
 
 import orjson
 
-from transform.events import Rejected, Settings, handle_ip
+from transform.events import Rejected, Settings, handle_ip, make_id
 from transform.records import Form, Record, parse, split, split_texts
 from transform.rows import format_time
 
@@ -62,7 +61,7 @@ def make_rows(record: Record, rejected: list[Rejected], settings: Settings, reje
         parts = max(1, -(-len(text) // MAX_PART_BYTES))
         own_id = _find_id(text, form) if not reject.others and "event_id" not in redacted else None
         alone_id = context.event_id if len(texts) == 1 else None
-        event_id = own_id or alone_id or _make_id(record, reject.position, text)
+        event_id = own_id or alone_id or make_id(context, reject.position, text)
         for part in range(parts):
             body = b2a_base64(text[part * MAX_PART_BYTES : (part + 1) * MAX_PART_BYTES], newline=False)
             yield orjson.dumps(
@@ -103,9 +102,3 @@ def _find_id(text: bytes, form: Form) -> str | None:
     if type(own) is int:
         return str(own)
     return own.strip() or None if type(own) is str and len(own) <= MAX_ID_CHARACTERS else None
-
-
-def _make_id(record: Record, position: int, text: bytes) -> str:
-    """An id that the same text at the same place of the same request always has."""
-    request = record.context.extended_request_id or record.context.received_at
-    return sha256(b"%b %d %b" % (str(request).encode(), position, text)).hexdigest()[:32]
