@@ -26,14 +26,14 @@ take_option() {
     exit 0
     ;;
   *)
-    printf "error: '%s' is no option (see %s/run.sh --help)\n" "$1" "${HERE#"$REPOSITORY"/}" >&2
+    printf "error: '%s' is not an option (see %s/run.sh --help)\n" "$1" "${HERE#"$REPOSITORY"/}" >&2
     exit 2
     ;;
   esac
 }
 
 begin() {
-  STATE=$REPOSITORY/.sluice/examples/$1
+  STATE=$SLUICE_HOME/examples/$1
   LOG=$STATE/log
   export SLUICE_LOCAL_STATE=$STATE/aws PYTHONPATH=$REPOSITORY:$REPOSITORY/lambda
   aws local stop >/dev/null 2>&1 || true

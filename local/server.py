@@ -27,13 +27,14 @@ from typing import Any
 
 import uvicorn
 
-from local.alarms import Alarms
-from local.apigateway import ApiGateway
-from local.athena import Athena
-from local.emulator import Emulator
-from local.firehose import Firehose
-from local.glue import Glue
-from local.saving import Saving
+from local.apigateway.service import ApiGateway
+from local.athena.glue import Glue
+from local.athena.service import Athena
+from local.cloudwatch.alarms import Alarms
+from local.door import API, refusal, refuse
+from local.firehose.service import Firehose
+from local.ministack import Emulator
+from local.ministack.saving import Saving
 from local.stepfunctions import StepFunctions
 
 LOCK_SECONDS = 0.5
@@ -63,7 +64,9 @@ class LocalAws:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"].startswith("/_aws/execute-api/"):
+        elif reason := refusal(scope):
+            await refuse(reason, send)
+        elif scope["path"].startswith(API):
             await self.apigateway.serve(scope, receive, send)
         else:
             # Nothing leaves this machine, so that a policy which demands TLS of functions has it.
@@ -127,8 +130,16 @@ def share_arenas() -> None:
 
 
 def lock(directory: Path) -> int:
-    """Take the directory for as long as this process lives, or exit when another has it; the descriptor of the lock."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Take the directory for as long as this process lives, or exit when another has it; the descriptor of the lock.
+
+    Only its owner gets in from then on, whoever could before: it holds secrets and everybody's events.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+    except OSError as error:
+        reason = f"{directory} cannot be made private ({os.strerror(error.errno or 0)})"
+        sys.exit(f"error: {reason}: let SLUICE_LOCAL_STATE name a folder of your own")
     file = os.open(directory / "lock", os.O_WRONLY | os.O_CREAT)
     # Whoever looks whether it is locked holds it for a moment.
     deadline = time.monotonic() + LOCK_SECONDS
@@ -169,10 +180,12 @@ def listen(port: int) -> socket.socket:
 def main() -> None:
     """Entry point of `python -m local.server`."""
     parser = argparse.ArgumentParser(description="Serve the local AWS on 127.0.0.1.")
-    parser.add_argument("--directory", type=Path, required=True, help="where all of its state stands")
+    parser.add_argument("--directory", type=Path, required=True, help="where all of its state is")
     parser.add_argument("--port", type=int, default=4566, help="0 takes any free port")
     arguments = parser.parse_args()
     directory = arguments.directory.resolve()
+    # What it and its functions write is their owner's alone, in temporary folders as well.
+    os.umask(0o077)
     # As Ctrl-C does, SIGTERM ends the process by an exception, which tidies up on its way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     lock(directory)

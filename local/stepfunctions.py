@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from local.athena import Athena
-from local.emulator import AccessDenied, Emulator, MetricDatum, TaskFailed
+from local.athena.service import Athena
+from local.ministack import AccessDenied, Emulator, MetricDatum, TaskFailed
 
 Json = dict[str, Any]
 
@@ -50,7 +50,7 @@ class StepFunctions:
 
     def register(self) -> None:
         """Perform the tasks; check what roles are for in schedules and event source mappings."""
-        self.emulator.add_tasks(self.perform, self.count_failure)
+        self.emulator.add_tasks(self.perform, self.count)
         self.emulator.check_schedules(self.check_target)
         self.emulator.check_resource("AWS::Lambda::EventSourceMapping", self.check_event_source)
 
@@ -70,10 +70,9 @@ class StepFunctions:
             )
         return result
 
-    def count_failure(self, machine: str) -> None:
-        """Count that an execution of a state machine has failed."""
-        failed = MetricDatum.of("ExecutionsFailed", "Count", 1)
-        self.emulator.put_metric_data("AWS/States", {"StateMachineArn": machine}, [failed])
+    def count(self, machine: str, metric: str) -> None:
+        """Count what has become of an execution of a state machine."""
+        self.emulator.put_metric_data("AWS/States", {"StateMachineArn": machine}, [MetricDatum.of(metric, "Count", 1)])
 
     def allow(self, role: str, error: str, action: str, *resources: str) -> None:
         """Raise TaskFailed with this error unless the role allows the action on each of the resources."""
@@ -120,7 +119,8 @@ class StepFunctions:
 
     def get_query_results(self, role: str, arguments: Json, _: Callable[[], Any], __: Callable[[], bool]) -> Json:
         self.allow(role, "Athena.AmazonAthenaException", "athena:GetQueryResults", self.athena.resource(arguments))
-        return self.ask(lambda: self.athena.get_query_results(arguments))
+        session = self.emulator.session(role, "states")
+        return self.ask(lambda: self.athena.get_query_results(arguments, session))
 
     def ask(self, operation: Callable[[], Json]) -> Json:
         """One call of Athena's API, on the event loop."""

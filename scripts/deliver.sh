@@ -15,7 +15,9 @@
 #
 # Options:
 #   --local               the local AWS (scripts/local.sh) instead of your AWS account
-#   --stack-name NAME     the stack (default: sluice)
+#   --profile NAME        a profile of your AWS configuration (default: AWS_PROFILE)
+#   --region NAME         the region (default: AWS_REGION, else that of the profile)
+#   --stack-name NAME     the stack (default: SLUICE_STACK_NAME, else sluice)
 #   --query NAME          another saved query than DeliverQuery
 #   --parameter VALUE     instead of DeliverParameters: the value of the next `?` in the query; repeat it in the order of
 #                         the question marks. {from} and {to} are the ends of the time window. A number stays a number,
@@ -28,10 +30,5 @@
 # such stack, 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-
-main() {
-  run deliver aws "$@"
-}
-
-main "$@"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+run stacks.deliver.command aws "$@"

@@ -8,9 +8,9 @@
 # Needs the network. pip then installs nothing else than what was looked at when this ran.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
-UV=0.13.8
+UV=$(sed "s/uv==//" "$REPOSITORY/scripts/requirements/uv.in")
 
 main() {
   local options=()
@@ -26,7 +26,7 @@ main() {
     "$uv/bin/pip" install --quiet --disable-pip-version-check "uv==$UV"
   fi
   cd "$REPOSITORY"
-  for file in lambda/requirements scripts/requirements/{aws,erase,local,test,checkov}; do
+  for file in lambda/requirements scripts/requirements/{aws,console,erase,local,test,checkov,clients,uv}; do
     echo "Locking $file.txt ..." >&2
     # For every platform and every Python from 3.11 on, as people have different ones.
     "$uv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

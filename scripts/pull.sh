@@ -15,7 +15,9 @@
 #
 # Options:
 #   --local             the local AWS (scripts/local.sh) instead of your AWS account
-#   --stack-name NAME   the stack (default: sluice)
+#   --profile NAME      a profile of your AWS configuration (default: AWS_PROFILE)
+#   --region NAME       the region (default: AWS_REGION, else that of the profile)
+#   --stack-name NAME   the stack (default: SLUICE_STACK_NAME, else sluice)
 #   --source NAME       only this source; repeat it for more (default: all)
 #   --no-wait           only start the run
 #   --discard           give the requests up for good instead, so that their run can end without them
@@ -25,10 +27,5 @@
 # interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-
-main() {
-  run pull aws "$@"
-}
-
-main "$@"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+run stacks.pull.command aws "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Bring rejected events, failed records or raw records back, once what was wrong is mended and deployed.
+# Bring rejected events, failed records or raw records back, once what was wrong is fixed and deployed.
 #
 # usage: scripts/replay.sh --from rejected|errors|raw [options]
 #
@@ -17,16 +17,13 @@
 #   --dry-run           show, and send nothing
 #   --yes               do not ask before anything is sent to an AWS account
 #   --local             the local AWS (scripts/local.sh) instead of your AWS account
-#   --stack-name NAME   the stack (default: sluice)
+#   --profile NAME      a profile of your AWS configuration (default: AWS_PROFILE)
+#   --region NAME       the region (default: AWS_REGION, else that of the profile)
+#   --stack-name NAME   the stack (default: SLUICE_STACK_NAME, else sluice)
 #
 # Exit codes: 0 sent, or nothing to send; 1 an object was set aside because it cannot be read, or sending failed (the same
 # command goes on from there); 2 wrong usage, no such stack or an empty zone; 130 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-
-main() {
-  run replay aws "$@"
-}
-
-main "$@"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+run scripts.commands.replay.command aws "$@"

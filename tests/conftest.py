@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from local.emulator import Emulator
+from local.ministack import Emulator
+
+pytest_plugins = ["tests.browser", "tests.track_api"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,7 +26,40 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+# A shell starts its background jobs with Ctrl-C ignored, and so would be every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+_set_attribute = pytest.MonkeyPatch.setattr
+
+
+def _set_attribute_of_ours(patch: pytest.MonkeyPatch, target: Any, *arguments: Any, **options: Any) -> None:
+    """Refuse to replace `time.sleep` and the like: every thread of the process would get the replacement."""
+    name = target if isinstance(target, str) else target.__name__ if isinstance(target, ModuleType) else ""
+    owner = name.split(".")[-2:][0] if isinstance(target, str) else name.partition(".")[0]
+    if owner in sys.stdlib_module_names - {"builtins", "sys"}:
+        pytest.fail(f"{name}: replace it in the module under test alone, with tests.factories.stand_in")
+    _set_attribute(patch, target, *arguments, **options)
+
+
+pytest.MonkeyPatch.setattr = _set_attribute_of_ours  # type: ignore[method-assign] # there is no hook for it
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Show the name of a failed test at once, and not only when all tests have ended."""
+    if not report.failed:
+        return None
+    category, word = ("failed", "FAILED") if report.when == "call" else ("error", "ERROR")
+    return category, f"\n{word} {report.nodeid}\n", word
+
+
+def environment_of_a_new_machine(**variables: str) -> dict[str, str]:
+    """The environment of a person who has set `variables` only, at the time that the tests have."""
+    # Where programs are, and what scripts/test.sh shifts the clock with.
+    inherited = re.compile("PATH|TZ|LD_LIBRARY_PATH|LD_PRELOAD|DONT_FAKE_MONOTONIC|FAKETIME.*")
+    return {name: value for name, value in os.environ.items() if inherited.fullmatch(name)} | variables
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +83,11 @@ def free_port() -> int:
 def script(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs `scripts/<name>.sh arguments...` with the environment of a new machine and a state of its own."""
     state = tmp_path_factory.mktemp("local-aws")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(state / "home"), "SLUICE_LOCAL_STATE": str(state / "aws")}
+    environment = environment_of_a_new_machine(HOME=str(state / "home"), SLUICE_LOCAL_STATE=str(state / "aws"))
 
     def run(name: str, *arguments: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         command = ["bash", str(ROOT / "scripts" / f"{name}.sh"), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=180)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=500)
         if check and done.returncode:
             pytest.fail(f"{name}.sh {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done

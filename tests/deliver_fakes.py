@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from deliver.messages import Row
-from deliver.settings import Clients, Settings
+from stacks.deliver.function.messages import Row
+from stacks.deliver.function.settings import Clients, Settings
 
 Json = dict[str, Any]
 
@@ -35,13 +35,16 @@ class Endpoint:
         self.replies: list[Reply] = [Reply()]
         self.take: Callable[[list[Json]], Reply] | None = None
         self.requests: list[tuple[dict[str, str], Json]] = []
+        self.bodies: list[bytes] = []
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                endpoint.bodies.append(content)
+                body = json.loads(content)
                 endpoint.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
                 reply = endpoint.take(body["rows"]) if endpoint.take else endpoint.replies[0]
                 if len(endpoint.replies) > 1:

@@ -6,6 +6,7 @@ import base64
 import json
 from collections import defaultdict
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -17,6 +18,11 @@ EXTENDED_REQUEST_ID = "AbCdEfGhIjKlMnO="
 RECEIVED_AT = 1763706000123
 RECEIVED_AT_TEXT = "2025-11-21 06:20:00.123"
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+def stand_in(module: ModuleType, **names: Any) -> SimpleNamespace:
+    """A module with these names of its own, for the one module under test: other threads keep the real one."""
+    return SimpleNamespace(**{**vars(module), **names})
 
 
 def read_event(name: str) -> bytes:
@@ -40,7 +46,7 @@ def record(
     end: str | None = None,
     **more: Any,
 ) -> bytes:
-    """A record as the API's mapping template writes it; what is no text goes in as JSON."""
+    """A record as the API's mapping template writes it; what is not text goes in as JSON."""
     if not isinstance(content, bytes):
         content = (content if isinstance(content, str) else json.dumps(content)).encode()
     agent = base64.b64encode(user_agent if isinstance(user_agent, bytes) else user_agent.encode()).decode()
@@ -79,6 +85,12 @@ def rows(data: bytes | str) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in lines]
     assert all(type(row) is dict for row in found)
     return found
+
+
+def envelopes() -> list[dict[str, Any]]:
+    """One failed record of two events, of ada and of bob, in Firehose's envelope: first as AWS writes it, then as AWS
+    documents it (every number as text, and `lambdaArn`)."""
+    return [json.loads(line) for line in read_event("processing_failed.ndjson").splitlines()]
 
 
 STREAM = "events"

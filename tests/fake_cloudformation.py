@@ -9,7 +9,17 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from scripts.commands.stack import Aws
+from scripts.commands.common.stack import Aws
+
+PIPELINE = [
+    ("StreamDelivery", "AWS::KinesisFirehose::DeliveryStream", "events-stream", "CREATE_COMPLETE"),
+    ("StreamRejects", "AWS::KinesisFirehose::DeliveryStream", "rejects-stream", "CREATE_COMPLETE"),
+    ("StreamLogGroup", "AWS::Logs::LogGroup", "stream-log", "CREATE_COMPLETE"),
+    ("TransformFunction", "AWS::Lambda::Function", "transform", "CREATE_COMPLETE"),
+    ("TransformLogGroup", "AWS::Logs::LogGroup", "transform-log", "CREATE_COMPLETE"),
+    ("StoreBucket", "AWS::S3::Bucket", "the-data", "CREATE_COMPLETE"),
+]
+"""The resources of a core stack that commands look at."""
 
 
 @dataclass
@@ -21,6 +31,7 @@ class Stack:
     outputs: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
     resources: list[tuple[str, str, str | None, str]] = field(default_factory=list)  # logical id, type, id, status
+    reasons: dict[str, str] = field(default_factory=dict)  # of the resources' statuses, by logical id
     events: list[dict[str, Any]] = field(default_factory=list)
     deletion: list[tuple[str, str, str]] = field(default_factory=list)  # logical id, status, reason
     ends_as: str = "DELETE_COMPLETE"
@@ -51,6 +62,7 @@ class FakeCloudFormation:
         self.stacks = stacks
         self.page_size = page_size
         self.deleted: list[str] = []
+        self.asked: list[str] = []  # one operation for each page
 
     def describe_stacks(self, StackName: str) -> dict[str, Any]:
         stack = self._find(StackName, "DescribeStacks")
@@ -82,6 +94,7 @@ class FakeCloudFormation:
         else:
             key, items = "StackResourceSummaries", self._summaries(self._find(name, "ListStackResources"))
         for start in range(0, max(len(items), 1), self.page_size):
+            self.asked.append(operation)
             yield {key: items[start : start + self.page_size]}
 
     def _summaries(self, stack: Stack) -> list[dict[str, Any]]:
@@ -91,6 +104,7 @@ class FakeCloudFormation:
                 "ResourceType": kind,
                 "ResourceStatus": status,
                 **({"PhysicalResourceId": physical_id} if physical_id else {}),
+                **({"ResourceStatusReason": stack.reasons[logical_id]} if logical_id in stack.reasons else {}),
             }
             for logical_id, kind, physical_id, status in stack.resources
         ]

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from local.apigateway import ApiGateway
-from scripts.commands import template as templates
+from local.apigateway.service import ApiGateway
+from scripts.commands.deploy import template as templates
 
 ACCOUNT, REGION = "000000000000", "us-east-1"
 HOST = "127.0.0.1:4566"
@@ -38,9 +38,16 @@ def resolve(node: Any, parameters: dict[str, str]) -> Any:
     if function == "Fn::FindInMap":
         mapped, first, second = resolve(value, parameters)
         return STACK["Mappings"][mapped][first][second]
+    if function == "Fn::Join":
+        return value[0].join(resolve(value[1], parameters))
+    if function == "Fn::Split":
+        return resolve(value[1], parameters).split(value[0])
+    if function == "Fn::Select":
+        return resolve(value[1], parameters)[value[0]]
     if function == "Fn::If":
         return resolve(value[1] if _holds(STACK["Conditions"][value[0]], parameters) else value[2], parameters)
-    return {key: resolve(item, parameters) for key, item in node.items()}
+    resolved = {key: resolve(item, parameters) for key, item in node.items()}
+    return {key: item for key, item in resolved.items() if item != "AWS::NoValue"}
 
 
 def _holds(condition: Json, parameters: dict[str, str]) -> bool:
@@ -101,7 +108,7 @@ class FakeFirehose:
 
     @property
     def body(self) -> str:
-        """The record's body: what stands between the context line and the end line, which must fit each other."""
+        """The record's body: what is between the context line and the end line, which must fit each other."""
         _, rest = self.record.decode().split("\n", 1)
         end = f"\nsluice/end extended_request_id={self.context['extended_request_id']}\n"
         assert rest.endswith(end)

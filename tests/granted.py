@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from scripts.commands import nested
+from scripts.commands.deploy import nested
 from tests.local_process import LocalProcess
 from tests.recording_server import RECORD
 
@@ -16,25 +16,30 @@ Action = tuple[str, str, str, str]  # name of the nested stack, logical id of th
 
 def of_stack(stack: nested.NestedStack) -> Iterator[Action]:
     """Every action that a file of stacks/ allows to a role, or by a managed policy, whatever its parameters are."""
-    for name, resource in stack.template["Resources"].items():
+    for name, found in statements(stack.template):
+        for statement in found:
+            actions = statement["Action"]
+            for action in actions if isinstance(actions, list) else [actions]:
+                if statement["Effect"] == "Allow":
+                    yield stack.name, name, statement["Sid"], action
+
+
+def statements(template: Json) -> Iterator[tuple[str, list[Json]]]:
+    """The statements of each role and policy of a template, by logical id, those under a condition included."""
+    for name, resource in template["Resources"].items():
         properties = resource.get("Properties", {})
         if resource["Type"] == "AWS::IAM::Role":
             documents = [policy["PolicyDocument"] for policy in _always(properties["Policies"])]
-        elif resource["Type"] == "AWS::IAM::ManagedPolicy":
+        elif resource["Type"] in ("AWS::IAM::ManagedPolicy", "AWS::IAM::Policy"):
             documents = [properties["PolicyDocument"]]
         else:
-            assert not resource["Type"].startswith("AWS::IAM::"), f"{name}: this knows no {resource['Type']}"
+            assert not resource["Type"].startswith("AWS::IAM::"), f"{name}: this does not know {resource['Type']}"
             continue
-        for document in documents:
-            for statement in _always(document["Statement"]):
-                actions = statement["Action"]
-                for action in actions if isinstance(actions, list) else [actions]:
-                    if statement["Effect"] == "Allow":
-                        yield stack.name, name, statement["Sid"], action
+        yield name, [statement for document in documents for statement in _always(document["Statement"])]
 
 
 def _always(items: list[Any]) -> Iterator[Any]:
-    """The items of a list, those included that stand under a condition."""
+    """The items of a list, those included that are under a condition."""
     for item in items:
         if "Fn::If" in item:
             yield from _always([branch for branch in item["Fn::If"][1:] if "Ref" not in branch])
@@ -43,7 +48,7 @@ def _always(items: list[Any]) -> Iterator[Any]:
 
 
 class RecordingProcess(LocalProcess):
-    """A local AWS that writes down each permission that a policy has given."""
+    """A local AWS that writes down what policies are asked, and whether they allow it."""
 
     module = "tests.recording_server"
 
@@ -58,7 +63,7 @@ class RecordingProcess(LocalProcess):
             )
         found = set()
         for line in (self.directory / RECORD).read_text().splitlines():
-            principal, sid, action = json.loads(line)
-            if f":assumed-role/{role_name}/" in principal:
+            principal, sid, action, *_ = json.loads(line)
+            if sid and f":assumed-role/{role_name}/" in principal:
                 found.add((stack.lower(), name, sid, action))
         return found

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from local.athena import Athena
-from local.emulator import AccessDenied, ServiceError
+from local.athena.service import Athena
+from local.ministack import AccessDenied, ServiceError
 
 Json = dict[str, Any]
 
@@ -36,6 +36,7 @@ EVENT_COLUMNS = {
     **dict.fromkeys(("occurred_at", "received_at"), "timestamp"),
     "clock_skew_ms": "bigint",
     **dict.fromkeys(("properties", "ip", "user_agent", "request_id"), "string"),
+    **dict.fromkeys(("anonymous_id", "session_id", "path", "referrer", "visitor_id"), "string"),
 }
 ERROR_COLUMNS = {
     "attemptsmade": "int",
@@ -58,7 +59,7 @@ def day(ago: int = 0) -> str:
 
 
 class Lake:
-    """Stands where the emulator stands: a catalog and a bucket under a directory. `principal` is who calls, and may do
+    """Takes the place of the emulator: a catalog and a bucket under a directory. `principal` is who calls, and may do
     what is not in `denied`, as pairs of an action and a resource."""
 
     account, region = "000000000000", "us-east-1"
@@ -83,7 +84,7 @@ class Lake:
     def name_resources(self, service: str, name: Any) -> None:
         pass
 
-    async def put_object(self, bucket: str, key: str, data: bytes) -> None:
+    async def put_object(self, bucket: str, key: str, data: bytes, encoding: str = "") -> None:
         if bucket not in self.buckets:
             raise ServiceError(404, "NoSuchBucket", "The specified bucket does not exist")
         self.put(key, data)
@@ -99,9 +100,15 @@ class Lake:
     def caller(self) -> str:
         return self.principal
 
-    def authorize_session(self, session: str, action: str, resource: str) -> None:
+    def authorize_session(self, session: str, action: str, resource: str, prefix: str = "") -> None:
         if (action, resource) in self.denied:
             raise AccessDenied(f"User: {session} is not authorized to perform: {action} on resource: {resource}")
+
+    def glue_databases(self) -> list[str]:
+        return ["sluice"]
+
+    def glue_tables(self, database: str) -> list[Json]:
+        return [table for (name, _), table in sorted(self.tables.items()) if name == database]
 
     def has_database(self, database: str) -> bool:
         return database == "sluice"

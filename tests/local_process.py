@@ -7,6 +7,7 @@ import gzip
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,13 +27,20 @@ from tests.conftest import ROOT, free_port
 ACCOUNT = "000000000000"
 
 
-def eventually(look: Callable[[], Any], seconds: float = 40.0, pause: float = 0.1) -> Any:
+def eventually(look: Callable[[], Any], seconds: float = 180.0, pause: float = 0.1) -> Any:
     """What `look` finds as soon as it finds something; AssertionError when it finds nothing in time."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, "nothing was found in time"
         time.sleep(pause)
     return found
+
+
+def module_of(script: str) -> str:
+    """The module that scripts/<script>.sh runs."""
+    found = re.search(r"^run (\S+) ", (ROOT / f"scripts/{script}.sh").read_text(), re.MULTILINE)
+    assert found, f"scripts/{script}.sh runs no module"
+    return found[1]
 
 
 def client(endpoint: str, service: str) -> Any:
@@ -98,7 +106,7 @@ class LocalProcess:
         """End the process; by default as a power cut would."""
         if self.process:
             self.process.send_signal(with_signal)
-            self.process.wait(30)
+            self.process.wait(120)
             self.process = None
 
     def stop(self) -> None:
@@ -108,9 +116,13 @@ class LocalProcess:
     def deploy(self, *parameters: str, name: str = "sluice") -> dict[str, str]:
         """Deploy template.yaml and return the stack's outputs."""
         options = [option for parameter in parameters for option in ("--parameter", parameter)]
-        command = [sys.executable, "-P", "-m", "scripts.commands.deploy", "--local", "--yes", "--stack-name", name]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLUICE_LOCAL_STATE": str(self.directory)}
-        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, timeout=120)
+        command = [sys.executable, "-P", "-m", module_of("deploy"), "--local", "--yes", "--stack-name", name]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'lambda'}",
+            "SLUICE_LOCAL_STATE": str(self.directory),
+        }
+        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(line.split("\t") for line in done.stdout.splitlines())
 
@@ -151,10 +163,12 @@ class Bucket:
 
     def event_ids(self, prefix: str = "events/") -> Counter[str]:
         """The event_id of each row."""
-        found: Counter[str] = Counter()
-        for path in self.files(prefix):
-            found.update(pyarrow.parquet.read_table(path, columns=["event_id"])["event_id"].to_pylist())
-        return found
+        return Counter(self.column("event_id", prefix))
+
+    def column(self, name: str, prefix: str = "events/") -> list[Any]:
+        """A column's value of each row."""
+        tables = [pyarrow.parquet.read_table(path, columns=[name]) for path in self.files(prefix)]
+        return [value for table in tables for value in table[name].to_pylist()]
 
     def documents(self, prefix: str) -> list[dict[str, Any]]:
         """The JSON lines under a prefix, of gzipped objects and of plain ones."""

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from pull.queue import Queue
-from pull.store import TaskKey
+from stacks.pull.function.queue import Queue
+from stacks.pull.function.store import TaskKey
 
 Json = dict[str, Any]
 
@@ -99,6 +99,9 @@ class MemoryQueue(Queue):
         self.waiting: deque[tuple[float, str, int]] = deque()
         self.taken: dict[str, tuple[str, int]] = {}
         self.dead: list[tuple[str, str]] = []
+        self.order: list[int] = [0]
+        """Which of the messages that could come next does: the first time, the second, and so on, round and round."""
+        self.count = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -120,7 +123,10 @@ class MemoryQueue(Queue):
         """The message that comes next, as Lambda hands it over; None when there is none."""
         if not self.waiting:
             return None
-        soonest = min(self.waiting, key=lambda message: message[0])
+        first = min(self.waiting, key=lambda message: message[0])[0]
+        ready = [message for message in self.waiting if message[0] <= max(first, self.clock.now)]
+        soonest = ready[self.order[self.count % len(self.order)] % len(ready)]
+        self.count += 1
         self.waiting.remove(soonest)
         at, body, received = soonest
         self.clock.now = max(self.clock.now, at)
@@ -139,8 +145,3 @@ class MemoryQueue(Queue):
     def give_back(self, message: Json) -> None:
         """What happens to the message of a worker that died."""
         self.delay(message["receiptHandle"], 360)
-
-    def redrive(self) -> None:
-        """Put the dead letters back."""
-        self.waiting.extend((0.0, body, 0) for body, _ in self.dead)
-        self.dead.clear()

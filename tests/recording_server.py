@@ -1,8 +1,9 @@
-"""The local AWS as `python -m local.server` runs it, which writes down each permission that a policy has given.
+"""The local AWS as `python -m local.server` runs it, which writes down what policies are asked.
 
-The file granted.jsonl of its directory gets a line for each: the principal, the Sid of the statement, the action. It
-sees what MiniStack asks the evaluator (every call of a function, a script or a person) and what the engines ask it
-(what the services do with the roles that are given to them).
+The file granted.jsonl of its directory gets a line for each question: the principal, the Sid of the statement that
+allows it (empty where none does), the action, the resource, and what conditions may ask about. It sees what MiniStack
+asks the evaluator (every call of a function, a script or a person, and what CloudFormation does for them) and what the
+engines ask it (what the services do with the roles that are given to them).
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from local import server
-from local.emulator import Emulator
+from local.ministack import Emulator
 
 RECORD = "granted.jsonl"
 
 
 def record(directory: Path, evaluator: Any) -> None:
-    """Let the evaluator write down what it allows, each line once."""
+    """Let the evaluator write down what it is asked, each line once."""
     evaluate, seen = evaluator.evaluate, set()
 
     def recorded(request: Any, *policies: Any) -> Any:
         result = evaluate(request, *policies)
-        line = json.dumps([request.principal_arn, result.matched_sid, request.action])
-        if result.decision == "Allow" and line not in seen:
+        asked = [request.action, request.resource_arn, request.service_context]
+        sid = result.matched_sid if result.decision == "Allow" else ""
+        line = json.dumps([request.principal_arn, sid, *asked], sort_keys=True)
+        if line not in seen:
             seen.add(line)
             with (directory / RECORD).open("a") as file:
                 file.write(line + "\n")

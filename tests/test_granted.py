@@ -1,7 +1,7 @@
 """No role of a nested stack may do more than it needs: every action that it is granted is used, or has its reason here.
 
 One stack with everything switched on, and a run of each: an API is pulled, its rows are refined, and delivered. For the
-core, tests/test_roles.py takes each action away; for the analyst's policy see tests/test_analyst.py.
+core, tests/test_roles.py takes each action away; for the analyst's policy see tests/stacks/analyst/test_analyst.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 import pytest
 
-from scripts.commands import nested
+from scripts.commands.deploy import nested
 from tests.conftest import ROOT
 from tests.granted import Action, RecordingProcess, of_stack
 from tests.local_process import eventually, post
@@ -38,30 +38,21 @@ ORDER BY event_id;
 """
 
 # What AWS needs, or another day, and nothing here can see, with the reason.
-_LAMBDA = "Lambda itself writes a function's traces with its role; the local one writes none"
-_STATES = "Step Functions itself writes an execution's traces; the local one writes none"
-_SCHEDULE = "a schedule starts nothing within a test's time; that the local one asks is in tests/test_stepfunctions.py"
+_SCHEDULE = "a schedule starts nothing within a test's time; that the local one asks is in local/test_stepfunctions.py"
 _CATALOG = "Step Functions' own documentation wants it for a query; the local Athena has one catalog and asks nobody"
 _MULTIPART = "Athena uploads large results in parts; the local one writes each object at once"
 _PARTITIONS = "Athena may ask for single partitions; the local one asks for all of a table"
 _REFINED = "for saved queries over refined tables, whose partitions stand in the catalog"
-_RESULTS = "on AWS GetQueryResults reads the result's object as the one who calls it"
-_CHANGED = "when a target has more columns, or fewer days, than before: tests/test_refine.py"
-_SWEPT = "what runs of long ago have left: tests/test_refine.py"
+_CHANGED = "when a target has more columns, or fewer days, than before: tests/stacks/refine/test_refine.py"
+_TURN = "when a run finds another at work: tests/stacks/refine/test_refine.py"
+_SWEPT = "what runs of long ago have left: tests/stacks/refine/test_refine.py"
 _KEY = "what queues, secrets and encrypted logs need of who uses them; those of the local AWS ask for no key"
-_TRACED = ("xray:PutTraceSegments", "xray:PutTelemetryRecords")
 REASONS: dict[Action, str] = {
-    **{("deliver", "DeliverRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
-    **{("pull", "FetchRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
-    **{("refine", "RefineRole", "WriteTraces", action): _LAMBDA for action in _TRACED},
     **{
         (stack, role, "UseKey", f"kms:{action}"): _KEY
         for stack, role in (("deliver", "DeliverRole"), ("refine", "RefineRole"))
         for action in ("Decrypt", "GenerateDataKey")
     },
-    **{("deliver", "RunMachineRole", "WriteTraces", action): _STATES for action in _TRACED},
-    **{("pull", "RunMachineRole", "WriteTraces", action): _STATES for action in _TRACED},
-    **{("refine", "RefineMachineRole", "WriteTraces", action): _STATES for action in _TRACED},
     ("deliver", "RunScheduleRole", "Start", "states:StartExecution"): _SCHEDULE,
     ("pull", "RunScheduleRole", "Start", "states:StartExecution"): _SCHEDULE,
     ("refine", "RefineScheduleRole", "StartRun", "states:StartExecution"): _SCHEDULE,
@@ -75,10 +66,10 @@ REASONS: dict[Action, str] = {
     ("refine", "RefineMachineRole", "ReadTablesAndMakeTemporaryOnes", "glue:GetPartition"): _PARTITIONS,
     ("refine", "RefineMachineRole", "ReadTablesAndMakeTemporaryOnes", "glue:BatchGetPartition"): _PARTITIONS,
     ("deliver", "RunMachineRole", "ReadCatalog", "glue:GetPartitions"): _REFINED,
-    ("deliver", "DeliverRole", "ReadResults", "s3:GetObject"): _RESULTS,
     ("refine", "RefineRole", "PublishTables", "glue:UpdateTable"): _CHANGED,
     ("refine", "RefineRole", "PublishTables", "glue:DeletePartition"): _CHANGED,
     ("refine", "RefineRole", "DeleteLeftOvers", "s3:DeleteObject"): _SWEPT,
+    ("refine", "RefineTurnPolicy", "SeeRuns", "states:DescribeExecution"): _TURN,
 }
 
 
@@ -122,7 +113,7 @@ def run_everything(local: RecordingProcess, folder: Path, url: str) -> None:
 
     def script(name: str, *arguments: str, stdin: str = "", expected: tuple[int, ...] = (0,)) -> str:
         command = ["bash", str(ROOT / "scripts" / f"{name}.sh"), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=120)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=500)
         assert done.returncode in expected, (command, done.returncode, done.stdout, done.stderr)
         return done.stdout
 
@@ -130,7 +121,7 @@ def run_everything(local: RecordingProcess, folder: Path, url: str) -> None:
     sources.mkdir()
     (sources / "things.json").write_text(json.dumps({**SOURCE, "url": f"{url}/things"}))
     queries.write_text(QUERY)
-    switched_on = ("--refine", str(ROOT / "refine"), "--pull", str(sources), "--queries", str(queries))
+    switched_on = ("--refine", str(ROOT / "stacks/refine/sql"), "--pull", str(sources), "--queries", str(queries))
     parameters = (
         f"DeliverUrl={url}/rows",
         "DeliverQuery=new-rows",
@@ -139,7 +130,6 @@ def run_everything(local: RecordingProcess, folder: Path, url: str) -> None:
         "DeliverBatchingWindowInSeconds=1",
         "FirehoseBufferingInterval=1",
         "PullDeliveryMarginInSeconds=0",
-        "Tracing=ENABLED",
         f"KmsKeyArn={local.key()}",
     )
     given = [word for parameter in parameters for word in ("--parameter", parameter)]

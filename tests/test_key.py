@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.commands import template as templates
+from scripts.commands.deploy import template as templates
 from tests.conftest import ROOT
 from tests.local_process import LocalProcess, eventually, post
 from tests.test_template import RESOURCES, documents, of_type
@@ -43,7 +43,7 @@ WITHOUT_A_KEY = {
     "AWS::StepFunctions::StateMachine": "state machines",
 }
 STORES_NOTHING = (
-    *("AWS::ApiGateway::", "AWS::CloudWatch::", "AWS::Glue::", "AWS::IAM::"),
+    *("AWS::ApiGateway::", "AWS::Athena::NamedQuery", "AWS::CloudWatch::", "AWS::Glue::", "AWS::IAM::"),
     *("AWS::Lambda::EventSourceMapping", "AWS::Logs::LogStream", "AWS::S3::BucketPolicy", "AWS::SNS::Subscription"),
 )
 # Whoever may do one of these reads or writes what is under the key.
@@ -58,14 +58,15 @@ IDENTITIES = of_type("AWS::IAM::Role", "AWS::IAM::ManagedPolicy")
 def resolved(node: Any, key: str) -> Any:
     """A part of a template with this key, or without one where it is empty; every other condition stays as it is."""
     if isinstance(node, list):
-        return [resolved(item, key) for item in node if resolved(item, key) != NOTHING]
+        return [item for item in (resolved(item, key) for item in node) if item != NOTHING]
     if not isinstance(node, dict):
         return node
     if node == {"Ref": "KmsKeyArn"}:
         return key
     if node.get("Fn::If", [""])[0] == "HasKmsKeyArn":
         return resolved(node["Fn::If"][1 if key else 2], key)
-    return {name: resolved(value, key) for name, value in node.items() if resolved(value, key) != NOTHING}
+    found = {name: resolved(value, key) for name, value in node.items()}
+    return {name: value for name, value in found.items() if value != NOTHING}
 
 
 def follow(node: Any, path: str) -> Any:
@@ -120,6 +121,7 @@ def test_who_touches_data_may_use_that_key_and_no_other(name: str) -> None:
     of_keys = []
     for document in documents(resolved(RESOURCES[name]["Properties"], KEY)):
         for one in document["Statement"]:
+            one = one["Fn::If"][1] if "Fn::If" in one else one
             granted = one["Action"] if isinstance(one["Action"], list) else [one["Action"]]
             actions |= {*granted} if one["Effect"] == "Allow" else set()
             of_keys += [one] if any(action.startswith("kms:") for action in granted) else []

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from local.emulator import PERMISSION_CACHE_SECONDS
-from scripts.commands import template as templates
-from scripts.commands.template import TEMPLATE
+from local.ministack import PERMISSION_CACHE_SECONDS
+from scripts.commands.deploy import template as templates
+from scripts.commands.deploy.template import TEMPLATE
 from tests.conftest import ROOT
 from tests.local_process import LocalProcess, eventually, post
 
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.slow
 Json = dict[str, Any]
 Action = tuple[str, str, str]  # Logical id of the role, Sid, action.
 
-# Nothing waits for a full buffer, but for the transform's: see Stack.flush. No statement is left out.
-PARAMETERS = ("FirehoseBufferingInterval=0", "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000", "Tracing=ENABLED")
+# Nothing waits for a full buffer, except for the transform's: see Stack.flush. No statement is left out.
+PARAMETERS = ("VisitorIds=DAILY", "FirehoseBufferingInterval=0", "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000")
 
 
 def as_list(value: Any) -> list[Any]:
@@ -240,7 +240,7 @@ def errors_are_not_logged(stream: str, put_objects: Action, **event: Any) -> Cal
 
 
 def events_are_not_counted(stack: Stack, without: Action) -> None:
-    """The function runs on, but its log is lost, and with it the metrics that stand there."""
+    """The function runs on, but its log is lost, and with it the metrics that are there."""
 
     def accept_one() -> None:
         identifier, status, _ = stack.track(name="x")
@@ -276,6 +276,28 @@ def record_fails_that_cannot_go_back(stack: Stack, without: Action) -> None:
     assert {_decoded(document["rawData"]) for document in documents} <= records
 
 
+def visitor_has_no_id(stack: Stack, without: Action) -> None:
+    """An event of a day whose salt the function cannot write, or cannot read, is a row without its visitor's id."""
+    # Each action has a day of its own: a salt that was found is not asked for again.
+    days = {"s3:PutObject": -1, "s3:GetObject": 1}[without[2]]
+    at = datetime.now(UTC) + timedelta(days=days)
+    if days == 1:
+        key = f"salts/{at:%Y-%m-%d}"
+        stack.local.client("s3").put_object(Bucket=stack.outputs["BucketName"], Key=key, Body=b"of another function")
+
+    def visitor(moment: datetime) -> Any:
+        identifier, milliseconds = str(uuid.uuid4()), round(moment.timestamp() * 1000)
+        line = f"sluice/1 request_id=r extended_request_id=e= time={milliseconds} ip=203.0.113.7 user_agent="
+        stack.put(f'{line}\n{{"event_id": "{identifier}"}}\nsluice/end extended_request_id=e=\n'.encode())
+        stack.flush()
+        eventually(lambda: stack.is_row(identifier))
+        return dict(zip(stack.bucket.column("event_id"), stack.bucket.column("visitor_id"), strict=True))[identifier]
+
+    assert visitor(datetime.now(UTC)) is not None
+    with stack.without(without):
+        assert visitor(at) is None
+
+
 def put_more_than_fits_a_reply(stack: Stack) -> tuple[str, set[str]]:
     """Three records in one batch, each of 8,000 small events, whose rows take some 3 MB of a reply of 6 MB."""
     identifier = str(uuid.uuid4())
@@ -307,6 +329,7 @@ NEEDED: dict[Action, Callable[[Stack, Action], None]] = {
         "rejects", _PUT_REJECTS, value="abc"
     ),
     ("TransformRole", "PutRejects", "firehose:PutRecordBatch"): record_fails_with_its_reject,
+    **{("TransformRole", "KeepSalts", f"s3:{action}Object"): visitor_has_no_id for action in ("Get", "Put")},
     **{
         (role, "UseKey", f"kms:{action}"): check
         for role, check in (

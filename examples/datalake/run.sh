@@ -5,7 +5,7 @@
 #
 #   --keep    leave the local AWS running, to look around
 #
-# It runs on a local AWS of its own, whose state stands in .sluice/examples/datalake and is made anew each time.
+# It runs on a local AWS of its own, whose state is in .sluice/examples/datalake and is made anew each time.
 # Exit codes: 0 all figures are those of the records, 1 they are not, or something failed.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh

@@ -6,7 +6,7 @@
 #   --outage   the warehouse is down at first, and is killed while it takes rows
 #   --keep     leave the local AWS and the warehouse running, to look around
 #
-# It runs on a local AWS of its own, whose state stands in .sluice/examples/sensors and is made anew each time.
+# It runs on a local AWS of its own, whose state is in .sluice/examples/sensors and is made anew each time.
 # Exit codes: 0 the warehouse holds exactly the rows of the query, 1 it does not, or something failed.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
@@ -33,7 +33,7 @@ print(sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM readings").fetc
 
 holds_rows() { (($(rows_held) >= $1)); }
 
-# Delivers a window. That some rows are refused is no failure here: what counts is what the warehouse holds in the end.
+# Delivers a window. That some rows are refused is not a failure here: what counts is what the warehouse holds in the end.
 deliver() {
   printf '\n$ scripts/deliver.sh run --local --from %s --to %s\n' "$1" "$2"
   # Its standard output is the name of the run, its standard error what a person reads.

@@ -67,7 +67,7 @@ def fault(values: Any, sensors: set[str]) -> str | None:
 def store(database: Path, rows: list[Any], sensors: set[str]) -> list[dict[str, str]]:
     """Keep the rows with which nothing is wrong; returns the others, as the answer names them.
 
-    Raises ValueError when something is no row at all: there is no row_id by which to refuse it.
+    Raises ValueError when something is not a row at all: there is no row_id by which to refuse it.
     """
     refused, kept = [], []
     for row in rows:
@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
             if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
                 raise ValueError("the body must be an object with a list of rows")
             refused = store(self.database, content["rows"], self.sensors)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return self.answer(400, {"error": str(error)})
         except sqlite3.OperationalError as error:
             # The disk is full or somebody holds the database: the rows are to come again.

@@ -6,7 +6,7 @@
 WITH gaps AS (
     SELECT vehicle_id, vehicle_type,
         date_diff('millisecond', measured_at,
-            lead(measured_at) OVER (PARTITION BY dt, vehicle_type, vehicle_id ORDER BY measured_at)) / 1000.0 AS seconds
+            lead(measured_at) OVER (PARTITION BY dt, vehicle_type, vehicle_id ORDER BY measured_at)) / 1000e0 AS seconds
     FROM sensor_data
     WHERE sensor_value IS NOT NULL
 ),
@@ -15,13 +15,13 @@ means AS (
     FROM gaps
     GROUP BY vehicle_id, vehicle_type
 )
-SELECT vehicle_type, count(*) AS vehicles, avg(seconds) AS mean_gap_seconds
+SELECT vehicle_type, count(*) AS vehicles, round(avg(seconds), 3) AS mean_gap_seconds
 FROM means
 GROUP BY vehicle_type
 ORDER BY vehicle_type;
 
 -- measurements-by-day-and-type: How many measurements are there of each day and type of vehicle?
--- Reads nothing but the partitions that it needs.
+-- Reads two columns of the days that there are.
 SELECT dt, vehicle_type, count(*) AS measurements, count(sensor_value) AS measured
 FROM sensor_data
 GROUP BY dt, vehicle_type

@@ -5,7 +5,7 @@
 #
 #   --keep   leave the local AWS and the service running, to look around
 #
-# It runs on a local AWS of its own, whose state stands in .sluice/examples/vehicles and is made anew each time.
+# It runs on a local AWS of its own, whose state is in .sluice/examples/vehicles and is made anew each time.
 # Exit codes: 0 the queries say what the generator of the data says, 1 they do not, or something failed.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
@@ -47,7 +47,7 @@ main() {
   quietly aws pull token --local fleet <<<"$token"
 
   headline "2. Pull both entities, while one page of the measurements cannot be had"
-  if type_script pull run --local 2>>"$LOG"; then fail "the run should have failed, for want of a page"; fi
+  if type_script pull run --local 2>>"$LOG"; then fail "the run should have failed, for lack of a page"; fi
   type_script pull status --local 2>>"$LOG"
 
   headline "3. The page can be had again: send its dead letter back"
@@ -67,7 +67,7 @@ main() {
 
   headline "5. Is it true?"
   python -m examples.vehicles.check "$STATE"/{mean-gap-by-vehicle-type,measurements-by-day-and-type}.ndjson
-  ! grep -rqF "$token" "$SLUICE_LOCAL_STATE/server.log" "$LOG" || fail "the token stands in a log"
+  ! grep -rqF "$token" "$SLUICE_LOCAL_STATE/server.log" "$LOG" || fail "the token is in a log"
   echo "It took $SECONDS s"
 }
 

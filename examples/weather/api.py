@@ -51,9 +51,9 @@ def _archive(query: dict[str, list[str]], archive_end: date) -> dict[str, Any]:
     variables = [name for text in query.get("daily", []) for name in text.split(",")]
     for name in variables:
         if name not in UNITS:
-            raise Wrong(f"'{name}' is no daily variable here: there are {', '.join(UNITS)}")
+            raise Wrong(f"'{name}' is not a daily variable here: there are {', '.join(UNITS)}")
     if (timezone := query.get("timezone", ["GMT"])[0]) not in ("GMT", "UTC"):
-        raise Wrong(f"'{timezone}' is no timezone here: there are GMT and UTC")
+        raise Wrong(f"'{timezone}' is not a timezone here: there are GMT and UTC")
     columns: dict[str, list[Any]] = {"time": [day.isoformat() for day in days(first, last)]}
     found: list[Weather] = [weather(latitude, longitude, day, archive_end) for day in days(first, last)]
     columns |= {name: [getattr(each, name) for each in found] for name in variables}

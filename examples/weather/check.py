@@ -60,7 +60,7 @@ def total(values: Iterable[float | None]) -> float | None:
 
 
 def sensor_day(sensor: Sensor, day: date, found: Weather) -> Row:
-    """A row of sensor_days, but for what its region has."""
+    """A row of sensor_days, except for what its region has."""
     high, low, rain = found
     middle = round((high + low) / 2, 2) if high is not None and low is not None else None
     is_true = high is not None and low is not None and -90 <= low <= high <= 60

@@ -4,7 +4,7 @@
 SELECT
     count(*) AS total_rows,
     count_if(is_complete) AS complete_rows,
-    round(100.0 * count_if(is_complete) / count(*), 2) AS completeness_rate,
+    round(100e0 * count_if(is_complete) / count(*), 2) AS completeness_rate,
     count(*) - count(temperature_avg) AS null_temperature_count,
     count(*) - count(precipitation) AS null_precipitation_count,
     round(avg(data_quality_score), 2) AS data_quality_score,
@@ -50,5 +50,5 @@ WITH weeks AS (
 SELECT week_until, region, week_precipitation, week_temperature_avg, warmest
 FROM weeks
 WHERE wettest = 1
-ORDER BY week_precipitation DESC, region
+ORDER BY week_precipitation DESC, region, week_until
 LIMIT 5;

@@ -6,7 +6,7 @@
 #   --sensors COUNT   the first so many sensors of the grid, 1 to 100 (default: 100, which are 36,500 rows)
 #   --keep            leave the local AWS and the archive running, to look around
 #
-# It runs on a local AWS of its own, whose state stands in .sluice/examples/weather and is made anew each time.
+# It runs on a local AWS of its own, whose state is in .sluice/examples/weather and is made anew each time.
 # Exit codes: 0 the tables say what the archive says, 1 they do not, or something failed.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh

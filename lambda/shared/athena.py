@@ -11,11 +11,14 @@ from typing import Final
 INTEGERS: Final = frozenset({"tinyint", "smallint", "integer", "int", "bigint"})
 FLOATS: Final = frozenset({"double", "float", "real"})
 
+SMALLEST_CHARGE: Final = 10_000_000
+"""Bytes; Athena bills a query for no less."""
+
 
 def typed(kind: str, value: str | None) -> str | int | float | bool | None:
     """A value of a column of Athena's type `kind` as JSON has it.
 
-    Decimals, NaN and infinities stay text, which JSON would bend or refuse; so does everything that is no number.
+    Decimals, NaN and infinities stay text, which JSON would bend or refuse; so does everything that is not a number.
     """
     if value is None:
         return None

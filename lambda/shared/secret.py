@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from functools import lru_cache
 from typing import Any, Final
+
+from shared.documents import parse_json
 
 CACHE_SECONDS: Final = 300
 
@@ -21,7 +22,7 @@ def read(secret_arn: str, key: str, *, fresh: bool = False) -> Any:
     """The value of a key of the secret, whose text is a JSON object.
 
     What was read counts for five minutes, unless `fresh` is asked for: when a service refuses a token, a newer one may
-    have been set. Raises SecretMissing when there is no such key, or no text yet, or one that is no JSON object.
+    have been set. Raises SecretMissing when there is no such key, or no text yet, or one that is not a JSON object.
     """
     until, values = _cache.get(secret_arn, (0.0, {}))
     # A key that is missing is looked for again: somebody may be setting it right now.
@@ -44,7 +45,7 @@ def _fetch(secret_arn: str) -> dict[str, Any]:
         # So answers a secret that has no text yet.
         return {}
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError:
         return {}
     return values if isinstance(values, dict) else {}

@@ -6,22 +6,35 @@ a body into an error or a log, as each may hold a secret.
 
 from __future__ import annotations
 
+import math
 import random as randomness
+import socket
+import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from email.utils import parsedate_to_datetime
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import DecodeError, HTTPError, NameResolutionError, NewConnectionError, SSLError, TimeoutError
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import (
+    DecodeError,
+    HTTPError,
+    LocationValueError,
+    NameResolutionError,
+    NewConnectionError,
+    SSLError,
+)
+from urllib3.exceptions import TimeoutError as LateError
+from urllib3.util import create_urllib3_context
 
 MOST_REDIRECTS: Final = 5
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 READ_BYTES: Final = 65_536
-
-# Connections stay open between the invocations of one function.
-_pool: Final = urllib3.PoolManager(retries=False)
 
 
 class Unreachable(Exception):
@@ -36,7 +49,26 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def ask(
+class _Call(threading.local):
+    """The call that a thread makes."""
+
+    deadline = math.inf
+    """When it must have ended, in monotonic seconds."""
+    lateness = ""
+    """What to say when it has not."""
+
+    def seconds_left(self) -> float:
+        """For the next step of the call; raises TimeoutError when there are none."""
+        seconds = self.deadline - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError
+        return seconds
+
+
+_call: Final = _Call()
+
+
+def ask(  # noqa: PLR0913 - a request of HTTP and its two limits
     method: str,
     url: str,
     headers: Mapping[str, str],
@@ -47,8 +79,8 @@ def ask(
 ) -> Answer:
     """Send one request and return its answer, whatever the status.
 
-    `timeout` is the seconds in which the answer must be there, to its last byte; one that stops in the middle may take
-    twice as long to be given up. `largest` is in bytes, after decompression.
+    `timeout` is the seconds until this function returns: looking up the name, connecting, TLS, every redirect and the
+    last byte of the answer have to fit, however slowly the server sends. `largest` is in bytes, after decompression.
     A GET follows redirects within its own origin; every other redirect is itself the answer, so that no header of
     ours, such as a token, reaches another host.
 
@@ -56,20 +88,27 @@ def ask(
     Raises ValueError for a URL or header that cannot be sent; it names the header and does not show its value.
     """
     deadline = time.monotonic() + timeout
+    host = _host(url)
     for name, value in headers.items():
         # http.client would show the value in its error.
         if not value.isascii() or not value.isprintable():
             raise ValueError(f"the header {name} holds a character that no header may hold")
-    for _ in range(MOST_REDIRECTS + 1):
-        answer = _ask_once(method, url, headers, body, deadline, timeout, largest)
-        target = answer.headers.get("location")
-        if method != "GET" or answer.status not in REDIRECTS or target is None:
-            return answer
-        target = urljoin(url, target)
-        if _origin(target) != _origin(url):
-            return answer
-        url = target
-    raise Unreachable(f"{_host(url)} redirected more than {MOST_REDIRECTS} times")
+    answer: Future[Answer] = Future()
+    lateness = f"gave no whole answer within {timeout:.3g} s"
+
+    def call() -> None:
+        _call.deadline, _call.lateness = deadline, lateness
+        try:
+            answer.set_result(_follow(method, url, headers, body, largest))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # Nothing interrupts the look-up of a name: a thread that is still at it is left behind, and then sends nothing.
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return answer.result(timeout)
+    except TimeoutError:
+        raise Unreachable(f"{host} {lateness}") from None
 
 
 def retry_after(answer: Answer, now: float) -> float | None:
@@ -104,36 +143,86 @@ def backoff(
     return at_least + random() * min(longest, base * 2.0 ** min(attempt - 1, 100))
 
 
-def _ask_once(
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    body: bytes | None,
-    deadline: float,
-    timeout: float,
-    largest: int,
-) -> Answer:
+class _Socket(socket.socket):
+    """Keeps the deadline of the call that uses it: the timeout of a socket begins anew with each byte."""
+
+    def recv_into(self, *arguments: Any, **options: Any) -> int:
+        self.settimeout(_call.seconds_left())
+        return super().recv_into(*arguments, **options)
+
+    def send(self, *arguments: Any, **options: Any) -> int:
+        self.settimeout(_call.seconds_left())
+        return super().send(*arguments, **options)
+
+    def sendall(self, *arguments: Any, **options: Any) -> None:
+        self.settimeout(_call.seconds_left())
+        super().sendall(*arguments, **options)
+
+
+class _TlsSocket(_Socket, ssl.SSLSocket):
+    """The same over TLS, whose handshake has a deadline of its own: the timeout that is left when it begins."""
+
+
+class _Connection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        self.sock = _Socket(fileno=self.sock.detach())
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+@lru_cache(maxsize=1)
+def connections() -> urllib3.PoolManager:
+    """The connections, which stay open between the invocations of one function."""
+    context = create_urllib3_context()
+    context.load_default_certs()
+    context.sslsocket_class = _TlsSocket
+    pool = urllib3.PoolManager(retries=False, ssl_context=context)
+    pool.pool_classes_by_scheme = {"http": _Pool, "https": urllib3.HTTPSConnectionPool}
+    return pool
+
+
+def _follow(method: str, url: str, headers: Mapping[str, str], body: bytes | None, largest: int) -> Answer:
+    for _ in range(MOST_REDIRECTS + 1):
+        answer = _ask_once(method, url, headers, body, largest)
+        if method != "GET" or answer.status not in REDIRECTS or "location" not in answer.headers:
+            return answer
+        try:
+            target = urljoin(url, answer.headers["location"])
+            if _origin(target) != _origin(url):
+                return answer
+        except ValueError:
+            # A location that is not a URL leads nowhere else either.
+            return answer
+        url = target
+    raise Unreachable(f"{_host(url)} redirected more than {MOST_REDIRECTS} times")
+
+
+def _ask_once(method: str, url: str, headers: Mapping[str, str], body: bytes | None, largest: int) -> Answer:
     host = _host(url)
     try:
-        response = _pool.request(
+        response = connections().request(
             method,
             url,
             body=body,
             headers={"Accept-Encoding": "gzip, deflate", **headers},
-            timeout=urllib3.Timeout(total=max(0.001, deadline - time.monotonic())),
+            timeout=urllib3.Timeout(total=_call.seconds_left()),
             redirect=False,
             preload_content=False,
         )
         try:
+            if response.status < 200:
+                # http.client takes it for the answer, which is still to come.
+                raise Unreachable(f"{host} sent an answer of {response.status} before its own, which is not understood")
             chunks, size = [], 0
-            # read1 returns what has come: read would wait for a whole chunk, which a slow sender may spin out for ever.
+            # read1 unpacks no more than it is asked for, however small the packed bytes are.
             while chunk := response.read1(READ_BYTES, decode_content=True):
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > largest:
                     raise Unreachable(f"{host} answered with more than {largest:,} bytes")
-                if time.monotonic() > deadline:
-                    raise Unreachable(f"{host} did not finish its answer within {timeout:g} s")
             names = {name.lower(): value for name, value in response.headers.items()}
             answer = Answer(response.status, names, b"".join(chunks))
         except BaseException:
@@ -143,17 +232,21 @@ def _ask_once(
         return answer
     except (HTTPError, OSError) as error:
         # The texts of these errors, which a log would show behind this one, may hold the whole URL.
-        raise Unreachable(f"{host} {_reason(error, timeout)}") from None
+        raise Unreachable(f"{host} {_reason(error)}") from None
 
 
-def _reason(error: Exception, timeout: float) -> str:
+def _reason(error: Exception) -> str:
+    if time.monotonic() >= _call.deadline:
+        return _call.lateness
     match error:
         case NameResolutionError():
             return "has no address: its name could not be resolved"
         case NewConnectionError():
             return "refused the connection, or no way leads there"
-        case TimeoutError():
-            return f"did not answer within {timeout:g} s"
+        case LocationValueError():
+            return "is not a name that a host can have"
+        case LateError():
+            return _call.lateness
         case SSLError():
             return f"could not agree on TLS: {error}"
         case DecodeError():

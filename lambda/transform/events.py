@@ -6,41 +6,50 @@ record that is delivered twice can be told from two records.
 What becomes of input that is not plain:
 
 - One JSON object is one event; the items of a JSON array are events; so are the lines of NDJSON, where blank lines do
-  not count. A body that is no JSON document counts as NDJSON as soon as one of its lines is a JSON object; otherwise
+  not count. A body that is not a JSON document counts as NDJSON as soon as one of its lines is a JSON object; otherwise
   it is one rejected event. A bad event in an array or among lines never harms its neighbours. A query string is one
-  event of text values; of a name that stands twice in it, the last counts.
-- `event_id` takes text or a whole number. Anything else is no id: it goes into `properties`, and the event gets ours.
-- A key that stands twice in one object counts with its last value. Whole numbers beyond 64 bits become doubles.
-- NaN, a number that no double holds, half a surrogate pair and bytes that are not UTF-8 are not JSON: they reject the
-  event that they stand in. So does nesting deeper than orjson writes (254 levels).
+  event of text values; of a name that is twice in it, the last counts.
+- An event without any key is dropped: API Gateway makes `{}` of an empty body, and a pixel's query string may be empty.
+- `event_id` takes text or a whole number. Anything else is not an id: it goes into `properties` before the rules see
+  the event, and the event gets an id of ours.
+- Of a key that is twice in one object, the last value counts. Whole numbers keep their digits, however many.
+- The body of a well-known client is read as its context line says (envelopes.py).
+- Half a surrogate pair becomes U+FFFD, and the event is flagged with `sluice_repaired`.
+- NaN, a number that no double holds, and bytes that are not UTF-8 are not JSON: they reject the event that they are in.
+  So does nesting deeper than orjson writes (254 levels).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from hmac import digest
 from ipaddress import IPv6Address, ip_address
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import orjson
 
-from transform.records import MAX_EVENTS, TOO_DEEP, Fault, Reason, Reject, describe, read_record, split
-from transform.rows import RequestColumns, format_time, make_row
-from transform.rules import RULES, Context, Drop, Event, Rule
-
-IpHandling: TypeAlias = Literal["TRUNCATE", "FULL", "NONE"]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the parameters of the stack decide."""
-
-    ip_handling: IpHandling = "TRUNCATE"
-    redact_fields: frozenset[str] = frozenset()
-    """Field names in lower case."""
-
+from transform.envelopes import unwrap
+from transform.records import (
+    ENVELOPES,
+    FREE_EVENTS,
+    PLUS,
+    TOO_DEEP,
+    Fault,
+    Reason,
+    Reject,
+    describe,
+    may_have_lost_digits,
+    read_id,
+    read_record,
+    split,
+    write_json,
+)
+from transform.rows import RequestColumns, format_time, make_row, merge_properties
+from transform.rules import RULES, Context, Drop, Event, IpHandling, Rule, Settings
 
 Accepted: TypeAlias = bytes
 """An event that became a row is its row: a JSON object and a newline, its keys the columns in the schema's order."""
@@ -62,57 +71,104 @@ class Rejected:
     position: int
     """Which event of its request it was, from 0."""
     others: Sequence[int] = ()
-    """The positions of further events, where one rejection stands for many."""
+    """The positions of further events that share this rejection."""
+
+    @property
+    def events(self) -> int:
+        """How many events it rejects."""
+        return 1 + len(self.others)
 
 
-Outcome: TypeAlias = Accepted | Dropped | Rejected
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event that was not looked at, because the rows before it already fill the reply."""
 
 
-def transform(data: bytes, arrived_at: int, settings: Settings, rules: Mapping[str, Rule] = RULES) -> list[Outcome]:
+EMPTY: Final = "empty"
+"""The rule that drops an event without any key, before it gets an id and the other rules see it."""
+
+
+WITHOUT_ID: Final = ("denied", "opted_out")
+"""Values of the key `consent`, as sluice.js sends it, that leave an event without a visitor's id."""
+
+
+Outcome: TypeAlias = Accepted | Dropped | Rejected | Waiting
+
+
+def transform(  # noqa: PLR0913 - the hot path: it takes no time to wrap its two limits
+    data: bytes,
+    arrived_at: int,
+    settings: Settings,
+    rules: Mapping[str, Rule] = RULES,
+    room: int = sys.maxsize,
+    exact: bool = False,
+) -> list[Outcome]:
     """Turn one record into the outcomes of its events, one for each and in their order.
 
     `data` is the record as it stood on the delivery stream, `arrived_at` its approximateArrivalTimestamp in epoch
-    milliseconds. An empty array has no events and no outcomes. What stands beyond MAX_EVENTS has one outcome together.
-    Raises Fault when not the sender but we are wrong.
+    milliseconds. An empty array has no events and no outcomes. All events beyond the record's `most_events` share one
+    outcome. As soon as the rows have more than `room` characters in base64, the events that follow wait. A record with
+    whole numbers beyond 64 bits is read a second time, and then `exact`. Raises Fault when not the sender but we are
+    wrong.
     """
-    record = read_record(data, arrived_at, settings.redact_fields)
+    record = read_record(data, arrived_at, settings)
     context = record.context
     received_at = context.received_at
     of_request = _columns_of_request(context, settings)
-    _, events = split(record.body, record.form)
-    beyond = len(events) - MAX_EVENTS
-    if beyond > 0:
-        del events[MAX_EVENTS:]
+    salt = _salt_of(context, settings) if settings.find_salt else None
+    form, events = split(record.body, record.form, exact)
+    beyond = 0
+    if len(events) > FREE_EVENTS:
+        most = record.most_events
+        beyond = max(0, len(events) - most)
+        del events[most:]
+    if form in ENVELOPES:
+        events = [unwrap(form, event) for event in events]
+    are_several = len(events) > 1
+    bytes_left = room * 3 // 4 if are_several else 0
     outcomes: list[Outcome] = []
     for position, event in enumerate(events, context.position):
         rule_name = ""
         try:
             if type(event) is not dict:
-                raise event if isinstance(event, Reject) else Reject("not_an_object", "an event must be a JSON object")
+                if isinstance(event, Reject | Drop):
+                    raise event
+                raise Reject("not_an_object", "an event must be a JSON object")
             own_id = event.get("event_id")
-            not_an_id = None
             if type(own_id) is not str or not own_id or own_id.isspace():
-                not_an_id = _give_event_id(event, own_id, context, position, len(events) == 1)
+                _give_event_id(event, own_id, context, position, len(events) == 1)
             for rule_name, rule in rules.items():  # noqa: B007 (the handlers below say which rule it was)
                 rule(event, context)
             rule_name = ""
-            row = make_row(event, not_an_id, received_at, of_request)
+            row = make_row(event, received_at, of_request)
+            if salt is not None and event.get("consent") not in WITHOUT_ID:
+                row["visitor_id"] = make_visitor_id(salt, row["source"], context.ip or "", context.user_agent)
             if row["event_id"] is None:  # a rule has emptied it
                 row["event_id"] = make_id(context, position, orjson.dumps(row))
-            outcomes.append(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-        except Drop:
-            outcomes.append(Dropped(rule_name))
+            line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+            if PLUS in line and not exact and may_have_lost_digits(line):
+                return transform(data, arrived_at, settings, rules, room, True)
+            outcomes.append(line)
+            if are_several:
+                bytes_left -= len(line)
+                if bytes_left < 0:
+                    outcomes += [Waiting()] * (len(events) - len(outcomes))
+                    break
+        except Drop as drop:
+            outcomes.append(Dropped(rule_name or str(drop) or EMPTY))
         except Reject as reject:
+            if reject.reason == "not_text" and not exact:
+                return transform(data, arrived_at, settings, rules, room, True)
             outcomes.append(Rejected(reject.reason, reject.detail, position))
         except Exception as error:
             if not rule_name and "Recursion limit" in str(error):  # orjson's word, when it writes
                 outcomes.append(Rejected("nested_too_deeply", TOO_DEEP, position))
                 continue
             detail = f"rule {rule_name!r}: {describe(error)}" if rule_name else describe(error)
-            raise Fault("rule" if rule_name else "bug", detail, len(events) + (beyond > 0)) from error
-    if beyond > 0:
-        detail = f"a record holds at most {MAX_EVENTS:,} events, and {beyond:,} more followed"
-        first = context.position + MAX_EVENTS
+            raise Fault("rule" if rule_name else "bug", detail, len(events) + beyond) from error
+    if beyond:
+        detail = f"a record of {len(record.body):,} bytes holds at most {most:,} events, and {beyond:,} more followed"
+        first = context.position + most
         outcomes.append(Rejected("too_many_events", detail, first, range(first + 1, first + beyond)))
     return outcomes
 
@@ -126,6 +182,16 @@ def _columns_of_request(context: Context, settings: Settings) -> RequestColumns:
     if ip is not None:
         ip = handle_ip(ip, settings.ip_handling)
     return format_time(context.received_at), ip, user_agent, context.request_id
+
+
+def _salt_of(context: Context, settings: Settings) -> bytes | None:
+    """The salt of a request's visitor id; None if it has none.
+
+    Of a replayed rejection only the network is left of the address, and would make the visitor another one.
+    """
+    if settings.find_salt is None or context.ip is None or "visitor_id" in settings.redact_fields:
+        return None
+    return settings.find_salt(context.received_at) if handle_ip(context.ip, "TRUNCATE") != context.ip else None
 
 
 @lru_cache(maxsize=4096)
@@ -147,14 +213,20 @@ def handle_ip(ip: str, handling: IpHandling) -> str | None:
     return str(address).rpartition(".")[0] + ".0"
 
 
-def _give_event_id(event: Event, own_id: Any, context: Context, position: int, alone: bool) -> Any:
-    """Give the event an id before the rules see it; returns what the sender had in its place, if that was no id."""
-    if type(own_id) is int:
-        event["event_id"] = str(own_id)
-        return None
+def _give_event_id(event: Event, own_id: Any, context: Context, position: int, alone: bool) -> None:
+    """Give the event an id before the rules see it. A value of the sender's that is not an id moves to properties.
+
+    Raises Drop for an event without any key: it has no id, so this is the place where it costs the others nothing.
+    """
+    if own_id is not None and (valid := read_id(own_id)) is not None:
+        event["event_id"] = valid
+        return
+    if not event:
+        raise Drop
     made_before = context.event_id if alone else None
-    event["event_id"] = made_before or make_id(context, position, orjson.dumps(event))
-    return own_id if type(own_id) is not str else None
+    event["event_id"] = made_before or make_id(context, position, write_json(event))
+    if own_id is not None and type(own_id) is not str:
+        event["properties"] = merge_properties({"event_id": own_id}, event.get("properties"))
 
 
 def make_id(context: Context, position: int, text: bytes) -> str:
@@ -165,3 +237,9 @@ def make_id(context: Context, position: int, text: bytes) -> str:
     """
     request = context.extended_request_id or str(context.received_at)
     return sha256(b"%b %d %b" % (request.encode(), position, text)).hexdigest()[:32]
+
+
+@lru_cache(maxsize=4096)
+def make_visitor_id(salt: bytes, source: str | None, ip: str, user_agent: str | None) -> str:
+    """128 bits that are the same for one visitor of one source during one day."""
+    return digest(salt, "\0".join((source or "", ip, user_agent or "")).encode(), "sha256").hex()[:32]

@@ -2,12 +2,14 @@
 
 This is the only module that knows Firehose's contract (record ids, base64, `result`) and the environment:
 
-    IP_HANDLING     TRUNCATE (default), FULL or NONE: what becomes of the client's address
-    REDACT_FIELDS   field names, separated by commas, whose values are emptied at any depth
-    REJECT_STREAM   the delivery stream that takes rejected events; without one, their records fail as a whole
+    HEADLESS_BROWSERS   DROP (default) or KEEP: what becomes of the events of headless browsers
+    IP_HANDLING         TRUNCATE (default), FULL or NONE: what becomes of the client's address
+    REDACT_FIELDS       field names, separated by commas, whose values are emptied at any depth
+    SALT_BUCKET         the bucket that holds the salts of visitors' ids; without one, rows have no such ids
+    REJECT_STREAM       the delivery stream that takes rejected events; without one, their records fail as a whole
 
 The contract (https://docs.aws.amazon.com/firehose/latest/dev/data-transformation.html): every recordId comes back
-exactly once with `data` and one of three results. The data of `Ok` is appended to the object as it stands, so one
+exactly once with `data` and one of three results. The data of `Ok` is appended to the object as it is, so one
 record may carry many rows. A record that is `ProcessingFailed` goes, as it came, to the error output. An exception
 would fail the records of the whole invocation, and so would a reply of more than 6 MB.
 
@@ -34,9 +36,11 @@ from typing import Any, Final, Literal, Protocol, TypedDict, cast, get_args
 from pybase64 import b64decode, b64encode_as_string
 
 from transform import rejects
-from transform.events import Accepted, Dropped, IpHandling, Outcome, Rejected, Settings, transform
-from transform.records import MAX_EVENTS, Fault, describe, read_record, write_rest
+from transform.events import Accepted, Dropped, Outcome, Rejected, Waiting, transform
+from transform.records import Fault, describe, read_record, write_rest
+from transform.rules import IpHandling, Settings, fold
 from transform.streams import connect, put_records
+from transform.visitors import Salts
 
 REPLY_LIMIT: Final = 6_000_000
 """Bytes of a reply. Lambda's limit is 6 MB for a synchronous invocation, read here as the smaller megabyte."""
@@ -74,11 +78,20 @@ class LambdaContext(Protocol):
 
 def read_settings(environment: dict[str, str]) -> Settings:
     """Settings from the environment; raises ValueError with the name, the value and the way out."""
-    handling = environment.get("IP_HANDLING") or "TRUNCATE"
-    if handling not in get_args(IpHandling):
-        raise ValueError(f"IP_HANDLING must be one of {', '.join(get_args(IpHandling))} (got {handling!r})")
-    names = (name.strip().lower() for name in environment.get("REDACT_FIELDS", "").split(","))
-    return Settings(ip_handling=cast(IpHandling, handling), redact_fields=frozenset(name for name in names if name))
+
+    def choose(name: str, *choices: str) -> str:
+        chosen = environment.get(name) or choices[0]
+        if chosen not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)} (got {chosen!r})")
+        return chosen
+
+    names = (fold(name.strip()) for name in environment.get("REDACT_FIELDS", "").split(","))
+    return Settings(
+        ip_handling=cast(IpHandling, choose("IP_HANDLING", *get_args(IpHandling))),
+        redact_fields=frozenset(name for name in names if name),
+        keep_headless=choose("HEADLESS_BROWSERS", "DROP", "KEEP") == "KEEP",
+        find_salt=Salts(bucket).find if (bucket := environment.get("SALT_BUCKET")) else None,
+    )
 
 
 SETTINGS: Final = read_settings(dict(os.environ))
@@ -94,7 +107,7 @@ class Tally:
         self.rejected: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.requeued = 0
-        """Not among the received: they are when they come again."""
+        """Not counted as received; they are counted when they arrive again."""
 
     @property
     def received(self) -> int:
@@ -185,10 +198,12 @@ def answer(record: Record, invocation: Invocation) -> Reply:
     try:
         sent = record["data"]
         data = b64decode(sent, None, True)  # validated; by keyword, that takes half as long again
-        outcomes = transform(data, record["approximateArrivalTimestamp"], SETTINGS)
+        room = invocation.room + len(sent)
+        outcomes = transform(data, record["approximateArrivalTimestamp"], SETTINGS, room=room)
         dropped: list[str] = []
         try:
-            rows = b"".join(outcomes)  # type: ignore[arg-type]  # most often, all of them are rows
+            # Most often, all of them are rows. They are not many more bytes than there is room for: else some wait.
+            rows = b"".join(outcomes)  # type: ignore[arg-type]  # else a TypeError
         except TypeError:
             accepted = [outcome for outcome in outcomes if type(outcome) is Accepted]
             dropped = [outcome.rule for outcome in outcomes if type(outcome) is Dropped]
@@ -212,7 +227,7 @@ def answer(record: Record, invocation: Invocation) -> Reply:
 
 
 def make_reply(record: Record, rows: bytes) -> Reply:
-    """A record that has become rows, or that is dropped, for want of any."""
+    """A record that has become rows, or that is dropped because it has none."""
     if not rows:
         return {"recordId": record["recordId"], "result": "Dropped", "data": record["data"]}
     return {"recordId": record["recordId"], "result": "Ok", "data": b64encode_as_string(rows)}
@@ -236,10 +251,12 @@ def fail_for_rejects(record: Record, tally: Tally, outcomes: list[Outcome], reje
     output. It goes there whole, with the good events that came with them: if those became rows here, a replay of the
     record would make them rows again.
     """
-    tally.rejected.update(outcome.reason for outcome in rejected)
+    for outcome in rejected:
+        tally.rejected[outcome.reason] += outcome.events
+    wrong, all_events = sum([outcome.events for outcome in rejected]), count_events(outcomes)
     first = rejected[0]
-    detail = f"{len(rejected)} of {len(outcomes)} events, first event {first.position}: {first.reason}: {first.detail}"
-    return fail(record, tally, "rejected_events", detail, len(outcomes) - len(rejected))
+    detail = f"{wrong} of {all_events} events, first event {first.position}: {first.reason}: {first.detail}"
+    return fail(record, tally, "rejected_events", detail, all_events - wrong)
 
 
 # --- What leaves by a delivery stream -----------------------------------------------------------------------------
@@ -252,7 +269,7 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], invocation: Invoc
     """
     tally, detours = invocation.tally, invocation.detours
     longest = REPLY_LIMIT - REPLY_OVERHEAD - len(record["recordId"])
-    contents = read_record(data, record["approximateArrivalTimestamp"], SETTINGS.redact_fields)
+    contents = read_record(data, record["approximateArrivalTimestamp"], SETTINGS)
     for index, outcome in enumerate(outcomes):
         if type(outcome) is Accepted and base64_length(len(outcome)) > longest:
             detail = f"its row has {len(outcome):,} bytes, which no reply of Lambda's {REPLY_LIMIT:,} holds"
@@ -262,22 +279,25 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], invocation: Invoc
         return fail_for_rejects(record, tally, outcomes, rejected)
 
     fitting = count_fitting(outcomes, invocation.room + len(record["data"]))
-    rest = outcomes[fitting:MAX_EVENTS]
-    settled = outcomes[:fitting] + outcomes[max(fitting, MAX_EVENTS) :]
+    most = contents.most_events
+    rest = outcomes[fitting:most]
+    settled = outcomes[:fitting] + outcomes[max(fitting, most) :]
     settled_before = tally.received or any(detour.tally.received for detour in detours)
     if rest and not settled and not settled_before:
         detail = "beside the other records, its first row does not fit Lambda's reply of 6 MB"
-        return fail(record, tally, "reply_full", detail, len(outcomes))
+        return fail(record, tally, "reply_full", detail, count_events(outcomes))
 
     rows = [outcome for outcome in settled if type(outcome) is Accepted]
     rejected = rejects.limit([outcome for outcome in settled if type(outcome) is Rejected])
     counts = Tally()
     counts.accepted = len(rows)
     counts.dropped.update(outcome.rule for outcome in settled if type(outcome) is Dropped)
-    counts.rejected.update(reject.reason for reject in rejected)
+    for reject in rejected:
+        counts.rejected[reject.reason] += reject.events
     counts.requeued = len(rest)
     now = time.time_ns() // 1_000_000
-    row_sizes = [len(outcome) if type(outcome) is Accepted else 0 for outcome in rest]
+    longest = max([len(outcome) for outcome in outcomes if type(outcome) is Accepted], default=0)
+    row_sizes = [len(outcome) if type(outcome) is Accepted else longest for outcome in rest]
     reply = make_reply(record, b"".join(rows))
     # A shorter reply leaves no more room: the record may yet be handed back as it came.
     invocation.room -= max(0, len(reply["data"]) - len(record["data"]))
@@ -286,7 +306,7 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], invocation: Invoc
             record,
             reply,
             counts,
-            len(outcomes),
+            count_events(outcomes),
             list(rejects.pack(rejects.make_rows(contents, rejected, SETTINGS, now))) if rejected else [],
             list(write_rest(contents, fitting, row_sizes, REPLY_LIMIT // 4)) if rest else [],
         )
@@ -294,10 +314,17 @@ def part(record: Record, data: bytes, outcomes: list[Outcome], invocation: Invoc
     return reply
 
 
+def count_events(outcomes: list[Outcome]) -> int:
+    """How many events have these outcomes."""
+    return sum([outcome.events if type(outcome) is Rejected else 1 for outcome in outcomes])
+
+
 def count_fitting(outcomes: list[Outcome], most: int) -> int:
     """How many of the outcomes, from the first on, have rows of at most `most` bytes in base64."""
     size = 0
     for index, outcome in enumerate(outcomes):
+        if type(outcome) is Waiting:
+            return index
         if type(outcome) is Accepted:
             size += len(outcome)
             if base64_length(size) > most:

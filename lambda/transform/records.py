@@ -4,30 +4,47 @@
     <the body>
     sluice/end extended_request_id=<the same id>
 
-The API's mapping template writes it so, and adds `form=query` for a pixel. What the reply to Firehose has no room for
-is written so here, to be put back on the stream; `position` then says which event of its request is the first, and
-`form=lines` that each line is an event. A replay may add `event_id` and `received_at`.
+The API's mapping template writes it so, and adds `form=query` for a pixel, and the name of its envelope for a body of a
+well-known client. Events that the reply to Firehose has no room for are written so here, to be put back on the stream;
+`position` then says which event of its request is the first, and `form=lines` that each line is an event. A replay may
+add `event_id` and `received_at`.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 from urllib.parse import parse_qsl
 
 import orjson
 
-from transform.rules import Context
+from shared.documents import parse_json
+from transform.rules import DEFAULTS, Context, Settings
 
 MAX_EVENTS: Final = 10_000
-"""Events in one record; what stands beyond is one rejected event."""
+"""Events in one record; those beyond share one rejection."""
+
+MAX_GROWTH: Final = 20
+"""How many times its own bytes the rows of a request may have. A row has hundreds of bytes, even of a tiny event, and
+rows beyond a reply go back to the stream: many tiny events would cost many times what their sender has sent."""
+
+FREE_EVENTS: Final = 100
+"""Events that a request may hold however few bytes it has."""
+
+LEAST_ROW: Final = 424
+"""Bytes of a row with no user agent and next to no content."""
+
+MAX_AGENT_CHARACTERS: Final = 256
+"""Characters of the user agent that a row repeats."""
 
 MAX_REST_BYTES: Final = 1_000_000
 """Bytes of events in a record that is written here. With both its lines it stays below Firehose's 1,024,000."""
@@ -38,6 +55,7 @@ TOO_DEEP: Final = "objects and arrays are nested deeper than 254 levels"
 Reason: TypeAlias = Literal[
     "not_json",
     "not_an_object",
+    "unknown_type",
     "nested_too_deeply",
     "too_many_events",
     "too_many_rejects",
@@ -54,8 +72,28 @@ Reason: TypeAlias = Literal[
 FaultReason: TypeAlias = Literal["context_line", "end_line", "rule", "bug"]
 """Why a record cannot be transformed; its events are counted by it."""
 
-Form: TypeAlias = Literal["document", "array", "lines", "query"]
-"""How a body holds its events: as itself, as the items of an array, one a line, or one as a query string."""
+Envelope: TypeAlias = Literal[
+    "cloudevents",
+    "v1/track",
+    "v1/page",
+    "v1/identify",
+    "v1/group",
+    "v1/alias",
+    "v1/screen",
+    "v1/batch",
+    "v1/metrics",
+    "v1/other",
+]
+"""How a well-known client writes its events; envelopes.py reads them."""
+
+Form: TypeAlias = Literal["document", "array", "lines", "query"] | Envelope
+"""How a body holds its events: as itself, as the items of an array, one a line, one as a query string, or in an
+envelope."""
+
+ENVELOPES: Final[frozenset[Form]] = frozenset(get_args(Envelope))
+BATCH: Final = "v1/batch"
+WRAPPING: Final[frozenset[Form]] = frozenset(("array", "cloudevents", BATCH))
+"""The forms of which several events are written as an array."""
 
 
 class Fault(Exception):
@@ -89,6 +127,15 @@ class Record:
     line: re.Match[bytes] | None = None
     """The context line as it came; none for a bare record."""
 
+    @property
+    def most_events(self) -> int:
+        """How many of its events are looked at: fewer of a request of the API, as it came, if they are tiny."""
+        if self.line is None or b" position=" in self.line["more"]:
+            return MAX_EVENTS
+        rows = (len(self.line[0]) + len(self.body)) * MAX_GROWTH
+        agent = len(write_json(self.context.user_agent or ""))
+        return min(MAX_EVENTS, max(FREE_EVENTS, rows // (LEAST_ROW + agent)))
+
 
 def describe(error: Exception) -> str:
     """An exception's type and place. Not its message, which may repeat what the sender wrote."""
@@ -104,15 +151,26 @@ EARLIEST: Final = 0
 LATEST: Final = (datetime(2101, 1, 1, tzinfo=UTC) - EPOCH) // MILLISECOND
 """The first moment that is too late, in epoch milliseconds: the years 1970 to 2100 are taken."""
 
+MARKER: Final = b"sluice/"
+"""How a record of ours begins, whatever its version."""
+
 # Without its newline. "Not a space" is matched several times as fast as "no white space".
 _CONTEXT_LINE: Final = re.compile(
     rb"sluice/1 request_id=([^ ]*+) extended_request_id=([^ ]++) time=(\d++) ip=([^ ]*+) user_agent=([^ ]*+)"
     rb"(?P<more>(?: (?:form|event_id|position|received_at)=[^ ]++)*+)"
 )
-_FORMS: Final[dict[str | None, Form | None]] = {None: None, "query": "query", "lines": "lines"}
+RECORD: Final = re.compile(
+    rb"sluice/1 request_id=\S* extended_request_id=(\S+) [^\n]*\n.*?\nsluice/end extended_request_id=\1\n", re.DOTALL
+)
+"""A whole record of ours, to be found among the others that raw/ stores with it."""
+
+_FORMS: Final[dict[str | None, Form | None]] = {
+    **{None: None, "query": "query", "lines": "lines"},
+    **{form: form for form in get_args(Envelope)},
+}
 
 
-def read_record(data: bytes, arrived_at: int, redact_fields: frozenset[str] = frozenset()) -> Record:
+def read_record(data: bytes, arrived_at: int, settings: Settings = DEFAULTS) -> Record:
     """Part a record; `arrived_at` (epoch milliseconds) is the time of one that names none.
 
     The end line repeats the extended request id, which no client can choose, and it must be the record's last: whatever
@@ -122,11 +180,11 @@ def read_record(data: bytes, arrived_at: int, redact_fields: frozenset[str] = fr
     line_end = data.find(b"\n")
     line = _CONTEXT_LINE.fullmatch(data, 0, line_end)
     if line is None:
-        if not data.startswith(b"sluice/"):
-            return Record(Context(arrived_at, redact_fields=redact_fields), data)
+        if not data.startswith(MARKER):
+            return Record(Context(arrived_at, settings=settings), data)
         raise Fault("context_line", "the record begins with our marker, and not with a context line of version 1")
     request_id, extended_request_id, time, ip, user_agent, more = line.groups()
-    end = b"\nsluice/end extended_request_id=%b\n" % extended_request_id
+    end = end_line(extended_request_id)
     body_end = len(data) - len(end)
     if body_end <= line_end or not data.endswith(end):
         raise Fault("end_line", "the record does not end with the end line of its own request")
@@ -147,7 +205,7 @@ def read_record(data: bytes, arrived_at: int, redact_fields: frozenset[str] = fr
             _decode_user_agent(user_agent),
             event_id,
             position,
-            redact_fields,
+            settings,
         )
     except (ValueError, KeyError) as error:
         raise Fault("context_line", f"a field of the context line cannot be read: {describe(error)}") from error
@@ -162,8 +220,20 @@ def _read_pairs(more: bytes) -> dict[str, str]:
 
 @lru_cache(maxsize=4096)
 def _decode_user_agent(encoded: bytes) -> str | None:
-    """The user agent's text. The header may hold any bytes; what is not UTF-8 in it becomes U+FFFD."""
-    return b64decode(encoded, validate=True).decode(errors="replace") or None
+    """The start of the user agent's text. The header may hold any bytes; U+FFFD replaces those that are not UTF-8."""
+    return b64decode(encoded, validate=True).decode(errors="replace")[:MAX_AGENT_CHARACTERS] or None
+
+
+def sender_line(request_id: str, extended_request_id: str, time: int, ip: str = "", user_agent: str = "") -> bytes:
+    """The context line of a request, without its newline; pairs may follow it. `time` is in epoch milliseconds."""
+    agent = b64encode(user_agent.encode()).decode()
+    line = f"sluice/1 request_id={request_id} extended_request_id={extended_request_id} time={time} ip={ip}"
+    return f"{line} user_agent={agent}".encode()
+
+
+def end_line(extended_request_id: bytes) -> bytes:
+    """What ends a record, with the newline after its body."""
+    return b"\nsluice/end extended_request_id=%b\n" % extended_request_id
 
 
 def write_rest(record: Record, first: int, row_sizes: Sequence[int], most: int) -> Iterator[bytes]:
@@ -183,14 +253,15 @@ def write_rest(record: Record, first: int, row_sizes: Sequence[int], most: int) 
         pairs["form"] = form  # else a line that is alone, or bad lines among themselves, would be read as a document
     # For a bare record its time stands for the id of its request, as it does where ids are made.
     extended_request_id = context.extended_request_id or str(context.received_at)
-    bare = f"sluice/1 request_id= extended_request_id={extended_request_id} time={context.received_at} ip= user_agent="
-    sender = line.string[: line.start("more")] if line else bare.encode()
-    end = f"\nsluice/end extended_request_id={extended_request_id}\n".encode()
+    bare = sender_line("", extended_request_id, context.received_at)
+    sender = line.string[: line.start("more")] if line else bare
+    end = end_line(extended_request_id.encode())
 
     def write(start: int, stop: int) -> bytes:
         pairs["position"] = str(context.position + start)
         more = "".join(f" {key}={value}" for key, value in pairs.items()).encode()
-        body = b"[%b]" % b",".join(texts[start:stop]) if form == "array" else b"\n".join(texts[start:stop])
+        some = texts[start:stop]
+        body = b"[%b]" % b",".join(some) if form in WRAPPING else b"\n".join(some)
         return b"%b%b\n%b%b" % (sender, more, body, end)
 
     start, text_bytes, row_bytes = first, 0, 0
@@ -205,61 +276,177 @@ def write_rest(record: Record, first: int, row_sizes: Sequence[int], most: int) 
 
 # --- The body: one object, an array, lines, or a query string -----------------------------------------------------
 
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some editors put it in front of a file
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some editors put it in front of a file
 
 
-def split(body: bytes, form: Form | None = None) -> tuple[Form, list[Any]]:
+def split(body: bytes, form: Form | None = None, exact: bool = False) -> tuple[Form, list[Any]]:
     """The form of a body, and its events in their order: what was sent as an event, or a Reject if it cannot be read.
 
-    From MAX_EVENTS on there is one item for each event, and nothing else is said of it.
+    From MAX_EVENTS on there is one item for each event, and nothing else is said of it. Whole numbers beyond 64 bits
+    are doubles, unless `exact` asks for their digits, which takes longer.
     """
     if form == "query":
         return form, [dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))]
     if form == "lines":
-        return form, _parse_each(_split_lines(body))
+        return form, _parse_each(_split_lines(body), exact)
+    if form is not None:
+        return form, _split_envelope(body, form, exact)
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        document = _complain(error)
-        if body.startswith(_BYTE_ORDER_MARK):
-            body = body[len(_BYTE_ORDER_MARK) :]
-            document = parse(body)
+        document = _load_exactly(body) if exact else orjson.loads(body)
+    except orjson.JSONDecodeError:
+        body = body.removeprefix(BYTE_ORDER_MARK)
+        document = parse(body, exact)
         if type(document) is Reject:
-            return _split_unreadable(body, document)
+            return _split_unreadable(body, document, exact)
     return ("array", document) if type(document) is list else ("document", [document])
 
 
 def split_texts(body: bytes, named_form: Form | None = None) -> tuple[Form, list[bytes]]:
     """The form of a body, and the texts of its events as they were sent: one for each that split gives."""
-    form, _ = split(body, named_form)
+    form, events = split(body, named_form)
     if form in ("document", "query"):
         return form, [body]
+    if form in ENVELOPES:
+        texts = (form in WRAPPING and _split_items(body, form)) or []
+        if len(texts) == len(events):
+            return form, texts
+        # It is not several events, or its key `batch` is written with escapes.
+        return form, [body] if len(events) == 1 else [write_json(event) for event in events]
     if named_form is None:  # else the first of these lines may be any of the lines that were sent
-        body = body.removeprefix(_BYTE_ORDER_MARK)
+        body = body.removeprefix(BYTE_ORDER_MARK)
     return form, _split_lines(body) if form == "lines" else _split_array(body) or []
 
 
-def parse(text: bytes) -> Any:
-    """A JSON text's value, or a Reject that says where it is wrong."""
+def parse(text: bytes, exact: bool = False) -> Any:
+    """A JSON text's value, or a Reject that says where it is wrong.
+
+    An object with half an emoji, as JavaScript writes for a text that was cut inside one, is repaired and flagged.
+    """
     try:
-        return orjson.loads(text)
+        return _load_exactly(text) if exact else orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return _complain(error)
+        repaired = _SURROGATE.sub(lambda match: rb"\ufffd" if match[1] else match[0], text)
+        if repaired != text:
+            with suppress(orjson.JSONDecodeError):
+                value = _load_exactly(repaired)
+                if type(value) is dict:
+                    return {**value, REPAIRED: True}
+        return _complain(error, text)
 
 
-def _complain(error: orjson.JSONDecodeError) -> Reject:
-    text = str(error)
-    return Reject("nested_too_deeply", TOO_DEEP) if text.startswith("depth limit") else Reject("not_json", text)
+REPAIRED: Final = "sluice_repaired"
+"""The key that flags an event of which U+FFFD replaces a part that was not a character."""
+
+# A whole pair, or half of one, or any other escape.
+_SURROGATE: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
+)
 
 
-def _parse_each(texts: list[bytes]) -> list[Any]:
-    # What stands beyond the limit is only counted: a megabyte of short bad lines would take a lot of time and memory.
-    return [*map(parse, texts[:MAX_EVENTS]), *texts[MAX_EVENTS:]]
+def _load_exactly(text: bytes) -> Any:
+    """The value of a text that orjson reads, and every digit of its whole numbers. Raises JSONDecodeError."""
+    value = orjson.loads(text)
+    with suppress(ValueError):  # nested too deeply: orjson does not write such a value either
+        value = parse_json(text)
+    return value
 
 
-def _split_unreadable(body: bytes, complaint: Reject) -> tuple[Form, list[Any]]:
-    """The form and the events of a body that is no JSON document to orjson; the complaint is what orjson says of it."""
-    lines = _parse_each(_split_lines(body))
+def may_have_lost_digits(written: bytes) -> bool:
+    """Whether a JSON text by orjson has a double that may have been a whole number beyond 64 bits."""
+    return _LARGE_DOUBLE.search(written) is not None
+
+
+_LARGE_DOUBLE: Final = re.compile(rb"\de\+\d")
+PLUS: Final = ord("+")
+"""No such double is without this byte. As a number it is found eight times as fast as by b"+"."""
+
+MAX_EXACT: Final = 2**53
+"""A double of this size or more may have been another whole number."""
+
+
+def write_json(value: Any) -> bytes:
+    """The JSON text of a value that was read here. Raises TypeError where it is nested deeper than orjson writes."""
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        if "64-bit" not in str(error):
+            raise
+        try:
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        except RecursionError:
+            raise TypeError("Recursion limit reached") from None
+
+
+def read_id(value: Any) -> str | None:
+    """The id that a sender's `event_id` is: text that is not blank, or a whole number, also as 12345.0; else None."""
+    if type(value) is str:
+        return None if not value or value.isspace() else value
+    if type(value) is float and value.is_integer() and abs(value) < MAX_EXACT:
+        value = int(value)
+    return str(value) if type(value) is int else None
+
+
+_REPLACED: Final = "\ufffd".encode()
+_REPLACED_GZIP: Final = b"\x1f" + _REPLACED
+
+
+def _complain(error: orjson.JSONDecodeError, text: bytes) -> Reject:
+    message = str(error)
+    if message.startswith("depth limit"):
+        return Reject("nested_too_deeply", TOO_DEEP)
+    if text.startswith(_REPLACED_GZIP):
+        message = "a gzip body came without Content-Encoding: gzip, and API Gateway has damaged it"
+    elif _REPLACED in text:
+        message += "; U+FFFD replaces bytes that were not UTF-8, which API Gateway does not keep"
+    return Reject("not_json", message)
+
+
+def _split_envelope(body: bytes, form: Form, exact: bool) -> list[Any]:
+    """The events of an envelope, as its client wrote them."""
+    if form not in WRAPPING:
+        return [parse(body, exact)]
+    try:
+        document = _load_exactly(body) if exact else orjson.loads(body)
+    except orjson.JSONDecodeError:
+        items = _split_items(body, form)
+        return [parse(body, exact)] if items is None else _parse_each(items, exact)
+    if form == BATCH and type(document) is dict:
+        document = document.get("batch")
+        if type(document) is not list:
+            return [Reject("not_an_object", "a batch must be an object with an array `batch`")]
+    return document if type(document) is list else [document]
+
+
+def _split_items(body: bytes, form: Form) -> list[bytes] | None:
+    """The texts of an envelope's events, if it holds an array of them; else None."""
+    return _split_array(_find_batch(body) if form == BATCH else body)
+
+
+def _find_batch(body: bytes) -> bytes:
+    """The text of the array `batch` of an object; all of the body, if there is none."""
+    depth, start, found, is_named = 0, 0, body, False
+    for token in _TOKEN.finditer(body):
+        text = token[0]
+        if text in (b"{", b"["):
+            if depth == 1 and is_named and text == b"[":
+                start = token.start()
+            depth += 1
+        elif text in (b"}", b"]"):
+            depth -= 1
+            if depth == 1 and start:
+                found, start = body[start : token.end()], 0
+        is_named = depth == 1 and text == b'"batch"'
+    return found
+
+
+def _parse_each(texts: list[bytes], exact: bool) -> list[Any]:
+    # What is beyond the limit is only counted: a megabyte of short bad lines would take a lot of time and memory.
+    return [*[parse(text, exact) for text in texts[:MAX_EVENTS]], *texts[MAX_EVENTS:]]
+
+
+def _split_unreadable(body: bytes, complaint: Reject, exact: bool) -> tuple[Form, list[Any]]:
+    """The form and the events of a body that orjson refuses; the complaint is what orjson says of it."""
+    lines = _parse_each(_split_lines(body), exact)
     if not lines:
         return "document", [Reject("not_json", "the body is empty")]
     # The first line decides most cases. Else an array comes before lines: a pretty-printed array with one number too
@@ -268,7 +455,7 @@ def _split_unreadable(body: bytes, complaint: Reject) -> tuple[Form, list[Any]]:
         return "lines", lines
     items = _split_array(body)
     if items:
-        return "array", _parse_each(items)
+        return "array", _parse_each(items, exact)
     return ("lines", lines) if dict in map(type, lines) else ("document", [complaint])
 
 
@@ -282,7 +469,7 @@ _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL
 
 
 def _split_array(body: bytes) -> list[bytes] | None:
-    """The texts of an array's items, whatever they are, so that each answers for itself; None if it is no array.
+    """The texts of an array's items, whatever they are, so that each answers for itself; None if it is not an array.
 
     Nothing between two commas counts as little as a blank line.
     """

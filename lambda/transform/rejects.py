@@ -1,7 +1,7 @@
 """From rejected events to the rows of the rejected table: the reason, the event's own text, and its request.
 
 Everything here is pure. A row is one JSON object and a newline, its keys the `rejected_columns` of schema.json in their
-order. The text of an event stands in its row byte for byte as it was sent, in base64, because much of it is no JSON and
+order. The text of an event is in its row byte for byte as it was sent, in base64, because much of it is not JSON and
 some of it no text. For the same reason no field of it can be redacted. A long text becomes several rows with the same
 id, numbered in `part`: decode each body, and join them.
 """
@@ -14,12 +14,14 @@ from typing import Any, Final
 
 import orjson
 
-from transform.events import Rejected, Settings, handle_ip, make_id
-from transform.records import Form, Record, parse, split, split_texts
+from transform.envelopes import read_event
+from transform.events import Rejected, handle_ip, make_id
+from transform.records import ENVELOPES, Form, Record, parse, read_id, split, split_texts
 from transform.rows import format_time
+from transform.rules import Settings
 
 MAX_REJECTS: Final = 500
-"""Rejected events of one record that have rows of their own; what stands beyond has one together."""
+"""Rejected events of one record that have rows of their own; those beyond share one."""
 
 MAX_PART_BYTES: Final = 600_000
 """Bytes of an event's text in one row: 800,000 in base64, so that a row fits a record of Firehose's 1,024,000."""
@@ -55,6 +57,7 @@ def make_rows(record: Record, rejected: list[Rejected], settings: Settings, reje
         "user_agent": None if "user_agent" in redacted else context.user_agent,
         "request_id": context.request_id,
         "extended_request_id": context.extended_request_id,
+        "form": form if form == "query" or form in ENVELOPES else None,
     }
     for reject in rejected:
         text = b"\n".join(texts[position - context.position] for position in (reject.position, *reject.others))
@@ -72,6 +75,7 @@ def make_rows(record: Record, rejected: list[Rejected], settings: Settings, reje
                     "position": reject.position,
                     "part": part + 1,
                     "parts": parts,
+                    "events": reject.events,
                     "body": body.decode(),
                     **row,
                 },
@@ -95,10 +99,14 @@ def pack(rows: Iterable[bytes], most: int = MAX_PACKED_BYTES) -> Iterator[bytes]
 
 def _find_id(text: bytes, form: Form) -> str | None:
     """The id that the sender gave the event, if it can be read and is one."""
-    event = split(text, form)[1][0] if form == "query" else parse(text)
+    event: Any
+    if form == "query":
+        event = split(text, form)[1][0]
+    elif form in ENVELOPES:
+        event = read_event(text, form)
+    else:
+        event = parse(text)
     if type(event) is not dict:
         return None
-    own = event.get("event_id")
-    if type(own) is int:
-        return str(own)
-    return own.strip() or None if type(own) is str and len(own) <= MAX_ID_CHARACTERS else None
+    own_id = read_id(event.get("event_id"))
+    return own_id.strip() if own_id and len(own_id) <= MAX_ID_CHARACTERS else None

@@ -3,12 +3,12 @@
 Everything here is pure. What a sender may write for a column of each type:
 
 - null and blank text count as "not given", for every column.
-- A string column takes text. A number or a boolean becomes its JSON text; so does an object or an array, as in
-  Athena's own JSON reader. A double of 2^53 or more rejects the event: it may have been a long id that lost its last
-  digits, and two users must not become one.
+- A string column takes text. A number or a boolean becomes its JSON text, and 12345.0 is the same text as 12345. So
+  does an object or an array, as in Athena's own JSON reader. A double of 2^53 or more rejects the event: it may have
+  been a long id that lost its last digits, and two users must not become one.
 - `properties` holds every key that is not a column, and every key that only the pipeline sets. The keys of the sender's
-  own `properties` object stand in it directly; if one of them is also a key of the event, the object stays whole under
-  `properties`. So nothing is ever lost.
+  own `properties` object are in it directly; those that are also keys of the event stay in an object under
+  `properties`. So nothing is ever lost, and `$.plan` finds a sender's `plan` whatever its neighbours are.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
-from transform.records import EARLIEST, EPOCH, LATEST, Reject
+from transform.records import EARLIEST, EPOCH, LATEST, MAX_EXACT, Reject, read_id, write_json
 from transform.rules import Event
 
 Row: TypeAlias = dict[str, Any]
@@ -34,16 +34,8 @@ Row: TypeAlias = dict[str, Any]
 RequestColumns: TypeAlias = tuple[str, str | None, str | None, str | None]
 """What the events of a request share: received_at, ip, user_agent and request_id."""
 
-
-class MakeRow(Protocol):
-    """Makes the row of an event, which it takes apart; raises Reject.
-
-    `not_an_id` is what the sender gave as an id that is none, or None.
-    """
-
-    def __call__(
-        self, event: Event, not_an_id: Any, received_at_milliseconds: int, of_request: RequestColumns, /
-    ) -> Row: ...
+MakeRow: TypeAlias = Callable[[Event, int, RequestColumns], Row]
+"""Makes the row of an event, which it takes apart, received at these epoch milliseconds; raises Reject."""
 
 
 # --- Values: what a sender may write for a column of each type ----------------------------------------------------
@@ -66,7 +58,7 @@ class Column:
 
     @property
     def longest_text(self) -> int:
-        """Characters of text that the column takes as they stand; none, if it is not a column of text."""
+        """Characters of text that the column takes as they are; none, if it is not a column of text."""
         return (self.max_length or sys.maxsize) if self.type == "string" else 0
 
 
@@ -81,10 +73,10 @@ def _text_reader(column: Column) -> Reader:
 
     def read(value: Any) -> str | None:
         if type(value) is not str:
-            if type(value) is float and abs(value) >= 2**53:
+            if type(value) is float and abs(value) >= MAX_EXACT:
                 detail = f"{column.name} is a number too long to be kept digit for digit; send it as text"
                 raise Reject("not_text", detail)
-            value = orjson.dumps(value).decode()
+            value = read_id(value) or write_json(value).decode()
         if len(value) > longest:
             raise Reject("too_long", f"{column.name} has {len(value):,} characters; at most {longest:,} are allowed")
         return value if value and not value.isspace() else None
@@ -122,8 +114,7 @@ def _bigint_reader(column: Column) -> Reader:
             number = read_double(value)
             if number is None:
                 return None
-            # A double of 2^53 or more may have been another whole number.
-            if not number.is_integer() or abs(number) >= 2**53:
+            if not number.is_integer() or abs(number) >= MAX_EXACT:
                 raise Reject("not_a_number", f"{column.name} must be a whole number")
             value = int(number)
         if not -(2**63) <= value < 2**63:
@@ -156,9 +147,10 @@ def _time_reader(column: Column) -> Reader:
 def _read_time(value: Any) -> tuple[int, str] | None:
     """A time as epoch milliseconds and as `yyyy-MM-dd HH:mm:ss.SSS` in UTC; None for blank text.
 
-    Takes ISO-8601, in UTC if it names no offset, or epoch time as a number or its text: seconds below 1e11, else
-    milliseconds. The text of eight digits is the date yyyyMMdd. What is finer than a millisecond is cut off. Raises
-    Reject for anything else, and for times outside the years 1970 to 2100.
+    Takes ISO-8601 and its relatives, a date of e-mail and HTTP, or epoch time as a number or its text: seconds below
+    1e11, milliseconds, microseconds from 1e14 on, and nanoseconds from 1e17 on. A time without an offset is UTC. The
+    text of eight digits is the date yyyyMMdd. Parts of a millisecond are cut off. Raises Reject for anything else, and
+    for times outside the years 1970 to 2100.
     """
     text = None
     if type(value) is str and value[4:5] != "-":
@@ -166,16 +158,19 @@ def _read_time(value: Any) -> tuple[int, str] | None:
         if not value:
             return None
         if _NUMBER.fullmatch(value) and not (len(value) == 8 and value.isdigit()):
-            value = float(value)
+            value = int(value) if value.isdecimal() and len(value) < 20 else float(value)
     if type(value) is str:
         try:
-            moment = datetime.fromisoformat(value)
+            try:
+                moment = datetime.fromisoformat(value)
+            except ValueError:
+                moment = _read_relative(value)
             if moment.tzinfo is not UTC:
                 moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except (ValueError, OverflowError):
-            raise Reject("not_a_time", "the text is neither ISO-8601 nor epoch time") from None
-        hours = (moment.toordinal() - _EPOCH_DAY) * 24 + moment.hour
-        milliseconds = (hours * 60 + moment.minute) * 60_000 + moment.second * 1000 + moment.microsecond // 1000
+            raise Reject("not_a_time", _HOW_TO_WRITE_TIMES) from None
+        since = moment - EPOCH
+        milliseconds = (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
         if len(value) == 24 and value[7] == "-" and value[19] == "." and value[23] == "Z":
             # What browsers write, as in 2026-11-21T06:20:00.123Z: nearly the form that we write.
             text = f"{value[:10]} {value[11:23]}"
@@ -183,11 +178,45 @@ def _read_time(value: Any) -> tuple[int, str] | None:
         milliseconds = LATEST
         if EARLIEST <= value < LATEST:  # an infinite number would not survive rounding
             milliseconds = round(value * 1000) if value < 1e11 else int(value)
+        elif 1e14 <= value < LATEST * 1e6:
+            milliseconds = int(value) // (1_000 if value < 1e17 else 1_000_000)
     else:
-        raise Reject("not_a_time", "a time must be text or a number")
+        raise Reject("not_a_time", _HOW_TO_WRITE_TIMES)
     if not EARLIEST <= milliseconds < LATEST:
         raise Reject("not_a_time", "the time lies outside the years 1970 to 2100")
     return milliseconds, text or format_time(milliseconds)
+
+
+_HOW_TO_WRITE_TIMES: Final = (
+    "the time must be text such as 2026-11-21T06:20:00Z, or epoch seconds or milliseconds; day and month in figures"
+    " are ambiguous unless the year is first"
+)
+# Of one meaning, though not ISO-8601: 2026/1/5 6:20:00,123 UTC, and what Ruby, Go and e-mail write.
+_RELATIVE: Final = re.compile(
+    r"(\d{4})[-/](\d\d?)[-/](\d\d?)(?:(?:\s*T\s*|\s+)(\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?"
+    r"\s*(?:Z|UTC|GMT|([+-]\d\d):?(\d\d)?(?:\s+[A-Z]{3,5})?)?)?",
+    re.ASCII | re.IGNORECASE,
+)
+_OF_MAIL: Final = re.compile(
+    r"(?:[A-Z][a-z]{2},\s*)?\d\d?[ -][A-Z][a-z]{2}[ -]\d{4} \d\d:\d\d(?::\d\d)?"
+    r" (?:GMT|UTC?|Z|[+-]\d{4})(?: \([^()]*\))?",
+    re.ASCII,
+)
+
+
+def _read_relative(text: str) -> datetime:
+    """The moment of a text that is not quite ISO-8601 and has one meaning; raises ValueError for any other."""
+    text = text.strip()
+    if found := _RELATIVE.fullmatch(text):
+        year, month, day, hour, minute, second, fraction, offset_hours, offset_minutes = found.groups()
+        offset = f"{offset_hours}:{offset_minutes or '00'}" if offset_hours else ""
+        clock = f"{hour or '0':0>2}:{minute or '00'}:{second or '00'}.{(fraction or '')[:6]:0<6}{offset}"
+        return datetime.fromisoformat(f"{year}-{month:0>2}-{day:0>2}T{clock}")
+    if _OF_MAIL.fullmatch(text):
+        from email.utils import parsedate_to_datetime  # few events need it, and every start would wait for it
+
+        return parsedate_to_datetime(text)
+    return datetime.fromisoformat(text)
 
 
 def format_time(milliseconds: int) -> str:
@@ -195,7 +224,6 @@ def format_time(milliseconds: int) -> str:
     return _format_second(milliseconds // 1000) + _THOUSANDTHS[milliseconds % 1000]
 
 
-_EPOCH_DAY: Final = EPOCH.toordinal()
 _THOUSANDTHS: Final = tuple(f".{number:03d}" for number in range(1000))
 
 
@@ -220,73 +248,72 @@ COLUMNS: Final[tuple[Column, ...]] = tuple(
 """The columns of a row, in their order."""
 
 
-def compile_rows(columns: Sequence[Column]) -> MakeRow:
-    """The function that makes a row of an event, for just these columns.
-
-    What a loop over the columns would do is written out for each and compiled, as dataclasses are: this saves a
-    twentieth of the time (docs/decisions/0018). For a column `name` of text, of at most 256 characters, it is
-
-        v1 = take('name', None)
-        if v1 is not None and not (type(v1) is str and v1 and len(v1) <= 256 and not v1.isspace()): v1 = read1(v1)
-
-    and then `'name': v1` in the row. Of schema.json nothing comes into the text but as a literal.
-    """
-    names: dict[str, Any] = {"dumps": orjson.dumps, "isfinite": isfinite, "read_time": _read_time, "miss": _miss}
-    steps, values = [], []
-    for number, column in enumerate(columns):
+def row_maker(columns: Sequence[Column]) -> MakeRow:
+    """The function that makes a row of an event, with just these columns in their order."""
+    blank: Row = dict.fromkeys([column.name for column in columns])
+    surplus = [name for name in COMPUTED if name not in blank]
+    sent = []
+    for column in columns:
         if column.name in COMPUTED:
-            value = column.name
-        elif column.set_by == "sender":
-            value = f"v{number}"
-            names[f"read{number}"] = _READERS[column.type](column)
-            plain = _PLAIN.get(column.type, "False").format(v=value, longest=column.longest_text)
-            steps.append(f"{value} = take({column.key or column.name!r}, None)")
-            steps.append(f"if {value} is not None and not ({plain}): {value} = read{number}({value})")
-            if column.required:
-                steps.append(f"if {value} is None: miss({column.name!r})")
-        else:
+            continue
+        if column.set_by != "sender":
             raise ValueError(f"schema.json: the pipeline sets no column {column.name!r}: only {', '.join(COMPUTED)}")
-        values.append(f"{column.name!r}: {value}")
-    [time_key] = [column.key for column in COLUMNS if column.name == "occurred_at"]
-    text = _MAKE_ROW.format(steps="\n    ".join(steps), time_key=time_key, values=", ".join(values))
-    exec(text, names)  # nosec B102
-    return cast("MakeRow", names["make_row"])
+        read = _READERS[column.type](column)
+        sent.append((column.name, column.key or column.name, read, column.longest_text, column.required))
 
-
-COMPUTED: Final = ("occurred_at", "received_at", "clock_skew_ms", "properties", "ip", "user_agent", "request_id")
-"""The columns that are not a key's value as it was read, by the variables of the function below."""
-
-_MAKE_ROW: Final = """
-def make_row(event, not_an_id, received_at_milliseconds, of_request):
-    received_at, ip, user_agent, request_id = of_request
-    take = event.pop
-    {steps}
-    occurred_at, clock_skew_ms = received_at, None
-    sent_at = take({time_key!r}, None)
-    if sent_at is not None and (occurred := read_time(sent_at)) is not None:
-        milliseconds, occurred_at = occurred
-        clock_skew_ms = milliseconds - received_at_milliseconds
-    if not_an_id is not None:
-        event["event_id"] = not_an_id
-    own_properties = take("properties", None)
-    if own_properties is not None:
-        if type(own_properties) is dict and event.keys().isdisjoint(own_properties):
-            event.update(own_properties)
+    def make_row(event: Event, received_at_milliseconds: int, of_request: RequestColumns) -> Row:
+        row = blank.copy()
+        take = event.pop
+        for name, key, read, longest, required in sent:
+            value = take(key, None)
+            # Most values are text that the column takes as it is: this spares a call for each.
+            if type(value) is str and value and len(value) <= longest and not value.isspace():
+                row[name] = value
+                continue
+            if value is not None:
+                row[name] = value = read(value)
+            if value is None and required:
+                raise Reject("missing", f"{name} must be given")
+        row["received_at"], row["ip"], row["user_agent"], row["request_id"] = of_request
+        sent_at = take(_TIME_KEY, None)
+        if sent_at is not None and (occurred := _read_time(sent_at)) is not None:
+            milliseconds, row["occurred_at"] = occurred
+            row["clock_skew_ms"] = milliseconds - received_at_milliseconds
         else:
-            event["properties"] = own_properties
-    properties = dumps(event).decode()
-    return {{{values}}}
-"""
+            row["occurred_at"] = row["received_at"]
+        merge_properties(event, take("properties", None))
+        row["properties"] = write_json(event).decode()
+        for name in surplus:
+            row.pop(name, None)
+        return row
 
-_PLAIN: Final = {
-    "string": "type({v}) is str and {v} and len({v}) <= {longest} and not {v}.isspace()",
-    "double": "type({v}) is float and isfinite({v})",
-}
-"""By type, the values that a column takes as they stand: most are such, and this spares a call for each."""
+    return make_row
 
 
-def _miss(name: str) -> None:
-    raise Reject("missing", f"{name} must be given")
+COMPUTED: Final = (
+    *("occurred_at", "received_at", "clock_skew_ms", "properties", "ip", "user_agent", "request_id"),
+    "visitor_id",
+)
+"""The columns that are not a key's value as it was read."""
+
+[_TIME_KEY] = [column.key for column in COLUMNS if column.name == "occurred_at"]
 
 
-make_row: Final = compile_rows(COLUMNS)
+def merge_properties(event: Event, properties: Any) -> Event:
+    """Move the keys of a sender's `properties` into an event, which is returned.
+
+    Keys that the event has itself stay in an object under `properties`, and so does a value that is not an object.
+    """
+    if type(properties) is not dict:
+        if properties is not None:
+            event["properties"] = properties
+    elif event.keys().isdisjoint(properties):
+        event.update(properties)
+    else:
+        colliding = {key: value for key, value in properties.items() if key in event or key == "properties"}
+        event.update({key: value for key, value in properties.items() if key not in colliding})
+        event["properties"] = colliding
+    return event
+
+
+make_row: Final = row_maker(COLUMNS)

@@ -17,8 +17,9 @@ Your own rule is a function and one line in RULES:
     RULES = {"trim": trim, "debug": drop_debug, "bot": drop_known_bots, "internal": drop_internal_traffic, ...}
 
 An event is what the sender wrote: any key may be missing, and any value may have any JSON type. Every event has an
-`event_id` by now, the sender's or ours. An exception other than Drop is a fault: Firehose then keeps the whole record
-untouched in its error output, to be replayed when the rule is mended.
+`event_id` by now, the sender's or ours; an `event_id` of the sender's that is not valid is in `event["properties"]`. An
+event without any key never comes here: it is dropped, and counted as `empty`. An exception other than Drop is a fault:
+Firehose then keeps the whole record untouched in its error output, to be replayed when the rule is fixed.
 """
 
 from __future__ import annotations
@@ -27,11 +28,30 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
+from unicodedata import normalize
+
+IpHandling: TypeAlias = Literal["TRUNCATE", "FULL", "NONE"]
 
 
 class Drop(Exception):
-    """A rule's decision to leave an event out; it is no fault, so it is counted and never logged."""
+    """A rule's decision to leave an event out; it is not a fault, so it is counted and never logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the parameters of the stack decide."""
+
+    ip_handling: IpHandling = "TRUNCATE"
+    redact_fields: frozenset[str] = frozenset()
+    """Names of fields, each as `fold` gives it."""
+    keep_headless: bool = False
+    """Whether events of headless browsers become rows, as tests want that run in one."""
+    find_salt: Callable[[int], bytes | None] | None = None
+    """The salt of visitors' ids at these epoch milliseconds, if rows are to have such ids."""
+
+
+DEFAULTS = Settings()
 
 
 @dataclass(slots=True)
@@ -49,33 +69,43 @@ class Context:
     ip: str | None = None
     """The client's whole address, before it is truncated for its column."""
     user_agent: str | None = None
+    """The first 256 characters of the client's User-Agent header."""
     event_id: str | None = None
     """The id that the record's only event had before, when it comes from a replay."""
     position: int = 0
     """The position of the record's first event in the request that it came with; above 0 only after a requeue."""
-    redact_fields: frozenset[str] = frozenset()
-    """The configured field names, in lower case."""
+    settings: Settings = DEFAULTS
 
 
 Event: TypeAlias = dict[str, Any]
 Rule: TypeAlias = Callable[[Event, Context], None]
 
-TRIMMED_FIELDS = ("event_id", "name", "action", "source", "user_id")
+TRIMMED_FIELDS = (
+    *("event_id", "name", "action", "source", "user_id"),
+    *("anonymous_id", "session_id", "path", "referrer"),
+)
 
-# Names that announce themselves as programs. "bot" counts only at the end of a word and not in "robot" or "Cubot",
-# a maker of telephones. Libraries such as python-requests are no bots here: servers send events with them.
+# Programs that say their name. "bot" counts only at the end of a word, and not in "robot", in "Cubot" (a maker of
+# telephones) or in the agent of Slack's webhooks. HTTP libraries, SDKs, webhooks and devices are not bots here: servers
+# and machines send events with them.
 KNOWN_BOTS = re.compile(
-    r"(?<!cu)(?<!ro)bot\b|crawler\b|spider\b|slurp\b|headlesschrome|lighthouse|pingdom|facebookexternalhit",
+    r"(?<!cu)(?<!ro)bot\b(?! 1\.0 \(\+https://api\.slack\.)|crawler\b|spider\b|slurp\b|lighthouse|pingdom"
+    r"|facebookexternalhit",
     re.IGNORECASE,
 )
+# Programs that run pages as a browser does, and say so. No browser of today writes an address or "compatible; name".
+BROWSER_LIKE_BOTS = re.compile(
+    r"^Mozilla/.*(?:https?://|compatible;(?! ?(?:MSIE|Konqueror))|(?:Bing|Uri|Web )Preview|GTmetrix|PTST/|Synthetics)"
+)
+HEADLESS_BROWSERS = re.compile(r"HeadlessChrome/|PhantomJS/")
 
 
 def trim(event: Event, context: Context) -> None:
     """Remove the white space around ids and names, where it would split one user or one name into two."""
     for field in TRIMMED_FIELDS:
         value = event.get(field)
-        if type(value) is str:
-            event[field] = value.strip()
+        if type(value) is str and (trimmed := value.strip()) is not value:
+            event[field] = trimmed
 
 
 def drop_debug(event: Event, context: Context) -> None:
@@ -85,15 +115,24 @@ def drop_debug(event: Event, context: Context) -> None:
 
 
 def drop_known_bots(event: Event, context: Context) -> None:
-    """Leave out what a program sent that says so in its user agent."""
-    if is_known_bot(context.user_agent):
+    """Leave out events of programs that say so in their user agent."""
+    if is_known_bot(context.user_agent) and not (
+        context.settings.keep_headless and HEADLESS_BROWSERS.search(context.user_agent or "")
+    ):
         raise Drop
 
 
 @lru_cache(maxsize=4096)
 def is_known_bot(user_agent: str | None) -> bool:
     """Whether a user agent names a known bot; remembered, because few user agents send most events."""
-    return user_agent is not None and KNOWN_BOTS.search(user_agent) is not None
+    return user_agent is not None and any(
+        pattern.search(user_agent) for pattern in (KNOWN_BOTS, BROWSER_LIKE_BOTS, HEADLESS_BROWSERS)
+    )
+
+
+def fold(name: str) -> str:
+    """A field's name as RedactFields compares it: whatever the case of its letters and however they are encoded."""
+    return name.lower() if name.isascii() else normalize("NFKC", normalize("NFKC", name).casefold())
 
 
 def redact(event: Event, context: Context) -> None:
@@ -101,7 +140,8 @@ def redact(event: Event, context: Context) -> None:
 
     The columns `ip` and `user_agent` are not part of the event; they are emptied under the same names.
     """
-    if not context.redact_fields:
+    names = context.settings.redact_fields
+    if not names:
         return
     # A list of what is still to be visited, not recursion: a sender chooses how deep an event is nested.
     waiting: list[Any] = [event]
@@ -109,7 +149,7 @@ def redact(event: Event, context: Context) -> None:
         container = waiting.pop()
         if type(container) is dict:
             for key, value in container.items():
-                if key.lower() in context.redact_fields:
+                if fold(key) in names:
                     container[key] = None
                 elif type(value) is dict or type(value) is list:
                     waiting.append(value)

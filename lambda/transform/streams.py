@@ -15,8 +15,9 @@ from typing import Any, Final, Protocol
 
 MAX_RECORD_BYTES: Final = 1_024_000
 MAX_BATCH_RECORDS: Final = 500
-MAX_BATCH_BYTES: Final = 3 * 1024 * 1024
-"""Bytes in one call. They travel in base64, a third longer, and so stay within 4 MiB however those are counted."""
+MAX_BATCH_BYTES: Final = 3 * 1024 * 1024 - 2 * MAX_BATCH_RECORDS
+"""Bytes in one call. They travel in base64, each record a third longer and rounded up by at most two bytes, and so stay
+within 4 MiB however those are counted."""
 
 CALL_SECONDS: Final = 6
 """How long a call may take at most. None is begun with less time left, so that the function can always answer."""
@@ -50,7 +51,7 @@ def put_records(
     """Put records on the named stream; returns for each why it could not be put, or None when it was.
 
     A record that Firehose failed is tried again, after a pause, until there are no more than CALL_SECONDS left. What
-    another try would not mend, such as a missing permission, is not tried again. Never raises.
+    another try would not fix, such as a missing permission, is not tried again. Never raises.
     """
     errors: list[str | None] = ["there was no time left to try"] * len(records)
     waiting = []
@@ -95,7 +96,7 @@ def _batches(numbers: list[int], records: Sequence[bytes]) -> Iterator[list[int]
 
 
 def _put_batch(connect: Callable[[], Firehose], stream: str, records: list[bytes]) -> tuple[list[str | None], bool]:
-    """One call: each record's error, and whether another try may mend them."""
+    """One call: each record's error, and whether another try may fix them."""
     try:
         reply = connect().put_record_batch(DeliveryStreamName=stream, Records=[{"Data": data} for data in records])
     except Exception as error:

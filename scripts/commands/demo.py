@@ -9,23 +9,29 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from scripts.commands import local, query
-from scripts.commands.console import CommandError, Parser, main, progress, say
-from scripts.commands.deploy import deploy_stack, read_product
-from scripts.commands.sender import Answer, Line, send
-from scripts.commands.stack import DEFAULT_STACK_NAME, Aws, physical_ids, session, stack_outputs
-from scripts.commands.template import TEMPLATE
-from scripts.commands.track import Door, find_door
+from scripts.commands import local
+from scripts.commands.common.athena import account, choose, fill, place, results, run, saved_queries
+from scripts.commands.common.console import CommandError, Parser, main, progress, say
+from scripts.commands.common.paths import HOME
+from scripts.commands.common.stack import DEFAULT_STACK_NAME, Stack, local_session
+from scripts.commands.common.tables import Row, write_table
+from scripts.commands.deploy.command import deploy_stack
+from scripts.commands.deploy.product import read_product
+from scripts.commands.track.command import Door, find_door
+from scripts.commands.track.sender import Answer, Line, send
+from shared.documents import parse_json
 
-DATA = TEMPLATE.parent / ".sluice" / "demo"
+DATA = HOME / "demo"
 DATASETS = "vega_datasets==0.9.0"
 TEMPERATURES = "sf-temps.csv"  # a year of hourly temperatures in San Francisco, 2010
+QUERIES = Path(__file__).with_name("demo.sql")
 PARAMETERS = {"FirehoseBufferingInterval": "5"}
 DELIVERY_SECONDS = 60
 _IDS = uuid.UUID("5b0c2f8e-6d2f-4f0c-9f7a-1f8f1d3f6a52")
@@ -53,31 +59,32 @@ def demo(arguments: list[str]) -> int:
     _headline("1. A local AWS on this machine")
     temperatures = fetch_dataset(TEMPERATURES)
     local.start(options.port)
-    aws = session(local=True)
+    aws = local_session()
     say(f"It runs on {aws.endpoint}")
 
     _headline("2. template.yaml, deployed by scripts/deploy.sh --local")
-    deploy_stack(aws, DEFAULT_STACK_NAME, read_product(), PARAMETERS, ask=False)
-    outputs = stack_outputs(aws, DEFAULT_STACK_NAME)
+    deploy_stack(aws, DEFAULT_STACK_NAME, read_product(more_queries=[QUERIES]), PARAMETERS, ask=False)
+    stack = Stack(aws, DEFAULT_STACK_NAME)
 
     _headline("3. Events over HTTP")
-    before = _counts(aws)
-    answers = _post(aws, temperatures)
+    before = _counts(stack)
+    answers = _post(stack, temperatures)
     taken = sum(answer.is_accepted for answer in answers)
 
     _headline("4. Delivery: Firehose collects, the Lambda function transforms, an object in the bucket appears")
-    after = _wait_for_delivery(aws, outputs, before, taken)
+    after = _wait_for_delivery(stack, before, taken)
     accounted = _account(answers, before, after)
 
     _headline("5. Saved queries")
     for name in ("totals-by-name-and-action", "daily-mean-temperature-in-celsius"):
-        _ask(aws, outputs, name)
+        _ask(stack, name)
     say(f"Done in {time.monotonic() - started:.0f} s. The local AWS goes on running. Type next:\n")
     for line in (
-        """scripts/track.sh --local '{"name": "Ada", "action": "signup", "plan": "pro"}'""",
+        """scripts/track.sh --local --wait '{"name": "Ada", "action": "signup", "plan": "pro"}'""",
         "scripts/query.sh --local latest-events",
         "scripts/query.sh --local --list",
         "scripts/local.sh stop",
+        "scripts/console.sh --local",
     ):
         say(f"  {line}", style="bold")
     if not accounted:
@@ -116,9 +123,9 @@ def read_temperatures(path: Path) -> Iterator[dict[str, Any]]:
             }
 
 
-def _post(aws: Aws, temperatures: Path) -> list[Answer]:
+def _post(stack: Stack, temperatures: Path) -> list[Answer]:
     """The hello-world event and the odd ones to /track, the temperatures to /batch, many in a request."""
-    single, batch = (find_door(aws, DEFAULT_STACK_NAME, many=many) for many in (False, True))
+    single, batch = (find_door(stack, many=many) for many in (False, True))
     readings = list(read_temperatures(temperatures))
     answers: list[Answer] = []
     with progress() as bar:
@@ -126,7 +133,7 @@ def _post(aws: Aws, temperatures: Path) -> list[Answer]:
         posts: list[tuple[Door, Sequence[object], str]] = [(single, [HELLO], BROWSER), (batch, readings, LOADER)]
         for door, events, user_agent in posts + [(single, [event], user_agent) for event, user_agent in ODD]:
             lines = [Line(number, json.dumps(event).encode()) for number, event in enumerate(events, len(answers) + 1)]
-            for answer in send(door.url, lines, packing=door.packing, user_agent=user_agent):
+            for answer in send(replace(door, user_agent=user_agent), lines):
                 answers.append(answer)
                 bar.advance(task)
     for answer in answers:
@@ -136,27 +143,27 @@ def _post(aws: Aws, temperatures: Path) -> list[Answer]:
     return answers
 
 
-def _counts(aws: Aws) -> dict[str, int]:
+def _counts(stack: Stack) -> dict[str, int]:
     """What the transform has counted so far, by outcome: the sum over the lines that it prints for CloudWatch."""
-    group = physical_ids(aws, DEFAULT_STACK_NAME)["TransformLogGroup"]
-    pages = aws.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
+    group = stack.ids["TransformLogGroup"]
+    pages = stack.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
     counts = dict.fromkeys(("Received", "Accepted", "Dropped", "Rejected", "Failed"), 0)
     for page in pages:
         for event in page["events"]:
             if '"_aws"' in event["message"]:
-                line = json.loads(event["message"])
+                line = parse_json(event["message"])
                 for outcome in counts:
                     counts[outcome] += int(line.get(outcome, 0))
     return counts
 
 
-def _rows(aws: Aws, outputs: dict[str, str], sql: str) -> list[query.Row]:
-    athena = aws.client("athena")
-    done = query.run(athena, outputs["WorkGroupName"], outputs["DatabaseName"], query.fill(sql, outputs), [])
-    return list(query.results(athena, done["QueryExecutionId"])[1])
+def _rows(stack: Stack, sql: str) -> list[Row]:
+    client = stack.client("athena")
+    done = run(client, place(stack), stack.output("DatabaseName"), fill(sql, stack), [])
+    return list(results(client, done["QueryExecutionId"])[1])
 
 
-def _wait_for_delivery(aws: Aws, outputs: dict[str, str], before: dict[str, int], taken: int) -> dict[str, int]:
+def _wait_for_delivery(stack: Stack, before: dict[str, int], taken: int) -> dict[str, int]:
     """Wait until every event that was taken has an outcome, and what was accepted is in the table."""
     rows = 'SELECT count(*) FROM "${AthenaDatabaseName}"."${AthenaTableName}"'
     wanted = before["Accepted"]
@@ -164,8 +171,8 @@ def _wait_for_delivery(aws: Aws, outputs: dict[str, str], before: dict[str, int]
     with progress() as bar:
         task = bar.add_task("Rows in the table", total=None)
         while time.monotonic() < deadline:
-            after = _counts(aws)
-            found = int(_rows(aws, outputs, rows)[0][0] or 0)
+            after = _counts(stack)
+            found = int(_rows(stack, rows)[0][0] or 0)
             wanted = after["Accepted"]
             bar.update(task, completed=found, total=max(wanted, before["Accepted"] + taken))
             if after["Received"] - before["Received"] >= taken and found >= wanted:
@@ -184,14 +191,14 @@ def _account(answers: list[Answer], before: dict[str, int], after: dict[str, int
     table.add_column("Outcome")
     table.add_column("Events", justify="right")
     table.add_column("Where", style="dim")
-    for outcome, count, place in (
+    for outcome, count, where in (
         ("a row in the table", counted["Accepted"], "events/"),
         ("dropped by a rule", counted["Dropped"], "nowhere: a bot, and a debug event"),
-        ("rejected with a reason", counted["Rejected"], 'rejected/: "abc" is no number'),
+        ("rejected with a reason", counted["Rejected"], 'rejected/: "abc" is not a number'),
         ("failed", counted["Failed"], "errors/"),
-        ("refused at the door", refused, "the sender was told: an array is no event"),
+        ("refused at the door", refused, "the sender was told: it is an array"),
     ):
-        table.add_row(outcome, f"{count:,}", place)
+        table.add_row(outcome, f"{count:,}", where)
     total = sum(counted[outcome] for outcome in ("Accepted", "Dropped", "Rejected", "Failed")) + refused
     table.add_section()
     table.add_row("posted", f"{len(answers):,}", "" if total == len(answers) else f"but {total:,} accounted for")
@@ -199,18 +206,18 @@ def _account(answers: list[Answer], before: dict[str, int], after: dict[str, int
     return total == len(answers)
 
 
-def _ask(aws: Aws, outputs: dict[str, str], name: str) -> None:
-    athena = aws.client("athena")
-    saved = query.choose(query.saved_queries(athena, outputs["WorkGroupName"]), name)
+def _ask(stack: Stack, name: str) -> None:
+    client = stack.client("athena")
+    saved = choose(saved_queries(client, stack.output("WorkGroupName")), name)
     say(f"\n$ scripts/query.sh --local {name}", style="bold")
     say(saved.question)
-    done = query.run(athena, outputs["WorkGroupName"], saved.database, saved.sql, [])
-    columns, rows = query.results(athena, done["QueryExecutionId"])
+    done = run(client, place(stack), saved.database, saved.sql, [])
+    columns, rows = results(client, done["QueryExecutionId"])
     listed = list(rows)
-    query.write_table(columns, listed[:7])
+    write_table(columns, listed[:7])
     if len(listed) > 7:
         say(f"... and {len(listed) - 7:,} more rows")
-    say(query.account(len(listed), done.get("Statistics", {})))
+    say(account(len(listed), done.get("Statistics", {})))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starts and stops the local AWS: one process, whose whole state stands in .sluice/local."""
+"""Starts and stops the local AWS: one process, whose whole state is in .sluice/local."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import time
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from scripts.commands.console import CommandError, Parser, main, say
-from scripts.commands.stack import LOCAL_STATE, local_endpoint
+from scripts.commands.common.console import CommandError, Parser, main, say
+from scripts.commands.common.paths import REPOSITORY
+from scripts.commands.common.stack import LOCAL_STATE, local_endpoint
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DEFAULT_PORT = 4566
+DEFAULT_PORT = os.environ.get("SLUICE_LOCAL_PORT", "4566")
 START_SECONDS = 20
 STOP_SECONDS = 15
 
@@ -57,7 +57,7 @@ def start(port: int) -> None:
         return
     _refuse_what_is_not_ours()
     try:
-        LOCAL_STATE.mkdir(parents=True, exist_ok=True)
+        LOCAL_STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
         output = (LOCAL_STATE / "server.log").open("a")
     except OSError as error:
         raise CommandError(f"{LOCAL_STATE} cannot hold the local AWS's state: {error.strerror}") from error

@@ -4,7 +4,7 @@
 
 One stack on a local AWS of its own. The events of tests.benchmarks.scan become rows by the transform itself, and the
 local Firehose's own functions write them as one Parquet object for each delivery, under the dt= prefix of its day. A
-user comes by three times, and so stands in three objects at most.
+user comes by three times, and so is in three objects at most.
 
 The wait for what is on its way is left out, as nothing is. What is proven is proven from outside as well: Athena counts
 the rows before and after, and no other object has another version than before.
@@ -28,11 +28,13 @@ from typing import Any
 
 import boto3
 
-from local import firehose_objects as objects
-from scripts.commands import erase, erase_store, query
-from scripts.commands.erase_receipt import Receipt
-from scripts.commands.erase_zones import Person
-from scripts.commands.stack import Aws
+from local.firehose import objects
+from scripts.commands.common import athena as athena_queries
+from scripts.commands.common.stack import Aws
+from scripts.commands.erase import command as erase
+from scripts.commands.erase import store as erase_store
+from scripts.commands.erase.receipt import Receipt
+from scripts.commands.erase.zones import Person
 from tests.benchmarks import scan
 from tests.local_process import LocalProcess
 from transform.events import Settings, transform
@@ -108,14 +110,14 @@ class Lake:
     def count(self) -> int:
         """The rows that Athena counts."""
         athena = self.local.client("athena")
-        execution = query.run(
+        execution = athena_queries.run(
             athena,
-            self.outputs["WorkGroupName"],
+            {"WorkGroup": self.outputs["WorkGroupName"]},
             self.outputs["DatabaseName"],
             f"SELECT count(*) FROM {self.outputs['TableName']}",
             [],
         )
-        _, rows = query.results(athena, execution["QueryExecutionId"])
+        _, rows = athena_queries.results(athena, execution["QueryExecutionId"])
         return int(next(iter(rows))[0] or 0)
 
 

@@ -4,8 +4,8 @@
 
 One run starts a local AWS of its own and deploys a transform with two things wrong in it: a schema that rejects one
 half of the events, and a rule that raises for the other. Then it deploys the right one, and replays both zones; the
-first two replays of each are killed (SIGKILL) in the middle. The ids of the rows are compared with those that the
-events had.
+first two replays of each are killed (SIGKILL): one between a call and its mark, one in the middle. The ids of the
+rows are compared with those that the events had.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ RULE = (
     "            raise KeyError(field)\n",
 )
 BREAKAGES = (SCHEMA, RULE)
+KILL = (
+    "scripts/commands/replay/send.py",
+    "            marks.add(taken)\n",
+    "            __import__('os').kill(__import__('os').getpid(), 9)\n",
+)
 COUNT = """WITH deliveries AS (
     SELECT row_number() OVER (PARTITION BY event_id ORDER BY received_at) AS delivery
     FROM "${AthenaDatabaseName}"."${AthenaTableName}"
@@ -79,7 +84,7 @@ class Result:
     failed: int = 0
     expected: set[str] = field(default_factory=set)
     ids: Counter[str] = field(default_factory=Counter)
-    """How often each event_id stands in the events table's objects."""
+    """How often each event_id is in the events table's objects."""
     deduplicated: int = 0
     """What a query counts that takes one row for each event_id, as the saved queries do."""
     marked_before_kill: list[int] = field(default_factory=list)
@@ -91,9 +96,8 @@ class Result:
 
 def copy_repository(directory: Path, breakages: Iterable[tuple[str, str, str]] = ()) -> Path:
     """What a deployment needs of the repository, with these things broken in it."""
-    for folder in ("scripts", "lambda", "stacks", "refine"):
-        if (ROOT / folder).exists():
-            shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("scripts", "lambda", "stacks"):
+        shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("template.yaml", "queries.sql"):
         shutil.copy(ROOT / name, directory / name)
     (directory / ".sluice").symlink_to(ROOT / ".sluice")
@@ -151,7 +155,8 @@ def run(directory: Path, events: int) -> Result:
     """One run, with all of its state in `directory`."""
     result = Result()
     with LocalProcess(directory / "aws") as aws:
-        broken, home = copy_repository(directory / "broken", BREAKAGES), copy_repository(directory / "mended")
+        broken, home = copy_repository(directory / "broken", BREAKAGES), copy_repository(directory / "fixed")
+        killed = copy_repository(directory / "killed", [KILL])
         options = ("--yes", "--parameter", "FirehoseBufferingInterval=1")
         out, _ = finish(run_script(broken, aws.directory, "deploy", *options))
         outputs = dict(line.split("\t") for line in out.splitlines())
@@ -169,6 +174,7 @@ def run(directory: Path, events: int) -> Result:
         finish(run_script(home, aws.directory, "deploy", "--yes"))
         for zone in ("rejected", "errors"):
             began = time.monotonic()
+            kill_before_the_mark(killed, aws, bucket, zone, result)
             kill_in_the_middle(home, aws, bucket, zone, events // 2, result)
             finish(run_script(home, aws.directory, "replay", "--from", zone))
             result.seconds[zone] = time.monotonic() - began
@@ -185,17 +191,26 @@ def count(home: Path, aws: LocalProcess) -> int:
     return events
 
 
+def kill_before_the_mark(killed: Path, aws: LocalProcess, bucket: Bucket, zone: str, result: Result) -> None:
+    """Let a replay die after its first call, whose mark is never written."""
+    before = marked(bucket)
+    process = run_script(killed, aws.directory, "replay", "--from", zone)
+    said = process.communicate(timeout=900)
+    assert process.returncode == -signal.SIGKILL, said
+    assert marked(bucket) == before
+    result.marked_before_kill.append(0)
+
+
 def kill_in_the_middle(home: Path, aws: LocalProcess, bucket: Bucket, zone: str, events: int, result: Result) -> None:
-    """Start two replays, and kill each when it has marked a third more."""
-    for _ in range(2):
-        before = marked(bucket)
-        process = run_script(home, aws.directory, "replay", "--from", zone)
-        while process.poll() is None and marked(bucket) < before + events // 4:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, f"it was through before it could be killed: {said}"
-        result.marked_before_kill.append(marked(bucket) - before)
+    """Start a replay, and kill it when it has marked a quarter more."""
+    before = marked(bucket)
+    process = run_script(home, aws.directory, "replay", "--from", zone)
+    while process.poll() is None and marked(bucket) < before + events // 4:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, f"it was through before it could be killed: {said}"
+    result.marked_before_kill.append(marked(bucket) - before)
 
 
 def main() -> None:

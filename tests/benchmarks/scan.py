@@ -35,16 +35,18 @@ from typing import Any
 import orjson
 import pyarrow.parquet
 
-from local import firehose_objects as objects
-from scripts.commands import cost_prices, query
-from scripts.commands.cost_model import GETS_PER_OBJECT, OBJECTS_PER_LIST
+from local.firehose import objects
+from scripts.commands.common import athena as athena_queries
+from scripts.commands.cost import prices as cost_prices
+from scripts.commands.cost.model import GETS_PER_OBJECT, OBJECTS_PER_LIST
+from shared.athena import SMALLEST_CHARGE
 from tests.local_process import LocalProcess
 from transform.events import Settings, transform
 
 DAYS = 7
 SECONDS_A_DAY = 86_400
 QUESTION = "totals-by-name-and-action"
-COLUMNS = ("event_id", "name", "action", "value", "received_at")  # what the question reads
+COLUMNS = ("event_id", "name", "action", "value", "received_at", "request_id")  # what the question reads
 DAY_FILTER = re.compile(r"WHERE dt >= [^\n]+")
 FIRST_DAY = date(2025, 1, 1)  # of the table's projection: without a filter Athena looks for objects of each day since
 FORMATS = ("PARQUET", "JSON")
@@ -129,7 +131,7 @@ def deliveries(events: int, interval: int) -> Iterator[tuple[str, int, bytes, in
 
 
 class Lake:
-    """Two stacks, and what stands in each by day: objects, their bytes, and those that Athena reads of Parquet."""
+    """Two stacks, and what is in each by day: objects, their bytes, and those that Athena reads of Parquet."""
 
     def __init__(self, local: LocalProcess, folder: Path, interval: int) -> None:
         self.local, self.folder, self.interval = local, folder, interval
@@ -168,16 +170,16 @@ class Lake:
     def ask(self, form: str, day: str | None) -> tuple[int, int]:
         """The events that the question counts, and the bytes that the local Athena says it scanned."""
         athena, outputs = self.local.client("athena"), self.outputs[form]
-        saved = query.choose(query.saved_queries(athena, outputs["WorkGroupName"]), QUESTION)
+        saved = athena_queries.choose(athena_queries.saved_queries(athena, outputs["WorkGroupName"]), QUESTION)
         sql, count = DAY_FILTER.subn("" if day is None else f"WHERE dt = '{day}'", saved.sql)
         assert count == 1, saved.sql
-        execution = query.run(athena, outputs["WorkGroupName"], saved.database, sql, [])
-        _, rows = query.results(athena, execution["QueryExecutionId"])
+        execution = athena_queries.run(athena, {"WorkGroup": outputs["WorkGroupName"]}, saved.database, sql, [])
+        _, rows = athena_queries.results(athena, execution["QueryExecutionId"])
         return sum(int(row[2] or 0) for row in rows), execution["Statistics"]["DataScannedInBytes"]
 
 
 def bytes_to_read(parquet: bytes) -> int:
-    """The bytes of a Parquet object that the question needs: its columns, and all that is no column (the footer)."""
+    """The bytes of a Parquet object that the question needs: its columns, and all that is not a column (the footer)."""
     metadata = pyarrow.parquet.read_metadata(io.BytesIO(parquet))
     wanted = every = 0
     for group in range(metadata.num_row_groups):
@@ -220,7 +222,7 @@ def scan(lake: Lake, form: str, day: str | None) -> dict[str, Any]:
         "objects": count,
         "stored_bytes": stored,
         "scanned_bytes": scanned,
-        "athena_usd": prices["athena-scans"].cost(max(scanned, query.SMALLEST_CHARGE)),
+        "athena_usd": prices["athena-scans"].cost(max(scanned, SMALLEST_CHARGE)),
         "get_requests": gets,
         "list_requests": lists,
         "s3_usd": prices["s3-gets"].cost(gets) + prices["s3-puts"].cost(lists),

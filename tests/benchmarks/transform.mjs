@@ -8,8 +8,8 @@ import { createInterface } from "node:readline";
 
 const CONTEXT_LINE =
   /^sluice\/1 request_id=(\S*) extended_request_id=(\S+) time=(\d+) ip=(\S*) user_agent=(\S*)((?: (?:form|event_id|position|received_at)=\S+)*)\n/;
-const TEXT_COLUMNS = ["name", "action", "source", "user_id"];
-const LONGEST = { name: 256, action: Infinity, source: Infinity, user_id: Infinity };
+const TEXT_COLUMNS = ["name", "action", "source", "user_id", "anonymous_id", "session_id", "path", "referrer"];
+const LONGEST = { ...Object.fromEntries(TEXT_COLUMNS.map((column) => [column, Infinity])), name: 256 };
 const NUMBER = /^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$/;
 const ISO_8601 = /^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?)?$/;
 const EARLIEST = 0;
@@ -75,7 +75,7 @@ function answer(record, tally) {
   return { recordId: record.recordId, result: rows.length === 0 ? "Dropped" : "Ok", data };
 }
 
-// Buffer.from passes over what is no base64, and takes the alphabet of URLs as well.
+// Buffer.from passes over what is not base64, and takes the alphabet of URLs as well.
 function decodeBase64(text) {
   const data = Buffer.from(text, "base64");
   const padding = text.endsWith("==") ? 2 : text.endsWith("=") ? 1 : 0;
@@ -138,7 +138,8 @@ function makeEventId(event, context, position) {
 }
 
 function makeRow(event, context) {
-  const { event_id, name, action, value, source, user_id, timestamp, properties: own, ...others } = event;
+  const { event_id, name, action, value, source, user_id, timestamp, properties: own, ...rest } = event;
+  const { anonymous_id, session_id, path, referrer, ...others } = rest;
   let occurredAt = null;
   if (timestamp !== undefined && timestamp !== null) occurredAt = readTime(timestamp);
   let properties = others;
@@ -160,6 +161,11 @@ function makeRow(event, context) {
     ip: context.ip,
     user_agent: context.userAgent,
     request_id: context.requestId,
+    anonymous_id: readText("anonymous_id", anonymous_id),
+    session_id: readText("session_id", session_id),
+    path: readText("path", path),
+    referrer: readText("referrer", referrer),
+    visitor_id: null,
   };
 }
 

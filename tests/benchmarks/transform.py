@@ -1,7 +1,6 @@
 """Measures the transform beside other ways to do its work, in one run: what matters is how they compare.
 
-    python -m tests.benchmarks.transform [--series N] [--rounds N] [--python PATH] [--node PATH]... [--powertools]
-                                         [--profile]
+    python -m tests.benchmarks.transform [--series N] [--rounds N] [--python PATH] [--node PATH]... [--profile]
 
 Each contender is a process of its own and answers the same invocations in turn, round by round, so that whatever else
 happens on the machine happens to all of them. Two processes of one program may differ by a tenth all the same, by where
@@ -13,8 +12,6 @@ has 1,000: one to a record, as from /track, or 100 to a record, as from /batch.
 
     ours        the transform function
     stdlib      the same work as a plain loop with json (transform_stdlib.py)
-    powertools  the plain loop with the parser of Powertools for AWS Lambda (transform_powertools.py); only with
-                --powertools, which installs it into a folder that is thrown away afterwards
     node        the same work as a Node function (transform.mjs); left out if there is no node
     floor       base64 in and out again with the standard library, and nothing else
     json floor  base64 in and out, each record's body parsed and its rows written, by the libraries that the transform
@@ -42,7 +39,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +124,6 @@ def stdlib() -> Handle:
     return handle
 
 
-def powertools() -> Handle:
-    from tests.benchmarks.transform_powertools import handle
-
-    return handle
-
-
 def floor() -> Handle:
     from binascii import a2b_base64, b2a_base64
 
@@ -168,7 +159,7 @@ def json_floor() -> Handle:
     return lambda found: {"records": [answer(record) for record in found["records"]]}
 
 
-CONTENDERS = {"ours": ours, "stdlib": stdlib, "powertools": powertools, "floor": floor, "json floor": json_floor}
+CONTENDERS = {"ours": ours, "stdlib": stdlib, "floor": floor, "json floor": json_floor}
 
 
 def work(name: str, path: str) -> None:
@@ -188,16 +179,10 @@ def work(name: str, path: str) -> None:
 class Contender:
     """A contender's process, as seen from here."""
 
-    def __init__(self, command: list[str], path: Path, libraries: str | None = None) -> None:
+    def __init__(self, command: list[str], path: Path) -> None:
         self.used: list[int] = []
-        environment = os.environ | ({"PYTHONPATH": libraries} if libraries is not None else {})
         self.process = subprocess.Popen(
-            [*command, str(path)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            [*command, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, line: str) -> str:
@@ -211,7 +196,7 @@ class Contender:
         return answer
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row of its reply, but for our own ids, which each may make in its own way; properties as a value."""
+        """Every row of its reply, except for our own ids, which each may make in its own way; properties as a value."""
         found = []
         for record in json.loads(self.ask("reply"))["records"]:
             for line in base64.b64decode(record["data"]).splitlines():
@@ -229,45 +214,23 @@ class Contender:
         self.process.communicate()
 
 
-@contextlib.contextmanager
-def powertools_libraries(wanted: bool, python: str) -> Iterator[str | None]:
-    """A folder with Powertools for this interpreter, for as long as it is needed."""
-    if not wanted:
-        print("powertools is left out: --powertools installs it for this run")
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="sluice-powertools-") as directory:
-        packages = ["aws-lambda-powertools[parser]", "orjson"]
-        install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--target", directory, *packages]
-        done = subprocess.run(install, capture_output=True, text=True)
-        if done.returncode:
-            print(f"powertools is left out: it cannot be installed here\n{done.stderr.strip()[-500:]}")
-        yield directory if done.returncode == 0 else None
-
-
 def version(interpreter: str) -> str:
     """What an interpreter says of its version, as in 3.13.5 or 24.1.0."""
     answer = subprocess.run([interpreter, "--version"], check=True, capture_output=True, text=True)
     return answer.stdout.strip().removeprefix("Python ").removeprefix("v")
 
 
-def measure(
-    events_per_record: int, rounds: int, python: str, nodes: dict[str, str], powertools: str | None
-) -> dict[str, float]:
+def measure(events_per_record: int, rounds: int, python: str, nodes: dict[str, str]) -> dict[str, float]:
     """Microseconds of processor time for one event, by contender: of the median round of one series.
 
-    `nodes` are interpreters by the names of their contenders; `powertools` is the folder that has it.
+    `nodes` are interpreters by the names of their contenders.
     """
-    names = [name for name in CONTENDERS if name != "powertools" or powertools is not None]
-    commands = {name: [python, "-m", "tests.benchmarks.transform", "--worker", name] for name in names}
+    commands = {name: [python, "-m", "tests.benchmarks.transform", "--worker", name] for name in CONTENDERS}
     commands |= {name: [node, str(HERE / "transform.mjs")] for name, node in nodes.items()}
     with tempfile.TemporaryDirectory(prefix="sluice-benchmark-") as directory:
         path = Path(directory) / "invocation.json"
         path.write_text(json.dumps(invocation(events_per_record)))
-        contenders = {
-            name: Contender(command, path, powertools if name == "powertools" else None)
-            for name, command in commands.items()
-        }
+        contenders = {name: Contender(command, path) for name, command in commands.items()}
         try:
             rows = contenders["ours"].rows()
             for name in contenders.keys() - {"floor", "json floor"}:
@@ -315,9 +278,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="rounds of each series (default: 15)")
     parser.add_argument("--python", default=sys.executable, help="the interpreter to measure (default: this one)")
     parser.add_argument("--node", action="append", help="a Node to measure; repeatable (default: the installed)")
-    parser.add_argument(
-        "--powertools", action="store_true", help="measure Powertools too; pip installs it for this run"
-    )
     parser.add_argument("--profile", action="store_true", help="say where our own time goes instead")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -337,14 +297,12 @@ def main() -> None:
     nodes = {f"node {version(node)}": node for node in arguments.node or ([installed] if installed else [])}
     if not nodes:
         print("node is left out: it is not installed")
-    with powertools_libraries(arguments.powertools, arguments.python) as powertools:
-        for shape, events_per_record in SHAPES.items():
-            series = [
-                measure(events_per_record, arguments.rounds, arguments.python, nodes, powertools)
-                for _ in range(arguments.series)
-            ]
-            print(f"\n{shape}")
-            show(series)
+    for shape, events_per_record in SHAPES.items():
+        series = [
+            measure(events_per_record, arguments.rounds, arguments.python, nodes) for _ in range(arguments.series)
+        ]
+        print(f"\n{shape}")
+        show(series)
 
 
 if __name__ == "__main__":

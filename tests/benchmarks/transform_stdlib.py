@@ -14,7 +14,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-TEXT_COLUMNS = ("name", "action", "source", "user_id")
+TEXT_COLUMNS = ("name", "action", "source", "user_id", "anonymous_id", "session_id", "path", "referrer")
 KNOWN_BOTS = re.compile(
     r"(?<!cu)(?<!ro)bot\b|crawler\b|spider\b|slurp\b|headlesschrome|lighthouse|pingdom|facebookexternalhit",
     re.IGNORECASE,
@@ -91,6 +91,8 @@ def make_row(event: dict[str, Any], request: dict[str, Any], position: int) -> d
         "ip": request["ip"],
         "user_agent": request["user_agent"],
         "request_id": request["request_id"],
+        **{column: columns[column] for column in TEXT_COLUMNS[4:]},
+        "visitor_id": None,
     }
 
 

@@ -17,7 +17,8 @@ WITH pulled AS (
         CAST(json_extract_scalar(properties, '$.precipitation_sum') AS double) AS precipitation,
         received_at AS pulled_at,
         date_format(occurred_at, '%Y-%m-%d') AS dt,
-        row_number() OVER (PARTITION BY event_id ORDER BY received_at DESC, dt DESC) AS delivery
+        row_number() OVER (PARTITION BY event_id
+            ORDER BY received_at DESC, request_id DESC, source, occurred_at, properties) AS delivery
     FROM "${AthenaDatabaseName}"."${AthenaTableName}"
     WHERE dt >= '${from}' AND name = 'weather'
 ),

@@ -1,1 +1,0 @@
-"""Refines events into tables: what the state machine of stacks/refine.yaml asks of its function."""

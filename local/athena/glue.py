@@ -1,0 +1,115 @@
+"""Glue's catalog where MiniStack answers otherwise than AWS: what a template may say, and GetPartitions by Expression.
+
+AWS facts: https://docs.aws.amazon.com/glue/latest/webapi/API_GetPartitions.html
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import duckdb
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import ParseError, TokenError
+
+from local import shapes
+from local.athena.create import quoted
+from local.athena.tables import COLUMN_TYPES
+from local.ministack import Answer, Emulator
+
+Json = dict[str, Any]
+
+# The calls behind the resources of a template, and what of them MiniStack keeps.
+CALLS = {
+    "AWS::Glue::Database": ("CreateDatabase", {"CatalogId", "DatabaseInput"}),
+    "AWS::Glue::Table": ("CreateTable", {"CatalogId", "DatabaseName", "TableInput"}),
+}
+# What AWS says of a table's storage where nobody said otherwise.
+STORAGE: Json = {"Columns": [], "Compressed": False, "NumberOfBuckets": 0, "SerdeInfo": {}, "BucketColumns": [],
+                 "SortColumns": [], "Parameters": {}, "StoredAsSubDirectories": False}  # fmt: skip
+# What an expression is made of: comparisons of partition columns with values, and AND, OR, NOT, IN, BETWEEN, LIKE.
+PARTS = (exp.Column, exp.Identifier, exp.Literal, exp.Predicate, exp.Connector, exp.Not, exp.Paren, exp.Tuple)
+
+
+class Glue:
+    """Checks calls for MiniStack's Glue, which takes any property and lists every partition whatever is asked for."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+
+    def register(self) -> None:
+        """Serve the Glue API, and check what a template makes."""
+        for resource_type in CALLS:
+            self.emulator.check_resource(resource_type, partial(check, resource_type))
+        self.inner = self.emulator.service("glue")
+        self.emulator.add_service("glue", self.serve)
+
+    async def serve(
+        self, method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, list[str]]
+    ) -> Answer:
+        """One API call in AWS's JSON 1.1 protocol."""
+        status, answered, content = await self.inner(method, path, headers, body, query)
+        request: Json = json.loads(body or b"{}")
+        target = headers.get("x-amz-target", "").removeprefix("AWSGlue.")
+        if status < 300 and target.startswith(("GetTable", "GetPartition", "BatchGetPartition")):
+            content = json.dumps(complete(json.loads(content))).encode()
+        if headers.get("x-amz-target") != "AWSGlue.GetPartitions" or status >= 300 or not request.get("Expression"):
+            return status, answered, content
+        answer: Json = json.loads(content)
+        keys = (self.emulator.glue_table(request["DatabaseName"], request["TableName"]) or {}).get("PartitionKeys", [])
+        try:
+            answer["Partitions"] = choose(answer["Partitions"], keys, request["Expression"])
+        except ValueError as error:
+            refusal = {"__type": "InvalidInputException", "message": str(error)}
+            return 400, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(refusal).encode()
+        return status, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(answer).encode()
+
+
+def complete(answer: Any) -> Any:
+    """The same answer with what AWS says of every table's storage, given or not."""
+    if isinstance(answer, list):
+        return [complete(one) for one in answer]
+    if not isinstance(answer, dict):
+        return answer
+    made = {key: complete(value) for key, value in answer.items()}
+    if isinstance(storage := made.get("StorageDescriptor"), dict):
+        made["StorageDescriptor"] = STORAGE | storage
+    return made
+
+
+def check(resource_type: str, properties: Json) -> None:
+    """Raise ValueError for properties that the call behind a resource does not take, or MiniStack does not keep."""
+    operation, kept = CALLS[resource_type]
+    shapes.conform(properties, shapes.input_of("glue", operation))
+    for name in sorted(properties.keys() - kept):
+        raise ValueError(f"{name} is not implemented by the local Glue")
+
+
+def choose(partitions: list[Json], keys: list[Json], expression: str) -> list[Json]:
+    """The partitions for which the expression holds. Raises ValueError when it is none over the partition columns."""
+    names = {key["Name"].lower() for key in keys}
+    try:
+        parsed = sqlglot.parse_one(expression, read="athena")
+    except (ParseError, TokenError):
+        raise ValueError(f"Unsupported expression '{expression}'") from None
+    for node in parsed.walk():
+        is_key = not isinstance(node, exp.Column) or node.name.lower() in names
+        if not isinstance(node, PARTS) or not is_key:
+            raise ValueError(f"Unsupported expression '{expression}': {node.sql('athena')}")
+    values = "".join(
+        f", CAST(unnest(?::VARCHAR[]) AS {COLUMN_TYPES[key['Type']]}) AS {quoted(key['Name'])}" for key in keys
+    )
+    with duckdb.connect() as connection:
+        try:
+            matching = connection.execute(
+                f"SELECT number FROM (SELECT unnest(?::BIGINT[]) AS number{values}) WHERE {parsed.sql('duckdb')}",
+                [
+                    list(range(len(partitions))),
+                    *([one["Values"][index] for one in partitions] for index in range(len(keys))),
+                ],
+            ).fetchall()
+        except duckdb.Error as error:
+            raise ValueError(f"Unsupported expression '{expression}': {error}") from None
+    return [partitions[number] for (number,) in matching]

@@ -1,0 +1,125 @@
+"""MiniStack in this process: how it is configured and called, and how its state gets to disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+ACCOUNT = "000000000000"
+REGION = "us-east-1"
+STATE_ATTEMPTS = 10
+
+Json = dict[str, Any]
+Answer = tuple[int, dict[str, str], bytes]
+ServiceHandler = Callable[[str, str, dict[str, str], bytes, dict[str, list[str]]], Awaitable[Answer]]
+AsgiApp = Callable[[MutableMapping[str, Any], Callable[..., Any], Callable[..., Any]], Awaitable[None]]
+
+
+class ServiceError(Exception):
+    """A service answered with a status of 300 or more."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.status, self.code, self.message = status, code, message
+
+
+class Process:
+    """MiniStack's process: what every other part of `Emulator` is on. `on_change` is told the name of a service
+    that a thread of MiniStack's has changed."""
+
+    account = ACCOUNT
+    region = REGION
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.directory = directory
+        self.on_change: Callable[[str], None] = lambda service: None
+        os.environ.update(
+            # Everybody is who their credentials say, and may do what their policies say: as on AWS.
+            AUTH="true",
+            AWS_ACCESS_KEY_ID="test",
+            AWS_SECRET_ACCESS_KEY="test",
+            MINISTACK_ACCOUNT_ID=ACCOUNT,
+            MINISTACK_REGION=REGION,
+            AWS_DEFAULT_REGION=REGION,
+            MINISTACK_HOST="127.0.0.1",
+            GATEWAY_PORT=str(port),
+            AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}",
+            LAMBDA_EXECUTOR="local",
+            S3_PERSIST="1",
+            S3_DATA_DIR=str(directory / "s3"),
+            PERSIST_STATE="1",
+            STATE_DIR=str(directory / "ministack"),
+            # These would open ports of their own on every address.
+            IOT_MTLS_ENABLED="0",
+            SFTP_ENABLED="0",
+            LOG_LEVEL=os.environ.get("LOG_LEVEL", "WARNING"),
+        )
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "SERVICES"):
+            os.environ.pop(name, None)
+        from ministack import app
+        from ministack.core import persistence
+
+        self.app: AsgiApp = app.app
+        self._services: dict[str, ServiceHandler] = app.SERVICE_HANDLERS
+        self._call_on_loop = app.call_service_handler_sync
+        self._persisted, self._save_state = app._build_persistence_save_dict, persistence.save_state
+
+    def service(self, name: str) -> ServiceHandler:
+        """What answers the calls to a service."""
+        return self._services[name]
+
+    def add_service(self, name: str, handler: ServiceHandler) -> None:
+        """Answer the calls of SDKs and of the AWS CLI to one service."""
+        self._services[name] = handler
+
+    async def call(  # noqa: PLR0913 - a request of HTTP
+        self,
+        service: str,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        target: str = "",
+        query: dict[str, list[str]] | None = None,
+        more_headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """A service's answer to the account itself: what an engine does for a role has been authorised by then.
+        `target` names an operation where the path does not."""
+        credential = f"AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/s3/aws4_request, SignedHeaders=host"
+        headers = {"host": "127.0.0.1", "authorization": credential, "content-length": str(len(body))}
+        if target:
+            headers["x-amz-target"] = target
+        headers |= more_headers or {}
+        return await self._services[service](method, path, headers, body, query or {})
+
+    def on_loop(self, operation: Callable[[], Json]) -> Json:
+        """What `operation` answers when it is called on the event loop, from another thread."""
+        answered: list[Json] = []
+
+        async def call(*_: Any) -> None:
+            answered.append(operation())
+
+        self._call_on_loop(call, "", "", {}, b"", {})
+        return answered[0]
+
+    def services(self) -> list[str]:
+        """The services that have a state to save."""
+        return list(self._persisted())
+
+    def state(self, service: str) -> Json | None:
+        """A copy of what MiniStack holds of a service, for `write`; None while there is nothing to write."""
+        for _ in range(STATE_ATTEMPTS):
+            # Another thread may change what is being copied.
+            with contextlib.suppress(RuntimeError):
+                copied: Json | None = self._persisted()[service]()
+                return copied
+        return None
+
+    def write(self, service: str, state: Json | None) -> None:
+        """Write a service's state to disk, from where MiniStack takes it when it starts; by itself it writes at its
+        end."""
+        if state is not None:
+            self._save_state(service, state)

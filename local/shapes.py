@@ -1,0 +1,114 @@
+"""What AWS's calls take, by the shapes in which botocore describes them.
+
+AWS checks a call against its shape before anything else. An engine does the same, so a value that has no place in the
+call cannot work here either.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+
+@lru_cache
+def _model_of(service: str) -> Any:
+    # botocore is imported only here: it takes a tenth of a second.
+    from botocore.loaders import Loader
+    from botocore.model import ServiceModel
+
+    return ServiceModel(Loader().load_service_model(service, "service-2"))
+
+
+@lru_cache
+def input_of(service: str, operation: str) -> Any:
+    """The shape of an operation's input."""
+    return _model_of(service).operation_model(operation).input_shape
+
+
+def conform(value: Any, shape: Any, path: str = "") -> Any:
+    """The value with its scalars in the types of the shape, as CloudFormation may give them as text.
+
+    ValueError names every member that has no place in the shape, is missing, or breaks a constraint.
+    """
+    problems: list[str] = []
+    found = _conform(value, shape, path, problems)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return found
+
+
+def _conform(value: Any, shape: Any, path: str, problems: list[str]) -> Any:
+    kind = shape.type_name
+    if kind == "structure":
+        if not isinstance(value, dict):
+            problems.append(f"{path} must be an object (got {value!r})")
+            return value
+        here = f"{path}." if path else ""
+        problems += [f"{here}{name} is not a property of AWS's" for name in sorted(value.keys() - shape.members.keys())]
+        problems += [f"{here}{name} is required" for name in shape.required_members if name not in value]
+        known = {name: part for name, part in value.items() if name in shape.members}
+        return {name: _conform(part, shape.members[name], here + name, problems) for name, part in known.items()}
+    if kind == "list":
+        if not isinstance(value, list):
+            problems.append(f"{path} must be a list (got {value!r})")
+            return value
+        _check_size(len(value), "items", shape, path, problems)
+        return [_conform(part, shape.member, f"{path}[{index}]", problems) for index, part in enumerate(value)]
+    if kind == "map":
+        if not isinstance(value, dict):
+            problems.append(f"{path} must be an object (got {value!r})")
+            return value
+        for key in value:
+            _conform(key, shape.key, f"{path}, key {key}", problems)
+        return {key: _conform(part, shape.value, f"{path}.{key}", problems) for key, part in value.items()}
+    return _scalar(value, shape, path, problems)
+
+
+def _scalar(value: Any, shape: Any, path: str, problems: list[str]) -> Any:
+    kind = shape.type_name
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, dict | list):
+        problems.append(f"{path} must be a {kind} (got {value!r})")
+    elif kind == "boolean":
+        if text not in ("true", "false"):
+            problems.append(f"{path} must be true or false (got {value!r})")
+        return text == "true"
+    elif kind in ("integer", "long", "float", "double"):
+        is_whole = kind in ("integer", "long")
+        low, high = shape.metadata.get("min"), shape.metadata.get("max")
+        is_number = re.fullmatch(r"-?\d+" if is_whole else r"-?\d+(\.\d+)?", text)
+        if not is_number or not _is_between(float(text), low, high):
+            bounds = "".join(f" {word} {bound}" for word, bound in (("from", low), ("to", high)) if bound is not None)
+            problems.append(f"{path} must be a {'whole ' * is_whole}number{bounds} (got {value!r})")
+            return value
+        return int(text) if is_whole else float(text)
+    elif kind == "string":
+        if shape.enum and text not in shape.enum:
+            problems.append(f"{path} must be {' or '.join(shape.enum)} (got {value!r})")
+        _check_size(len(text), "characters", shape, path, problems)
+        pattern = _pattern(shape.metadata.get("pattern", ""))
+        if pattern and not pattern.fullmatch(text):
+            problems.append(f"{path} must match {shape.metadata['pattern']} (got {value!r})")
+    return text
+
+
+def _check_size(size: int, unit: str, shape: Any, path: str, problems: list[str]) -> None:
+    low, high = shape.metadata.get("min"), shape.metadata.get("max")
+    if not _is_between(size, low, high):
+        problems.append(f"{path} must have {low or 0} to {high} {unit} (got {size})")
+
+
+def _is_between(number: float, low: float | None, high: float | None) -> bool:
+    return (low is None or low <= number) and (high is None or number <= high)
+
+
+@lru_cache
+def _pattern(java: str) -> re.Pattern[str] | None:
+    """A pattern of AWS's; None where there is none, or one that Python cannot compile: those with \\p are of tags."""
+    try:
+        return (
+            re.compile(java.replace(r"\uD800\uDC00-\uDBFF\uDFFF", r"\U00010000-\U0010FFFF"), re.ASCII) if java else None
+        )
+    except re.error:
+        return None

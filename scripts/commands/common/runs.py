@@ -1,0 +1,123 @@
+"""Runs of the optional stacks: how far one is and why it failed, the queues that it fills, and its credentials."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.commands.common.console import UsageError, printable
+from scripts.commands.common.stack import Aws
+from shared.documents import Json, parse_json
+
+LOOK_SECONDS = 2
+"""How long a message stays hidden that was only looked at."""
+
+REDRIVE_SECONDS = 60
+"""How long one stays hidden while it goes back; if this command dies meanwhile, it is a dead letter again."""
+
+
+def follow(aws: Aws, execution: str, seconds: float) -> Iterator[Json]:
+    """What DescribeExecution says of a run, again and again with a pause between, for as long as it is asked."""
+    states = aws.client("stepfunctions")
+    while True:
+        yield states.describe_execution(executionArn=execution)
+        time.sleep(0.3 if aws.is_local else seconds)
+
+
+def cause(execution: Mapping[str, Any]) -> str:
+    """Why an execution failed, in one line, of what DescribeExecution says.
+
+    That is what a function raised, or why a query of Athena failed, or else the cause as it is.
+    """
+    text = str(execution.get("cause") or execution.get("error") or "no reason given")
+    try:
+        found = parse_json(text)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        status = found.get("QueryExecution", found).get("Status")
+        reason = status.get("StateChangeReason") if isinstance(status, dict) else None
+        text = str(found.get("errorMessage") or reason or text)
+    return printable(text)
+
+
+def read_secret(prompt: str) -> str:
+    """What a person types unseen, or what standard input holds."""
+    return (getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.read()).strip()
+
+
+def check_token(text: str) -> str:
+    """A token as HTTP headers take it; UsageError for anything else."""
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise UsageError("the token must be one line of visible ASCII characters, without blanks")
+    return text
+
+
+@dataclass(frozen=True)
+class Depth:
+    """About how many messages a queue has: SQS counts them within a minute."""
+
+    visible: int
+    hidden: int
+    """Being worked on, or waiting for their next try."""
+
+    @property
+    def total(self) -> int:
+        return self.visible + self.hidden
+
+
+def depth(sqs: Any, url: str) -> Depth:
+    """How much waits in a queue."""
+    names = (
+        "ApproximateNumberOfMessages",
+        "ApproximateNumberOfMessagesNotVisible",
+        "ApproximateNumberOfMessagesDelayed",
+    )
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(names))["Attributes"]
+    visible, hidden, delayed = (int(found[name]) for name in names)
+    return Depth(visible, hidden + delayed)
+
+
+def look(sqs: Any, url: str, most: int) -> list[dict[str, Any]]:
+    """Some of the messages, at most so many, which stay where they are: boto3's structures with their attributes."""
+    found: dict[str, dict[str, Any]] = {}
+    for batch in _receive(sqs, url, LOOK_SECONDS):
+        before = len(found)
+        found |= {message["MessageId"]: message for message in batch}
+        if len(found) >= most or len(found) == before:
+            break
+    return list(found.values())[:most]
+
+
+def redrive(sqs: Any, source: str, target: str) -> Iterator[int]:
+    """Move every message of `source` to `target`, without its attributes; yields how many each step moved.
+
+    A message is deleted only when it has been sent, so that none is lost, and one may be sent twice.
+    """
+    for batch in _receive(sqs, source, REDRIVE_SECONDS):
+        entries = [{"Id": str(number), "MessageBody": message["Body"]} for number, message in enumerate(batch)]
+        sent = sqs.send_message_batch(QueueUrl=target, Entries=entries)["Successful"]
+        handles = [{"Id": item["Id"], "ReceiptHandle": batch[int(item["Id"])]["ReceiptHandle"]} for item in sent]
+        if handles:
+            sqs.delete_message_batch(QueueUrl=source, Entries=handles)
+        yield len(handles)
+
+
+def _receive(sqs: Any, url: str, hidden_seconds: int) -> Iterator[list[dict[str, Any]]]:
+    """Batches of messages until there is none."""
+    while True:
+        batch = sqs.receive_message(
+            QueueUrl=url,
+            MaxNumberOfMessages=10,
+            MessageAttributeNames=["All"],
+            VisibilityTimeout=hidden_seconds,
+            # Asks all servers of the queue: a shorter look may find nothing where there is something.
+            WaitTimeSeconds=1,
+        ).get("Messages", [])
+        if not batch:
+            return
+        yield batch

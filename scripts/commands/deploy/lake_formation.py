@@ -1,0 +1,49 @@
+"""Whether IAM alone says who may use a new table of the account, or Lake Formation as well.
+
+Where Lake Formation does, AWS refuses to create the delivery stream that converts to Parquet: its role has no grant on
+the table that describes the rows, and cannot have one before both exist. docs/operating.md#lake-formation has the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from scripts.commands.common.console import CommandError, say
+from scripts.commands.common.stack import Aws
+
+_MORE = "docs/operating.md#lake-formation"
+
+
+def check_new_tables(aws: Aws, output_format: str) -> None:
+    """Stop where a new stack could not be created; say so where its tables could not be queried, or it is not known.
+
+    Raises:
+        CommandError: Lake Formation rules new tables, and the stream would convert to Parquet.
+    """
+    if aws.is_local:  # which has no Lake Formation
+        return
+    try:
+        settings = aws.client("lakeformation").get_data_lake_settings()["DataLakeSettings"]
+    except (ClientError, EndpointConnectionError) as error:
+        say(f"Whether Lake Formation rules new tables is not known ({error}). If the stream is refused: {_MORE}")
+        return
+    if _is_open(settings, "CreateDatabaseDefaultPermissions") and _is_open(settings, "CreateTableDefaultPermissions"):
+        return
+    if output_format != "PARQUET":
+        say(f"Lake Formation rules new tables in {aws.region}: who queries them needs its grants ({_MORE}).")
+        return
+    raise CommandError(
+        f"Lake Formation rules new tables in {aws.region}, so Firehose may not read the table that it converts by. "
+        f"A data lake administrator can tick both 'Use only IAM access control' under Data Catalog settings until this "
+        f"has been run again; or deploy with --parameter OutputFormat=JSON ({_MORE})"
+    )
+
+
+def _is_open(settings: dict[str, Any], defaults: str) -> bool:
+    """Whether what is new is granted to everybody whom IAM allows it."""
+    return any(
+        one["Principal"]["DataLakePrincipalIdentifier"] == "IAM_ALLOWED_PRINCIPALS" and "ALL" in one["Permissions"]
+        for one in settings.get(defaults, [])
+    )

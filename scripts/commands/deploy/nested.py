@@ -1,0 +1,162 @@
+"""The nested stacks of stacks/, and what each adds to the template: parameters, a condition, a resource and outputs.
+
+The template.yaml in a folder of stacks/ is a whole template that says in its Metadata how it is nested:
+
+    Sluice:
+      SwitchedOnBy: [DeliverUrl]         its parameters of which one must have a value, or else nothing of it is made
+      FromCore:                          its parameters that a user never sees, and where their values come from:
+        BucketName: StoreBucket            a resource or parameter of the template (Ref)
+        StreamArn: StreamDelivery.Arn      an attribute of a resource
+        Partition: AWS::Partition          a pseudo parameter
+        MachineArn: RefineStack.Outputs.RefineMachineArn    an output of another nested stack; empty when that is off
+
+All its other parameters become parameters of the template, so that they are given and kept as any other.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scripts.commands.common.console import CommandError
+from scripts.commands.common.paths import STACKS
+from scripts.commands.deploy import template as templates
+
+BUCKET_URL = "https://s3.${AWS::Region}.${AWS::URLSuffix}/${ArtifactBucket}"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NestedStack:
+    """One folder of stacks/. `text` is what it says, `template` the same as data."""
+
+    name: str
+    text: str
+    template: Json
+
+    @property
+    def logical_id(self) -> str:
+        """`refine` is the resource RefineStack."""
+        return f"{self.name.capitalize()}Stack"
+
+    @property
+    def switches(self) -> list[str]:
+        """The parameters that switch it on."""
+        found: list[str] = self.template["Metadata"]["Sluice"]["SwitchedOnBy"]
+        return found
+
+    @property
+    def from_core(self) -> dict[str, str]:
+        """Where the values of its other parameters come from, for those that a user does not give."""
+        found: dict[str, str] = self.template["Metadata"]["Sluice"]["FromCore"]
+        return found
+
+    @property
+    def parameters(self) -> Json:
+        """The parameters that a user gives, as they are declared."""
+        return {name: value for name, value in self.template["Parameters"].items() if name not in self.from_core}
+
+
+def read(folder: Path = STACKS) -> list[NestedStack]:
+    """The nested stacks, by name; CommandError for a template that does not say how it is nested."""
+    texts = {path.parent.name: path.read_text() for path in sorted(folder.glob("*/template.yaml"))}
+    stacks = [NestedStack(name, text, _load(name, text)) for name, text in texts.items()]
+    for stack in stacks:
+        nesting = stack.template.get("Metadata", {}).get("Sluice", {})
+        if not stack.template.get("Outputs") or not {"SwitchedOnBy", "FromCore"} <= nesting.keys():
+            raise CommandError(
+                f"stacks/{stack.name}/template.yaml needs Outputs, and SwitchedOnBy and FromCore under Sluice in its "
+                "Metadata: scripts/commands/deploy/nested.py says what they mean"
+            )
+    return stacks
+
+
+def _load(name: str, text: str) -> Json:
+    try:
+        template = templates.load(text)
+    except yaml.YAMLError as error:
+        raise CommandError(f"stacks/{name}/template.yaml is not YAML: {error}") from error
+    return template if isinstance(template, dict) else {}
+
+
+def insert(text: str, stacks: list[NestedStack], key_of: Callable[[NestedStack], str]) -> str:
+    """The template with the nested stacks in it; `key_of` says under which key the artifact bucket has each file."""
+    groups = "".join(_item(_parameter_group(stack), 6) for stack in stacks)
+    parameters = "".join(_entries(stack.parameters) for stack in stacks)
+    conditions = "".join(_entries({f"Use{stack.logical_id}": _is_switched_on(stack)}) for stack in stacks)
+    present = {stack.logical_id for stack in stacks}
+    resources = "".join(
+        "\n" + _entries({stack.logical_id: _resource(stack, key_of(stack), present)}) for stack in stacks
+    )
+    outputs = "".join(_entries(_outputs(stack)) for stack in stacks)
+    for section, addition in (
+        ("Parameters", groups),
+        ("Rules", parameters),
+        ("Resources", conditions),
+        ("Outputs", resources),
+    ):
+        text = text.replace(f"\n\n{section}:\n", f"\n{addition}\n{section}:\n", 1)
+    return text + outputs
+
+
+def _parameter_group(stack: NestedStack) -> Json:
+    purpose = str(stack.template["Description"]).strip().rstrip(".")
+    label = f"{stack.name.capitalize()} (optional): {purpose}"
+    return {"Label": {"default": label}, "Parameters": list(stack.parameters)}
+
+
+def _is_switched_on(stack: NestedStack) -> Json:
+    given = [{"Fn::Not": [{"Fn::Equals": [{"Ref": switch}, ""]}]} for switch in stack.switches]
+    return given[0] if len(given) == 1 else {"Fn::Or": given}
+
+
+def _resource(stack: NestedStack, key: str, present: set[str]) -> Json:
+    values = {name: _reference(source, present) for name, source in stack.from_core.items()}
+    values |= {name: {"Ref": name} for name in stack.parameters}
+    return {
+        "Type": "AWS::CloudFormation::Stack",
+        "Condition": f"Use{stack.logical_id}",
+        # What must outlive it says so itself.
+        "DeletionPolicy": "Delete",
+        "UpdateReplacePolicy": "Delete",
+        "Properties": {"TemplateURL": {"Fn::Sub": f"{BUCKET_URL}/{key}"}, "Parameters": values},
+    }
+
+
+def _reference(source: str, present: set[str]) -> Json | str:
+    """The value that a name of FromCore means. A nested stack that was deleted gives as little as one that is off."""
+    if output := re.fullmatch(r"(\w+Stack)\.(Outputs\.\w+)", source):
+        if output[1] not in present:
+            return ""
+        value = {"Fn::GetAtt": [output[1], output[2]]}
+        return {"Fn::If": [f"Use{output[1]}", value, ""]}
+    resource, _, attribute = source.partition(".")
+    return {"Fn::GetAtt": [resource, attribute]} if attribute else {"Ref": source}
+
+
+def _outputs(stack: NestedStack) -> Json:
+    return {
+        name: {
+            "Description": output["Description"],
+            "Condition": f"Use{stack.logical_id}",
+            "Value": {"Fn::GetAtt": [stack.logical_id, f"Outputs.{name}"]},
+        }
+        for name, output in stack.template.get("Outputs", {}).items()
+    }
+
+
+def _entries(values: Json) -> str:
+    """YAML lines of a section, two blanks in."""
+    return textwrap.indent(yaml.safe_dump(values, sort_keys=False, width=110), "  ") if values else ""
+
+
+def _item(value: Json, blanks: int) -> str:
+    """YAML lines of one item of a list."""
+    return textwrap.indent(yaml.safe_dump([value], sort_keys=False, width=110), " " * blanks)

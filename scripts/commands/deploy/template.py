@@ -1,0 +1,145 @@
+"""The CloudFormation template as data, and what is written into it before it is deployed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from scripts.commands.common.console import UsageError
+from scripts.commands.common.paths import TEMPLATE as TEMPLATE
+
+API = "IngestApi"
+DEPLOYMENT = "IngestDeployment"
+
+Json = dict[str, Any]
+
+
+# libyaml is six times as fast; a PyYAML that was built from its source may come without it.
+_Safe: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Safe):  # type: ignore[misc, valid-type]  # mypy takes no variable for a base class
+    """YAML with CloudFormation's short forms, read as their long forms: `!Ref X` as {"Ref": "X"}."""
+
+
+def _intrinsic(loader: _Loader, suffix: str, node: yaml.Node) -> Json:
+    value: Any
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        assert isinstance(node, yaml.MappingNode)
+        value = loader.construct_mapping(node, deep=True)
+    if suffix == "GetAtt" and isinstance(value, str):
+        value = value.split(".", 1)
+    return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
+
+
+_Loader.add_multi_constructor("!", _intrinsic)
+
+
+def load(text: str) -> Json:
+    """Parse a template; every intrinsic function comes in its long form."""
+    template: Json = yaml.load(text, Loader=_Loader)  # nosec B506 # a SafeLoader with more tags
+    return template
+
+
+def effective_parameters(template: Json, previous: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """The value that each parameter will have: the given one, else the stack's previous one, else the default.
+
+    Raises CommandError for a parameter that the template does not have, lacks a value for, or does not allow.
+    """
+    declared = template["Parameters"]
+    for name in given:
+        if name not in declared:
+            raise UsageError(f"the template has no parameter '{name}': it has {', '.join(sorted(declared))}")
+    values = {}
+    for name, definition in declared.items():
+        value = given.get(name, previous.get(name, definition.get("Default")))
+        if value is None:
+            raise UsageError(f"{name} has no value: give one with --parameter {name}=...")
+        values[name] = str(value)
+        _check(name, definition, values[name])
+    return values
+
+
+def _check(name: str, definition: Json, value: str) -> None:
+    """Refuse what CloudFormation would refuse, before anything is uploaded or created."""
+    constraint = definition.get("ConstraintDescription")
+    if allowed := [str(choice) for choice in definition.get("AllowedValues", [])]:
+        constraint = f"must be one of {', '.join(allowed)}"
+        fits = value in allowed
+    elif definition["Type"] == "Number":
+        fits = bool(re.fullmatch(r"-?\d+(\.\d+)?", value)) and (
+            definition.get("MinValue", float("-inf")) <= float(value) <= definition.get("MaxValue", float("inf"))
+        )
+    else:
+        fits = bool(re.fullmatch(definition.get("AllowedPattern", ".*"), value, re.DOTALL))
+        fits = fits and definition.get("MinLength", 0) <= len(value) <= definition.get("MaxLength", 4_096)
+    if not fits:
+        raise UsageError(f"{name} {str(constraint).rstrip('.')} (got '{value}')")
+
+
+def render(text: str, template: Json, parameters: Mapping[str, str]) -> str:
+    """The template's text with the API's deployment renamed after what it deploys; `template` is the same as data.
+
+    A deployment is a snapshot. Only a new logical id makes a new one, so that the id carries a hash of the API's
+    definition and of the effective value of every parameter that the definition depends on.
+    """
+    definition = template["Resources"][API]["Properties"]
+    depends_on = {name: parameters[name] for name in sorted(parameters_of_api(template))}
+    content = json.dumps([definition, template.get("Mappings"), depends_on], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+    return re.sub(rf"\b{DEPLOYMENT}\b", f"{DEPLOYMENT}{digest}", text)
+
+
+def parameters_of_api(template: Json) -> set[str]:
+    """The parameters whose change takes a new deployment of the API."""
+    return parameters_of(template, template["Resources"][API]["Properties"])
+
+
+def parameters_of(template: Json, node: Any) -> set[str]:
+    """The parameters that a part of the template depends on, through conditions too; not through other resources."""
+    names = {name for name in references(node) if name in template["Parameters"]}
+    for condition in conditions(node):
+        names |= parameters_of(template, template["Conditions"][condition])
+    return names
+
+
+def references(node: Any) -> Iterator[str]:
+    """Every name that Ref, Fn::GetAtt or Fn::Sub refers to, anywhere below."""
+    if isinstance(node, list):
+        for item in node:
+            yield from references(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key == "Ref":
+                yield value
+            elif key == "Fn::GetAtt":
+                yield value[0]
+            elif key == "Fn::Sub":
+                text = value if isinstance(value, str) else value[0]
+                yield from (name.split(".")[0] for name in re.findall(r"\$\{([^!}][^}]*)\}", text))
+                yield from references(value)
+            else:
+                yield from references(value)
+
+
+def conditions(node: Any) -> Iterator[str]:
+    """Every condition that Fn::If or Condition names, anywhere below."""
+    if isinstance(node, list):
+        for item in node:
+            yield from conditions(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key == "Fn::If":
+                yield value[0]
+            elif key == "Condition" and isinstance(value, str):
+                yield value
+            yield from conditions(value)

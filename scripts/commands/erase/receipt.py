@@ -1,0 +1,126 @@
+"""The receipt of scripts/erase.sh: what was done, for those who ask, without naming the person."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from datetime import UTC, datetime
+from hashlib import scrypt, sha256
+from pathlib import Path
+from typing import Final
+
+from scripts.commands.common.console import UsageError
+from scripts.commands.erase.store import USER_FOLDER, Scan, Version
+from scripts.commands.erase.zones import Person, Remains
+from shared.documents import Json, parse_json
+
+RECEIPT_FORMAT: Final = "sluice erase receipt 1"
+_SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1}  # slow, because ids are few enough to be tried out
+
+
+class Receipt:
+    """What was done, without a word about whom: the id as a slow hash with a salt, objects by key.
+
+    A receipt of the same person that is there is continued, as after a run that was killed.
+    """
+
+    def __init__(self, path: Path, person: Person, stack: str, place: str, bucket: str) -> None:
+        self.path = path
+        self.document: Json = {"format": RECEIPT_FORMAT, "stack": stack, "place": place, "bucket": bucket, "runs": []}
+        if path.exists():
+            self.document = self._of_same(person, bucket)
+        else:
+            if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+                raise UsageError(f"--receipt {path}: there is no folder '{path.parent}' to write to")
+            salt = secrets.token_bytes(16)
+            self.document["user"] = {
+                "column": person.column,
+                "scrypt": _hash(person.id, salt),
+                "salt": salt.hex(),
+                **_SCRYPT,
+            }
+        self.runs: list[Json] = self.document["runs"]
+
+    def _of_same(self, person: Person, bucket: str) -> Json:
+        try:
+            document: Json = parse_json(self.path.read_text())
+            user = document["user"]
+            is_same = (
+                document["format"] == RECEIPT_FORMAT
+                and document["bucket"] == bucket
+                and user.get("column", "user_id") == person.column  # older receipts name none
+                and user["scrypt"] == _hash(person.id, bytes.fromhex(user["salt"]))
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            is_same = False
+        if not is_same:
+            raise UsageError(
+                f"--receipt {self.path}: the file exists and is not a receipt of this person and bucket: name another"
+            )
+        return document
+
+    @property
+    def objects(self) -> list[Json]:
+        """What was done in this run."""
+        objects: list[Json] = self.runs[-1]["objects"]
+        return objects
+
+    def begin(self, waited: float) -> None:
+        """Begin with a run, before anything is changed."""
+        self.results_deleted = 0
+        self.runs.append({"began": _now(), "waited_seconds": round(waited), "objects": []})
+        self.write()
+
+    def add(self, version: Version, new_id: str | None, remains: Remains, content: bytes) -> None:
+        """A version that is gone, and the one that is in its place, if any."""
+        self.objects.append(
+            {
+                "key": without_ids(version.key),
+                "version_before": version.id,
+                "version_after": new_id,
+                "was_latest": version.is_latest,
+                "rows_before": remains.before,
+                "rows_after": remains.after if new_id else 0,
+                "sha256_before": sha256(content).hexdigest(),
+                "sha256_after": sha256(remains.content).hexdigest() if new_id else None,
+                "at": _now(),
+            }
+        )
+        self.write()
+
+    def end(self, scan: Scan, proof: Scan) -> None:
+        """What the second look has found."""
+        self.runs[-1] |= {
+            "results_deleted": self.results_deleted,
+            "left_alone": {without_ids(f"/{key}")[1:]: count for key, count in proof.left.items()},
+            # Not why: what an error repeats may be the person's.
+            "set_aside": sorted(without_ids(key) for key in scan.set_aside | proof.set_aside),
+            "similar_ids_left": len(proof.similar),
+            "proof": {
+                "versions_read": sum(proof.versions.values()),
+                "rows_read": sum(proof.rows.values()),
+                "versions_that_hold_the_person": len(proof.findings),
+            },
+            "ended": _now(),
+        }
+        self.write()
+
+    def write(self) -> None:
+        """Write it in one step."""
+        draft = self.path.with_name(f"{self.path.name}.part")
+        draft.write_text(json.dumps(self.document, indent=2) + "\n")
+        draft.replace(self.path)
+
+
+def without_ids(key: str) -> str:
+    """An object's key without the id of whom a folder belongs to."""
+    return USER_FOLDER.sub(r"/\1=?", key)
+
+
+def _hash(id: str, salt: bytes) -> str:
+    return scrypt(id.encode(), salt=salt, **_SCRYPT).hex()
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,181 @@
+"""The stack's bucket with all of its versions, as scripts/erase.sh reads and changes it, and what was found in it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, BinaryIO, Final, cast
+from urllib.parse import urlencode
+
+from botocore.exceptions import ClientError
+
+from scripts.commands.common.stack import Aws
+from scripts.commands.erase.zones import Pool, Remains
+from scripts.commands.lake.bucket import Bucket
+from scripts.commands.lake.objects import Corrupt
+from scripts.commands.lake.zones import BESIDE_EVENTS, SALTS, TURN
+from shared.documents import Json
+
+WHOLE_BYTES: Final = 256 * 1024
+"""Up to this size an object is read at once: a request costs as much as this many bytes cost to fetch."""
+
+USER_FOLDER: Final = re.compile(r"/(user_id|anonymous_id)=([^/]*)")
+_ARCHIVED: Final = {"InvalidObjectState"}
+_CHANGED: Final = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"}
+_KEPT_HEADERS: Final = (
+    "CacheControl",
+    "ContentDisposition",
+    "ContentEncoding",
+    "ContentLanguage",
+    "ContentType",
+    "Metadata",
+    "StorageClass",
+)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of an object, as the listing has it; `size` in bytes."""
+
+    key: str
+    id: str
+    etag: str
+    size: int
+    is_latest: bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A version that holds something of the person, and what it would be without."""
+
+    version: Version
+    remains: Remains
+
+
+@dataclass
+class Scan:
+    """What a look at every object has found."""
+
+    column: str
+    """Which one tells whose a row is."""
+    findings: list[Finding] = field(default_factory=list)
+    versions: Counter[str] = field(default_factory=Counter)
+    """How many were read, by zone."""
+    rows: Counter[str] = field(default_factory=Counter)
+    """How many rows or events they hold, by zone."""
+    bytes_read: int = 0
+    set_aside: dict[str, str] = field(default_factory=dict)
+    """Why, by key."""
+    left: Counter[str] = field(default_factory=Counter)
+    """Versions without the column of the person's id, and those of other folders, by folder."""
+    similar: Counter[str] = field(default_factory=Counter)
+    """How many rows or events have an id that only differs in form from the person's, by id."""
+    results: list[Version] = field(default_factory=list)
+    pool: Pool = field(default_factory=Pool)
+    told: set[str] = field(default_factory=set)
+    """What of `set_aside` was shown."""
+
+
+class Store:
+    """The stack's bucket with all of its versions; counts the bytes that are read."""
+
+    def __init__(self, aws: Aws, bucket: str, events: str) -> None:
+        self.s3, self.bucket, self.events = aws.client("s3"), bucket, events
+        self._bucket = Bucket(self.s3, bucket)
+        self.bytes_read, self._lock = 0, Lock()
+
+    def exists(self) -> bool:
+        return self._bucket.exists()
+
+    def zone(self, key: str) -> str:
+        """The folder of the stack in which a key lies; '' if it lies in none."""
+        return next((folder for folder in (self.events, *BESIDE_EVENTS) if key.startswith(folder)), "")
+
+    def versions(self, prefix: str = "") -> Iterator[Version]:
+        """Every version of every object, without delete markers, and without what holds nobody's data."""
+        for item in self._bucket.versions(prefix):
+            is_folder = item["Key"].endswith("/") and item["Size"] == 0  # that the console has made
+            if not is_folder and not item["Key"].startswith((TURN, SALTS)):
+                yield Version(item["Key"], item["VersionId"], item["ETag"], item["Size"], item["IsLatest"])
+
+    def markers(self, key: str) -> list[str]:
+        """The ids of an object's delete markers."""
+        return [item["VersionId"] for item in self._bucket.markers(key) if item["Key"] == key]
+
+    def open(self, version: Version) -> BinaryIO:
+        """A version as a file of which only what is asked for is read."""
+        if version.size <= WHOLE_BYTES:
+            return io.BytesIO(self.get(version)[0])
+        return cast(BinaryIO, _Remote(self, version))
+
+    def get(self, version: Version, byte_range: str = "") -> tuple[bytes, Json]:
+        """A version's content, or a range of it, and what S3 says of it. Raises Corrupt if it lies in an archive."""
+        more = {"Range": byte_range} if byte_range else {}
+        try:
+            answer = self.s3.get_object(Bucket=self.bucket, Key=version.key, VersionId=version.id, **more)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _ARCHIVED:
+                raise Corrupt("it lies in an archive: restore it first") from None
+            raise
+        content: bytes = answer["Body"].read()
+        with self._lock:
+            self.bytes_read += len(content)
+        return content, answer
+
+    def put(self, version: Version, content: bytes, was: Json) -> str | None:
+        """Put other content in the place of the latest version; its id, or None if it is the latest no more."""
+        more = {name: was[name] for name in _KEPT_HEADERS if was.get(name)}
+        if was.get("TagCount"):
+            tags = self.s3.get_object_tagging(Bucket=self.bucket, Key=version.key, VersionId=version.id)["TagSet"]
+            more["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
+        try:
+            answer = self.s3.put_object(Bucket=self.bucket, Key=version.key, Body=content, IfMatch=version.etag, **more)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _CHANGED:
+                return None
+            raise
+        return str(answer.get("VersionId", "null"))
+
+    def delete(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Delete versions and markers for good, by key and id."""
+        self._bucket.delete(versions)
+
+    def hide(self, key: str) -> None:
+        """Put a delete marker, so that no older version comes forth when the latest is deleted."""
+        self.s3.delete_object(Bucket=self.bucket, Key=key)
+
+
+class _Remote(io.RawIOBase):
+    """A version behind ranged reads."""
+
+    def __init__(self, store: Store, version: Version) -> None:
+        self.store, self.version, self.position = store, version, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.version.size}[whence]
+        self.position = base + offset
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self.position + len(buffer), self.version.size)
+        if self.position >= end:
+            return 0
+        content, answer = self.store.get(self.version, f"bytes={self.position}-{end - 1}")
+        if "ContentRange" not in answer:  # HTTP allows to answer with everything
+            content = content[self.position : end]
+        buffer[: len(content)] = content
+        self.position += len(content)
+        return len(content)

@@ -1,0 +1,90 @@
+"""The stack's bucket: what it lists, and how versions of its objects are deleted for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from scripts.commands.common.console import CommandError
+from shared.documents import Json
+
+_BATCH: Final = 1_000  # as many as one DeleteObjects takes
+_GONE: Final = ("404", "NoSuchBucket", "NoSuchKey")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket by its name, and the client that reaches it."""
+
+    s3: Any
+    name: str
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return _is_there(self.s3.head_bucket, Bucket=self.name)
+
+    def holds(self, key: str) -> bool:
+        """Whether there is an object with this key."""
+        return _is_there(self.s3.head_object, Bucket=self.name, Key=key)
+
+    def read(self, key: str, **more: str) -> bytes:
+        """An object's content."""
+        return bytes(self.s3.get_object(Bucket=self.name, Key=key, **more)["Body"].read())
+
+    def objects(self, prefix: str = "") -> Iterator[Json]:
+        """S3's structures of the objects under a prefix."""
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
+            yield from page.get("Contents", [])
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """The folders directly under a prefix."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix, Delimiter="/")
+        return [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+
+    def versions(self, prefix: str = "") -> Iterator[Json]:
+        """S3's structures of every version of every object under a prefix, without delete markers."""
+        yield from self._history(prefix, "Versions")
+
+    def markers(self, prefix: str = "") -> Iterator[Json]:
+        """The same of the delete markers."""
+        yield from self._history(prefix, "DeleteMarkers")
+
+    def _history(self, prefix: str, *kinds: str) -> Iterator[Json]:
+        for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix):
+            for kind in kinds:
+                yield from page.get(kind, [])
+
+    def history(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Key and id of every version and every delete marker: what `delete` takes."""
+        for item in self._history(prefix, "Versions", "DeleteMarkers"):
+            yield item["Key"], item["VersionId"]
+
+    def delete(self, versions: Iterable[tuple[str, str]]) -> int:
+        """Delete versions and delete markers for good, by key and id; returns how many.
+
+        Raises:
+            CommandError: S3 refused one of them. The others are deleted.
+        """
+        objects = [{"Key": key, "VersionId": version_id} for key, version_id in versions]
+        faults = []
+        for start in range(0, len(objects), _BATCH):
+            batch = {"Objects": objects[start : start + _BATCH], "Quiet": True}
+            faults += self.s3.delete_objects(Bucket=self.name, Delete=batch).get("Errors", [])
+        for fault in faults:
+            raise CommandError(
+                f"s3://{self.name}/{fault['Key']} cannot be deleted: {fault['Code']}: {fault['Message']}"
+            )
+        return len(objects)
+
+
+def _is_there(head: Any, **place: str) -> bool:
+    try:
+        head(**place)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _GONE:
+            return False
+        raise
+    return True

@@ -1,0 +1,54 @@
+"""The objects of errors/: Firehose's envelopes, each with the record, or the rows, that it could not deliver."""
+
+from __future__ import annotations
+
+import json
+import re
+from binascii import a2b_base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from scripts.commands.lake.objects import Corrupt, kind_of, located, plain
+from shared.documents import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A document of an object, and its text up to the next one."""
+
+    envelope: Json
+    text: str
+    data: bytes
+    arrived_at: int
+    """Epoch milliseconds."""
+
+
+def failed_records(content: bytes) -> Iterator[Failed]:
+    """The failed records of an object. Raises Corrupt."""
+    for number, (envelope, text) in enumerate(located(content), 1):
+        try:
+            data = a2b_base64(envelope["rawData"], strict_mode=True)
+            arrived_at = int(envelope["arrivalTimestamp"])  # a number or its text
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_a_record(number, error) from None
+        yield Failed(envelope, text, data, arrived_at)
+
+
+def not_a_record(number: int, error: Exception) -> Corrupt:
+    """The complaint about a document."""
+    return Corrupt(f"document {number:,} is not a failed record ({type(error).__name__}: {error})")
+
+
+def envelopes(content: bytes) -> tuple[list[Json], list[str]]:
+    """The JSON documents of an error object, and what is between them: AWS does not say. None of another format."""
+    if kind_of(content) not in ("gzip", "json"):
+        return [], []
+    text, decoder, position = plain(content).decode(errors="replace"), json.JSONDecoder(), 0
+    found, between = [], []
+    while position < len(text):
+        document, position = decoder.raw_decode(text, position)
+        found.append(document)
+        gap = re.compile(r"[^{]*").match(text, position)
+        between.append(gap[0] if gap else "")
+        position = gap.end() if gap else position
+    return found, between

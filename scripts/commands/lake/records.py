@@ -1,0 +1,64 @@
+"""Records in the bucket: where each begins and ends, and records that lead to the rows that it led to.
+
+transform/records.py knows their format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from shared.documents import Json
+from transform.records import MAX_EVENTS, RECORD, end_line, read_record, sender_line, split_texts, write_rest
+
+
+def split_records(content: bytes) -> list[bytes]:
+    """The records that were stored one after the other with nothing between them: ours, and what is bare."""
+    records, end = [], 0
+    for match in RECORD.finditer(content):
+        if bare := content[end : match.start()]:
+            records.append(bare)
+        records.append(match[0])
+        end = match.end()
+    return [*records, content[end:]] if content[end:] else records
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the context line of a row's request says."""
+
+    request_id: str
+    extended_request_id: str
+    time: int
+    ip: str
+    user_agent: str
+
+    def record(self, body: bytes, **pairs: object) -> tuple[bytes, ...]:
+        """The body as records that this sender sent; `pairs` end their context lines."""
+        line = sender_line(self.request_id, self.extended_request_id, self.time, self.ip, self.user_agent)
+        more = "".join(f" {key}={value}" for key, value in pairs.items()).encode()
+        end = end_line(self.extended_request_id.encode())
+        return write_again(b"%b%b\n%b%b" % (line, more, body, end), self.time)
+
+
+def origin_of(row: Json) -> Origin:
+    """Who sent the event of a row. Raises ValueError."""
+    moment = datetime.fromisoformat(row["received_at"]).replace(tzinfo=UTC)
+    received_at = round(moment.timestamp() * 1000)
+    # For a bare record its time stands for the id of its request, as it does where ids are made.
+    extended_request_id = row.get("extended_request_id") or str(received_at)
+    ids = row.get("request_id") or "", extended_request_id, row.get("ip") or ""
+    if any(text.split() != [text] for text in ids if text):
+        raise ValueError("an id or an address with white space in it")
+    return Origin(ids[0], ids[1], received_at, ids[2], row.get("user_agent") or "")
+
+
+def write_again(data: bytes, arrived_at: int) -> tuple[bytes, ...]:
+    """Records with a context line and at most MAX_EVENTS events, that lead to the very rows that this one leads to."""
+    record = read_record(data, arrived_at)
+    _, texts = split_texts(record.body, record.form)
+    return tuple(
+        written
+        for first in range(0, len(texts), MAX_EVENTS)
+        for written in write_rest(record, first, [0] * min(MAX_EVENTS, len(texts) - first), most=0)
+    )

@@ -1,0 +1,252 @@
+"""A run: from a saved query to messages in the queue. The steps of the state machine that need code.
+
+    prepare   finds the query and the window of time, and writes the request for Athena
+    enqueue   puts the rows of the result into the queue, and moves the watermark when they all are
+
+A query that is given `{from}` and `{to}` among its parameters reads a window of time: from the end of the last window
+to a time until which everything has been delivered to S3. A window that was begun is finished before the next begins,
+by whichever run comes first, so that a run that was killed loses nothing: its rows are queued again, with the same ids.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from shared.athena import typed
+
+from .messages import MAX_ROW_BYTES, Message, Row, dead_letter, row_id, send
+from .settings import Clients, Settings
+
+SPARE_SECONDS: Final = 15
+"""Beyond the buffering, what Firehose may take to transform and write."""
+
+LATE_SECONDS: Final = 300
+"""So much later than Firehose measures it, CloudWatch may know how far behind the stream is."""
+
+FRESHNESS_PERIOD: Final = timedelta(minutes=15)
+RUN_DAYS: Final = 90
+"""How long the figures of a run are kept."""
+
+ENQUEUE_MILLISECONDS: Final = 60_000
+"""No further page is begun with less time left: the state machine calls again."""
+
+BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+TIME: Final = "%Y-%m-%d %H:%M:%S"
+
+# Commas between the values, but not those within a string.
+_PARAMETER: Final = re.compile(r"(?:[^,']|'[^']*')+")
+
+logger = logging.getLogger(__name__)
+
+
+class Unusable(Exception):
+    """A run that cannot succeed as it is configured or was asked for; says what to change. It is not tried again."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of time: `since` belongs to it, `until` does not. `resumed` if another run had begun it."""
+
+    since: datetime
+    until: datetime
+    resumed: bool = False
+
+
+def prepare(event: dict[str, Any], settings: Settings, clients: Clients, now: datetime) -> dict[str, Any]:
+    """Decide what to deliver.
+
+    `event["started"]` is the execution, with its Name and its Input. That may name another `query`, `parameters` (a
+    list of SQL literals, `{from}` and `{to}`), and `from` with `to` (as TIME, in UTC); given these two, the watermark
+    is neither read nor moved.
+
+    Returns `waiting`, whether there is anything to deliver; if so, `request`, the arguments of StartQueryExecution, and
+    `delivery`, what enqueue needs to know. Raises Unusable.
+    """
+    run, given = event["started"]["Name"], event["started"]["Input"]
+    name = given.get("query", settings.query)
+    values = given.get("parameters", split(settings.parameters))
+    saved = find_query(clients.athena, settings.work_group, name)
+    delivery = {"run": run, "query": name, "watermark": None, "until": None, "resumed": False}
+    has_window = "{from}" in values or "{to}" in values
+    if "from" in given:
+        if not has_window:
+            raise Unusable(f"the query '{name}' takes no window: its parameters ({', '.join(values)}) have no {{from}}")
+        try:
+            window: Window | None = Window(_read_time(given["from"]), _read_time(given["to"]))
+        except (KeyError, ValueError) as error:
+            raise Unusable(f"from and to must both be given, as 2026-01-31 00:00:00 in UTC (got {given})") from error
+    elif has_window:
+        watermark = f"watermark {name} {','.join(values)}"
+        window = claim(clients.dynamodb, settings.table, watermark, complete_until(settings, clients.cloudwatch, now))
+        if window is None:
+            return {"waiting": False}
+        delivery |= {"watermark": watermark, "until": window.until.strftime(TIME), "resumed": window.resumed}
+    else:
+        window = None
+    if window:
+        ends = {"{from}": window.since, "{to}": window.until}
+        values = [f"timestamp '{ends[value].strftime(TIME)}'" if value in ends else value for value in values]
+    request = {
+        "QueryString": saved["QueryString"],
+        "QueryExecutionContext": {"Database": saved["Database"]},
+        "WorkGroup": settings.work_group,
+        **({"ExecutionParameters": values} if values else {}),
+    }
+    _count(clients.dynamodb, settings.table, run, now, queued=0, refused=0)
+    return {"waiting": True, "request": request, "delivery": delivery}
+
+
+def enqueue(
+    event: dict[str, Any], settings: Settings, clients: Clients, now: datetime, milliseconds_left: Callable[[], int]
+) -> dict[str, Any]:
+    """Put rows into the queue, page by page of the result, as many as time allows.
+
+    Takes `execution`, the id of a query that has succeeded, `delivery` of prepare, and `position`, where to go on, but
+    for the beginning. Returns the same with the next position, and `next`: "enqueue" when rows are left, "prepare"
+    when this was another run's window, after which there may be one more, and else "end".
+    """
+    delivery, position = event["delivery"], event.get("position")
+    while True:
+        arguments = {"NextToken": position} if position else {}
+        page = clients.athena.get_query_results(QueryExecutionId=event["execution"], MaxResults=1000, **arguments)
+        fitting, too_large = [], []
+        for row in read_rows(page["ResultSet"], delivery["run"], delivery["query"], is_first=not position):
+            message = Message(row.body())
+            if message.size <= MAX_ROW_BYTES:
+                fitting.append(message)
+            else:
+                note = json.dumps({"run": row.run, "query": row.query, "row_id": row.row_id})
+                reason = f"the row has {message.size:,} bytes, and {MAX_ROW_BYTES:,} fit into a message"
+                too_large.append(dead_letter(note, f"{reason}: see execution {event['execution']} of Athena"))
+        send(clients.sqs, settings.queue_url, fitting)
+        send(clients.sqs, settings.dead_letter_queue_url, too_large)
+        _count(clients.dynamodb, settings.table, delivery["run"], now, queued=len(fitting), refused=len(too_large))
+        position = page.get("NextToken")
+        if not position or milliseconds_left() < ENQUEUE_MILLISECONDS:
+            break
+    if position:
+        following = "enqueue"
+    else:
+        if delivery["watermark"]:
+            move(clients.dynamodb, settings.table, delivery["watermark"], delivery["until"])
+        following = "prepare" if delivery["resumed"] else "end"
+    return {"execution": event["execution"], "delivery": delivery, "position": position, "next": following}
+
+
+def split(parameters: str) -> list[str]:
+    """The values of DeliverParameters: SQL literals, `{from}` and `{to}`, separated by commas."""
+    return [value.strip() for value in _PARAMETER.findall(parameters)]
+
+
+def find_query(athena: Any, work_group: str, name: str) -> dict[str, Any]:
+    """Athena's NamedQuery structure of this name in the workgroup; raises Unusable when there is none."""
+    names = set()
+    for page in athena.get_paginator("list_named_queries").paginate(WorkGroup=work_group):
+        if page["NamedQueryIds"]:
+            found = athena.batch_get_named_query(NamedQueryIds=page["NamedQueryIds"])["NamedQueries"]
+            for query in found:
+                if query["Name"] == name:
+                    return dict(query)
+                names.add(query["Name"])
+    raise Unusable(f"the workgroup '{work_group}' has no saved query '{name}': it has {', '.join(sorted(names))}")
+
+
+def complete_until(settings: Settings, cloudwatch: Any, now: datetime) -> datetime:
+    """The time, in whole seconds, until which every event that arrived has been delivered to S3.
+
+    Firehose says how old the oldest event is that it has not delivered (DataFreshness), and what it collects may be as
+    old as the buffering. That is added to the time for which nothing may have been heard, or taken twice if that is
+    more.
+    """
+    datapoints = cloudwatch.get_metric_statistics(
+        Namespace="AWS/Firehose",
+        MetricName="DeliveryToS3.DataFreshness",
+        Dimensions=[{"Name": "DeliveryStreamName", "Value": settings.stream}],
+        StartTime=now - FRESHNESS_PERIOD,
+        EndTime=now,
+        Period=60,
+        Statistics=["Maximum"],
+    )["Datapoints"]
+    oldest = max([settings.buffering_seconds, *(point["Maximum"] for point in datapoints)])
+    return (now - timedelta(seconds=oldest + max(oldest, LATE_SECONDS) + SPARE_SECONDS)).replace(microsecond=0)
+
+
+def claim(dynamodb: Any, table: str, watermark: str, until: datetime) -> Window | None:
+    """The window that is to be delivered now, after noting it; None while there is none.
+
+    One that was begun and not finished comes first, as it was.
+    """
+    key = {"id": {"S": watermark}}
+    while True:
+        item = dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True).get("Item", {})
+        since = _read_time(item["moved_to"]["S"]) if "moved_to" in item else BEGINNING
+        if "begun_to" in item:
+            return Window(since, _read_time(item["begun_to"]["S"]), resumed=True)
+        if until <= since:
+            return None
+        is_unchanged = "moved_to = :since" if "moved_to" in item else "attribute_not_exists(moved_to)"
+        values = {":until": {"S": until.strftime(TIME)}}
+        if "moved_to" in item:
+            values[":since"] = item["moved_to"]
+        try:
+            dynamodb.update_item(
+                TableName=table,
+                Key=key,
+                UpdateExpression="SET begun_to = :until",
+                ConditionExpression=f"attribute_not_exists(begun_to) AND {is_unchanged}",
+                ExpressionAttributeValues=values,
+            )
+            return Window(since, until)
+        except dynamodb.exceptions.ConditionalCheckFailedException:
+            continue  # another run began one in this moment
+
+
+def move(dynamodb: Any, table: str, watermark: str, until: str) -> None:
+    """Move the watermark to the end of the window, unless another run has finished the same window already."""
+    try:
+        dynamodb.update_item(
+            TableName=table,
+            Key={"id": {"S": watermark}},
+            UpdateExpression="SET moved_to = :until REMOVE begun_to",
+            ConditionExpression="begun_to = :until",
+            ExpressionAttributeValues={":until": {"S": until}},
+        )
+    except dynamodb.exceptions.ConditionalCheckFailedException:
+        logger.warning("%s: another run has delivered the window until %s too", watermark, until)
+
+
+def read_rows(result_set: dict[str, Any], run: str, query: str, *, is_first: bool) -> Iterator[Row]:
+    """The rows of a page of a result; the first row of the first page repeats the names of the columns."""
+    columns = [(column["Name"], column["Type"]) for column in result_set["ResultSetMetadata"]["ColumnInfo"]]
+    if len({name for name, _ in columns}) < len(columns):
+        raise Unusable(f"the query '{query}' has two columns of one name: give each its own with AS")
+    for item in result_set["Rows"][1 if is_first else 0 :]:
+        values = {
+            name: typed(kind, value.get("VarCharValue"))
+            for (name, kind), value in zip(columns, item["Data"], strict=True)
+        }
+        yield Row(run, query, row_id(query, values), values)
+
+
+def _count(dynamodb: Any, table: str, run: str, now: datetime, **counts: int) -> None:
+    """Add to the figures of a run."""
+    expiry = int((now + timedelta(days=RUN_DAYS)).timestamp())
+    dynamodb.update_item(
+        TableName=table,
+        Key={"id": {"S": f"run {run}"}},
+        UpdateExpression=f"SET expires_at = :expiry ADD {', '.join(f'{name} :{name}' for name in counts)}",
+        ExpressionAttributeValues={
+            ":expiry": {"N": str(expiry)},
+            **{f":{name}": {"N": str(count)} for name, count in counts.items()},
+        },
+    )
+
+
+def _read_time(text: str) -> datetime:
+    return datetime.strptime(text, TIME).replace(tzinfo=UTC)

@@ -1,0 +1,69 @@
+"""The function: what the state machine asks for step by step, and what the queue hands over.
+
+    {"step": "check", "input": {"sources": [...]}}          a test call to each of these sources, or to all of them
+    {"step": "plan", "holder": ..., "checked": [...]}       their requests, each with an item and a message
+    {"step": "look", "holder": ..., "seen": {...}}          how far all of them have come
+    {"Records": [...]}                                      messages of the queue; what stays there is answered
+
+This is the only module that reads the environment:
+
+    SOURCES_BUCKET, SOURCES_KEY        the compiled declarations
+    TABLE                              the name of the DynamoDB table
+    QUEUE_URL, DEAD_LETTER_QUEUE_URL   the queue of requests, and that of dead letters
+    SECRET_ARN                         the secret with the credentials
+    STREAM                             the delivery stream's name
+    RETRY_HOURS                        how long a request is tried again that fails for a reason that may pass
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from typing import Any
+
+from shared.documents import parse_json
+
+from .client import Client
+from .fetch import LambdaContext, Worker, settle
+from .parts import Parts
+from .queue import Queue
+from .run import Runner
+from .source import Json, Source
+from .store import Store
+
+logging.getLogger().setLevel(logging.INFO)
+
+
+def lambda_handler(event: Json, context: LambdaContext) -> Any:
+    """Do a step, or the messages of the queue."""
+    runner, worker, queue = parts()
+    if "Records" in event:
+        kept = [
+            each for each in event["Records"] if not settle(worker, queue, each, context.get_remaining_time_in_millis)
+        ]
+        return {"batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in kept]}
+    match event["step"]:
+        case "check":
+            return runner.check(event["input"].get("sources", []))
+        case "plan":
+            return runner.plan(event["holder"], event["checked"])
+        case "look":
+            return runner.look(event["holder"], event["seen"])
+    raise ValueError(f"there is no step {event['step']!r}")
+
+
+@lru_cache(maxsize=1)
+def parts() -> tuple[Runner, Worker, Queue]:
+    """What the function works with, made once a process. The sources' key carries their hash: they never change."""
+    import boto3
+
+    environment = os.environ
+    found = boto3.client("s3").get_object(Bucket=environment["SOURCES_BUCKET"], Key=environment["SOURCES_KEY"])
+    declared = parse_json(found["Body"].read())["sources"]
+    sources = {name: Source(name, declaration) for name, declaration in declared.items()}
+    store = Store(boto3.resource("dynamodb").Table(environment["TABLE"]))
+    queue = Queue(boto3.client("sqs"), environment["QUEUE_URL"], environment["DEAD_LETTER_QUEUE_URL"])
+    client = Client(environment["SECRET_ARN"])
+    shared = Parts(sources, store, queue, client, retry_seconds=3600 * float(environment["RETRY_HOURS"]))
+    return Runner(shared), Worker(shared, environment["STREAM"]), queue

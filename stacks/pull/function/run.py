@@ -1,0 +1,260 @@
+"""The steps of a run that the state machine calls one after another: check, plan, look.
+
+What is wrong with one source is a value, `error`, so that it stops no other. Every step may be done twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from shared import web
+
+from . import pages
+from .pages import Place
+from .parts import Parts
+from .problems import Busy, Problem, UnknownSource
+from .source import EPOCH, MOST_PAGES, Json, Source, Window, read_time, write_time
+from .store import MOST_RESTARTS, NewTask, TaskKey, landed
+
+MOST_SIDE_BY_SIDE: Final = 64
+"""How many sources are checked at the same time: so many may hang without keeping another waiting."""
+
+CHECK_SECONDS: Final = 180
+"""No source is asked once more when its answer may come later than this: the function has 300 seconds."""
+
+MOST_CHECKS: Final = 3
+"""How often the test call is made when the API is busy."""
+
+LEASE_SECONDS: Final = 900
+"""How long a run that no longer looks after itself keeps others from its source."""
+
+QUIET_SECONDS: Final = 180
+"""How long the queue must be empty before what has not landed counts as lost; SQS counts with a delay of a minute."""
+
+SHORTEST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 120.0
+"""Seconds between two looks: a day of them stays well within the 25,000 events that an execution may have."""
+
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """The steps, with what they work on."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._sources, self._store, self._queue, self._client = parts.sources, parts.store, parts.queue, parts.client
+        self._retry_seconds, self._now, self._sleep = parts.retry_seconds, parts.now, parts.sleep
+
+    def check(self, names: list[str]) -> list[Json]:
+        """Make the first request of each run, as a test: of these sources, or of all.
+
+        For each `{source, from, to}`, or why it has no run: `{source, skip}` when there is nothing to do,
+        `{source, error}` when something is wrong.
+        """
+        windows = {name: self._window(self._sources[name]) for name in names or self._sources if name in self._sources}
+        with ThreadPoolExecutor(MOST_SIDE_BY_SIDE) as pool:
+            return list(pool.map(lambda name: self._check(name, windows.get(name)), names or self._sources))
+
+    def _window(self, source: Source) -> Window | None:
+        """That of the run which is open, else that of a run which begins now."""
+        state = self._store.state(source.name)
+        if run := self._store.run(source.name, state["run"]) if "run" in state else {}:
+            return Window(read_time(run["from"]), read_time(run["to"]))
+        now = datetime.fromtimestamp(int(self._now()), UTC)
+        return source.window(read_time(state["checkpoint"]) if "checkpoint" in state else None, now)
+
+    def _check(self, name: str, window: Window | None) -> Json:
+        if name not in self._sources:
+            problem = UnknownSource(f"there is no source '{name}': there are {', '.join(self._sources)}")
+            return {"source": name, "error": problem.reason}
+        if window is None:
+            return {"source": name, "skip": "there is nothing new since the checkpoint"}
+        try:
+            return self._try(self._sources[name], window)
+        except Problem as problem:
+            logger.warning("%s: %s", name, problem.reason)
+            return {"source": name, "error": problem.reason}
+        except Exception as error:
+            # A fault of ours in one source stops no other, either.
+            logger.exception("%s: fault", name)
+            return {"source": name, "error": f"Fault: {type(error).__name__}, see the log of the function"}
+
+    def _try(self, source: Source, window: Window) -> Json:
+        parameters = source.page(next(source.series(window)), 0)
+        began = self._now()
+        for attempt in itertools.count(1):
+            try:
+                page = self._client.get(source, parameters)
+                break
+            except Busy as problem:
+                pause = web.backoff(attempt, base=2.0, at_least=min(problem.wait, 10.0))
+                ends = self._now() - began + pause + source.timeout
+                if attempt == MOST_CHECKS or ends > CHECK_SECONDS:
+                    raise
+                self._sleep(pause)
+        pages.follow(source, page, Place(0, parameters, 1))
+        return {"source": source.name, "from": write_time(window.start), "to": write_time(window.to)}
+
+    def plan(self, holder: str, checked: list[Json]) -> list[Json]:
+        """Plan what was checked, or go on with the runs that are open: for each `{source, run, from, to}`, or why not.
+
+        The first page of each series is planned, and plans the others when it is fetched. Every request has its item
+        before any has its message, and keeps it: planning twice plans once.
+        """
+        return [each if "from" not in each else self._plan(holder, each) for each in checked]
+
+    def _plan(self, holder: str, checked: Json) -> Json:
+        """Plan one source."""
+        source = self._sources[checked["source"]]
+        if not self._store.acquire(source.name, holder, LEASE_SECONDS):
+            return {"source": source.name, "skip": "another execution is pulling this source"}
+        state = self._store.state(source.name)
+        run = state.get("run") or datetime.fromtimestamp(self._now(), UTC).strftime("%Y%m%dT%H%M%S")
+        # An open run keeps its window, whatever was checked.
+        times = {key: (self._store.run(source.name, run) or checked)[key] for key in ("from", "to")}
+        window = Window(read_time(times["from"]), read_time(times["to"]))
+        if not self._store.run(source.name, run).get("is_planned"):
+            series = list(itertools.islice(source.series(window), MOST_PAGES + 1))
+            if len(series) > MOST_PAGES:
+                self._store.release(source.name, holder)
+                text = f"more than {MOST_PAGES:,} series of pages: narrow the window or the grid"
+                return {"source": source.name, "error": f"TooManyRequests: {text}"}
+            self._store.open_run(source.name, run, window)
+            there = {item["item"] for item in self._store.tasks(source.name, run)}
+            tasks = [
+                NewTask(TaskKey(source.name, run, at, 0), source.page(parameters, 0), 1)
+                for at, parameters in enumerate(series)
+            ]
+            self._store.add(task for task in tasks if task.key.item not in there)
+            self._store.note_planned(source.name, run)
+        keys = []
+        for item in self._store.tasks(source.name, run):
+            key = TaskKey.of(item)
+            # What died is tried once more: a new run is a new chance. Its dead letter then finds it landed.
+            again = self._store.try_again(key) if item["state"] == "dead" else key
+            if again is not None and item["state"] in ("planned", "dead"):
+                keys.append(again)
+        self._queue.send(keys)
+        logger.info("%s %s: %d requests queued", source.name, run, len(keys))
+        return {"source": source.name, "run": run, **times}
+
+    def look(self, holder: str, seen: Json) -> Json:
+        """How far the runs have come.
+
+        Returns the runs with their counts, what failed, whether all is done, and the seconds until the next look.
+        `seen` is what the last look returned; at first it has only what was `planned`. A run is done when each request
+        has landed, is dead or was discarded; when its messages are gone, though its requests have not landed; and when
+        nothing has moved for too long.
+        """
+        now = int(self._now())
+        planned: list[Json] = seen["planned"]
+        before = {run["source"]: run for run in seen.get("runs", [])}
+        is_quiet = self._queue.is_empty()
+        runs, failed = [], [{"source": each["source"], "error": each["error"]} for each in planned if "error" in each]
+        for each in planned:
+            if "run" not in each:
+                continue
+            old = before.get(each["source"], {"moved_at": now, "quiet_since": now})
+            run = old if old.get("outcome") else self._look_at(holder, each, old, is_quiet, now)
+            runs.append(run)
+            if "outcome" in run and (run["planned"] or run["dead"]):
+                failed.append({"source": run["source"], "error": run["outcome"]})
+        pause = min(LONGEST_PAUSE, max(SHORTEST_PAUSE, 1.5 * seen.get("pause", 0.0)))
+        is_done = all("outcome" in run for run in runs)
+        return {
+            "planned": planned,
+            "runs": runs,
+            "failed": failed,
+            "is_done": is_done,
+            "pause": round(pause),
+            "rows": sum(run["rows"] for run in runs),
+            "refine": self._days(runs),
+        }
+
+    def _days(self, runs: list[Json]) -> Json:
+        """What to refine: the days of the events that have come, as `{from, to}`; nothing when no source has a window,
+        and refinement then takes the days that it takes by itself."""
+        windows = [(read_time(run["from"]), read_time(run["to"])) for run in runs if run["rows"]]
+        dated = [(start, to - timedelta(milliseconds=1)) for start, to in windows if start != EPOCH]
+        if not dated:
+            return {}
+        first, last = min(start for start, _ in dated), max(to for _, to in dated)
+        return {"from": first.date().isoformat(), "to": last.date().isoformat()}
+
+    def _look_at(self, holder: str, planned: Json, old: Json, is_quiet: bool, now: int) -> Json:
+        name, run = planned["source"], planned["run"]
+        tasks = self._store.tasks(name, run)
+        if (
+            name in self._sources
+            and all(task["state"] != "planned" for task in tasks)
+            and self._check_pages(name, tasks)
+        ):
+            tasks = self._store.tasks(name, run)
+        states = Counter(task["state"] for task in tasks)
+        counts = {state: states[state] for state in ("planned", "landed", "dead", "discarded")}
+        rows = sum(int(task["rows"]) for task in tasks if task["state"] == "landed")
+        moved = any(old.get(state) != count for state, count in counts.items())
+        found = {
+            **planned,
+            **counts,
+            "rows": rows,
+            "notes": [task["note"] for task in tasks if task.get("note")][:10],
+            "moved_at": now if moved else old["moved_at"],
+            "quiet_since": old["quiet_since"] if is_quiet and not moved else now,
+        }
+        if counts["planned"]:
+            reasons = Counter(task["reason"] for task in tasks if task["state"] == "planned" and "reason" in task)
+            why = f"; {reasons.most_common(1)[0][0]}" if reasons else ""
+            way = "run it again, and they are queued anew"
+            if now - found["quiet_since"] >= QUIET_SECONDS:
+                outcome = f"Lost: {counts['planned']} requests have no message in the queue: {way}{why}"
+            elif now - found["moved_at"] >= self._retry_seconds + 3600:
+                outcome = f"Stalled: {counts['planned']} requests have not moved for hours: {way}{why}"
+            else:
+                self._store.acquire(name, holder, LEASE_SECONDS)
+                return found
+        elif counts["dead"]:
+            reasons = Counter(task["reason"] for task in tasks if task["state"] == "dead")
+            outcome = f"Dead: {counts['dead']} of {len(tasks)} requests; {reasons.most_common(1)[0][0]}"
+        elif counts["discarded"]:
+            outcome = (
+                f"Discarded: {counts['discarded']} of {len(tasks)} requests were given up, and their rows are missing"
+            )
+            logger.warning("%s %s: the checkpoint moves all the same, to %s", name, run, planned["to"])
+        else:
+            outcome = "landed"
+        is_over = not counts["planned"] and not counts["dead"]
+        self._store.end_run(name, run, outcome, planned["to"] if is_over else None)
+        self._store.release(name, holder)
+        logger.info("%s %s: %s, rows: %d", name, run, outcome, rows)
+        return {**found, "outcome": outcome}
+
+    def _check_pages(self, name: str, tasks: list[Json]) -> bool:
+        """Look whether the pages of each series fit together, when all are there; true when something has changed.
+
+        Pages that do not fit are fetched once more, one after another: a series starts again from its first page. When
+        they still do not fit, the last of them is dead.
+        """
+        restarted: list[TaskKey] = []
+        buried = 0
+        for _, group in itertools.groupby(tasks, key=lambda task: TaskKey.of(task).series):
+            series = list(group)
+            if any(task["state"] != "landed" for task in series):
+                continue
+            last = TaskKey.of(series[-1])
+            problem = pages.check(self._sources[name], [landed(task) for task in series], is_alone=last.start > 0)
+            if problem is None:
+                continue
+            logger.warning("%s: %s", last, problem.reason)
+            if last.start < MOST_RESTARTS:
+                restarted.append(self._store.restart(last, problem.reason))
+            elif self._store.bury(last, problem.reason, state="landed"):
+                self._queue.bury(last, problem.reason)
+                buried += 1
+        self._queue.send(restarted)
+        return bool(restarted or buried)

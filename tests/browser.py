@@ -1,0 +1,99 @@
+"""Chromium, and a web site for it, for tests of what a page can do from another origin.
+
+`page.route` of Playwright is not for these tests: while it intercepts requests, Chromium sends no preflights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = (
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-proxy-server",
+    # Any name under .test is this machine, as a name whose owner has rebound it would be; no other name exists.
+    "--host-resolver-rules=MAP *.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+)
+
+
+class Site(ThreadingHTTPServer):
+    """Answers every path with an HTML page, empty unless `pages` has another; `requests` holds their first lines."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), SiteHandler)
+        self.pages: dict[str, str] = {}
+        self.requests: list[str] = []
+
+    def url(self, host: str = "shop.test", path: str = "/") -> str:
+        """The URL of a page. Under each host the site is another origin."""
+        return f"http://{host}:{self.server_port}{path}"
+
+
+class SiteHandler(BaseHTTPRequestHandler):
+    """One request, of which no method is refused."""
+
+    server: Site
+
+    def do_GET(self) -> None:
+        if self.path != "/favicon.ico":
+            self.server.requests.append(self.requestline)
+        body = f"<!doctype html>{self.server.pages.get(self.path, '')}".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        # A page that is left may close the connection first.
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
+
+    do_POST = do_OPTIONS = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Keep the output to the tests."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium. Playwright's event loop runs in this thread while it is open: tests that call asyncio.run
+    belong in another file."""
+    if not (executable := next(filter(None, map(shutil.which, NAMES)), None)):
+        message = "no chromium on PATH: install it for the browser tests (Debian: apt-get install chromium)"
+        # CI runs every test: there a missing browser is a fault.
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
+    from playwright.sync_api import sync_playwright  # here, as tests without a browser need not wait for it
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS, chromium_sandbox=False)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A new tab without cookies or a cache. `page.goto(site.url(...))` gives it an origin."""
+    with browser.new_context() as context:
+        yield context.new_page()
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """A web site on this machine: Chromium guards the local network only from sites elsewhere, so this guard, which
+    other browsers lack, makes no test green."""
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
