@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from tests.conftest import ROOT
@@ -16,7 +17,7 @@ from tests.conftest import ROOT
 SCRIPT = (ROOT / "web/sluice.js").read_bytes()
 PAGE = """<!doctype html><title>A page</title><style>body {{ height: 4000px; margin: 0 }}</style>
 <script defer src="/sluice.js" data-url="{api}" data-source="shop" {attributes}></script>{html}"""
-SECONDS = 20
+SECONDS = 60
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -55,8 +56,8 @@ class Collector(ThreadingHTTPServer):
 
     @property
     def events(self) -> list[Json]:
-        """What was taken or refused, in the order of arrival."""
-        return [event for body in self.bodies for event in json.loads(body)]
+        """What was taken or refused, in the order in which it happened: a request may overtake another."""
+        return sorted((event for body in self.bodies for event in json.loads(body)), key=itemgetter("timestamp"))
 
     def named(self, action: str) -> list[Json]:
         return [event for event in self.events if event["action"] == action]
@@ -83,6 +84,11 @@ class Handler(BaseHTTPRequestHandler):
     server: Collector
     protocol_version = "HTTP/1.1"
 
+    def handle(self) -> None:
+        # A page that is left may close the connection at any time.
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
         if path == "/sluice.js":
@@ -100,13 +106,11 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(status, b"{}", "application/json", **{"Access-Control-Allow-Origin": "*"})
 
     def answer(self, status: int, body: bytes, media_type: str, **headers: str) -> None:
-        # A page that is left may close the connection first.
-        with contextlib.suppress(ConnectionError):
-            self.send_response(status)
-            for name, value in {"Content-Type": media_type, "Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+        self.send_response(status)
+        for name, value in {"Content-Type": media_type, "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Keep the output to the tests."""
