@@ -20,7 +20,6 @@
 
   let options, page, referrer, userId, consent, flushTimer, viewTimer, engagedMs, scrollPercent, seenAt, hasLeft;
   let queue = [], flight = [], failures = 0;
-
   if (globalThis.sluice?.init || !globalThis.document) return; // a second script tag, or no page
 
   /* The page goes on, whatever happens here. */
@@ -136,11 +135,12 @@
     if (queue.length >= FLUSH_EVENTS && !failures) flush();
   };
 
-  /* Add the time since the last input, and see how far down the page the visitor is. */
-  const engage = () => {
+  /* Add the time since the last input. To see how far down the visitor is costs a layout, except after a scroll. */
+  const engage = (isSeen) => {
     const now = performance.now();
     if (seenAt) engagedMs += Math.min(now - seenAt, IDLE_MS);
     seenAt = !document.hidden && now;
+    if (!isSeen) return;
     const seen = Math.round(100 * (scrollY + innerHeight) / document.documentElement.scrollHeight);
     scrollPercent = Math.min(100, Math.max(scrollPercent, seen));
   };
@@ -148,7 +148,7 @@
   /* Tell how long the view was looked at. A tab that is shown and left again adds the time since. */
   const leave = () => {
     if (!page) return;
-    engage();
+    engage(true);
     const value = Math.round(engagedMs / 100) / 10;
     if (value || !hasLeft) add("page", "leave", {value, scroll_percent: scrollPercent});
     engagedMs = 0;
@@ -211,7 +211,7 @@
         engage();
         restore();
       });
-      listen("scroll pointerdown keydown", engage);
+      listen("scroll pointerdown keydown", ({type}) => engage(type === "scroll"));
       listen("click", ({target}) => {
         const link = target.closest("a[href]");
         const isDownload = link.hasAttribute("download") || DOWNLOAD.test(link.pathname);

@@ -24,6 +24,7 @@ from tests.browser import NAMES, OPTIONS
 from tests.web.collector import Collector, running
 
 LOCAL = 'data-storage="local"'
+LOADED = "window.sluice"  # a page that goes offline before it has the script has nothing to send
 SETTLE_MS = 8_000
 DWELL_MS = 400  # of two paths within 200 ms, the script sees the last
 LOADS = 15
@@ -42,6 +43,7 @@ class Tab:
         self.note("left for another page")
         self.current = f"/{uuid.uuid4()}"
         self.page.goto(collector.show(self.current, LOCAL), wait_until="domcontentloaded")
+        self.page.wait_for_function(LOADED)
         self.views[self.current] = "open"
 
     def note(self, what: str) -> None:
@@ -72,6 +74,7 @@ def drive(browser: Browser, collector: Collector, tabs: int, views: int, rng: ra
         if is_offline:
             tab.note("left for another page, offline")
             tab.current = f"/{uuid.uuid4()}"
+            collector.show(tab.current, LOCAL)  # it may be reloaded
             tab.page.wait_for_timeout(DWELL_MS)
             tab.page.evaluate("path => history.pushState({}, '', path)", tab.current)
             tab.page.wait_for_timeout(DWELL_MS)
@@ -82,6 +85,7 @@ def drive(browser: Browser, collector: Collector, tabs: int, views: int, rng: ra
         elif chance < 0.25 and tab.current:
             tab.note("reloaded")
             tab.page.reload(wait_until="domcontentloaded")  # another view of the same path
+            tab.page.wait_for_function(LOADED)
         else:
             tab.view(collector)
             if chance > 0.85:
