@@ -18,7 +18,7 @@ from scripts.commands.common.paths import REPOSITORY
 from scripts.commands.common.stack import LOCAL_STATE, local_endpoint
 
 DEFAULT_PORT = os.environ.get("SLUICE_LOCAL_PORT", "4566")
-START_SECONDS = 20
+START_SECONDS = 120  # Python compiles its packages at the first start
 STOP_SECONDS = 15
 
 
