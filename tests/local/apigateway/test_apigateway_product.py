@@ -252,6 +252,16 @@ def test_a_page_may_send_what_we_read_and_what_scripts_for_tracing_add(gateway: 
     assert {"traceparent", "tracestate", "baggage", "sentry-trace", "x-requested-with"} <= allowed
 
 
+def test_a_page_may_send_what_libraries_add_to_first_tries_and_to_retries(gateway: Gateway) -> None:
+    answer = gateway.request("OPTIONS", "/v1/t", b"", {"origin": SHOP})
+    assert answer is not None
+    allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
+    assert {"authorization", "x-retry-count"} <= allowed  # Segment
+    retry = {"rsa-retry-attempt", "rsa-retry-reason", "rsa-since-first-attempt", "rsa-since-last-attempt"}
+    assert {"anonymousid", "sentat", "rsa-recovered", *retry} <= allowed  # RudderStack
+    assert "*" in allowed  # what their next versions add, where a page sends no credentials
+
+
 def test_every_declared_answer_says_that_a_page_may_read_it() -> None:
     for path, methods in PATHS.items():
         for method, operation in methods.items():
