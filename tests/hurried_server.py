@@ -15,6 +15,6 @@ from local.firehose.service import Firehose
 SECOND = 1 / 60
 
 if __name__ == "__main__":
-    limits = Limits(second=SECOND, function_timeout=Limits.function_timeout / SECOND)
+    limits = Limits(second=SECOND, function_timeout=Limits.function_timeout / SECOND, transform_interval=5)
     server.Firehose = partial(Firehose, limits=limits)  # type: ignore[assignment,misc]  # what the server makes one of
     server.main()

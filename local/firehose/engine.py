@@ -31,6 +31,7 @@ class Limits:
     first_backoff: float = 0.5
     last_backoff: float = 30
     function_timeout: float = 300  # Firehose honours five minutes of Lambda run time.
+    transform_interval: float = 1  # AWS allows 900. Here invocations cost nothing, so events wait no longer than this.
     second: float = 1
 
 

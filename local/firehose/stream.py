@@ -72,7 +72,9 @@ class Stream:
 
     def _processor_hints(self) -> tuple[int, float]:
         processor = self.configuration.processor
-        return (processor.size, processor.interval * self.limits.second) if processor else (MEBIBYTE, 0)
+        if not processor:
+            return MEBIBYTE, 0
+        return processor.size, min(processor.interval, self.limits.transform_interval) * self.limits.second
 
     def reconfigure(self, configuration: Configuration) -> None:
         """Go on under a new version of the configuration; what is buffered is delivered under it."""

@@ -54,7 +54,7 @@ TABLE = {
     },
     "PartitionKeys": [{"Name": "dt", "Type": "string"}],
 }
-LIMITS: dict[str, Any] = {"second": 0.02, "first_backoff": 1.0, "last_backoff": 2.0}
+LIMITS: dict[str, Any] = {"second": 0.02, "first_backoff": 1.0, "last_backoff": 2.0, "transform_interval": 900.0}
 PATIENCE_SECONDS = 40.0  # As tests.local_process.eventually has it: other work may keep the machine busy.
 
 Reply = Callable[[dict[str, Any]], Any]
@@ -1117,6 +1117,17 @@ def test_the_processor_buffer_is_sent_when_it_is_full_or_old(emulator: FakeEmula
             assert emulator.events == []
             await put(firehose, b"x" * 20_000)
             await until(lambda: emulator.events, "an invocation by size")
+
+    run(scenario())
+
+
+def test_the_processor_buffer_waits_no_longer_than_its_limit(emulator: FakeEmulator, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(emulator, tmp_path, second=1, transform_interval=Limits.transform_interval) as firehose:
+            processor = lambda_processor(BufferIntervalInSeconds="900")
+            firehose.create("Stream", properties(ProcessingConfiguration=processing(processor)), "stack")
+            await put(firehose, b"x")
+            await until(lambda: emulator.events, "an invocation by time")
 
     run(scenario())
 
