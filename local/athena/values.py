@@ -82,28 +82,30 @@ def layout(pattern: str, mysql: bool) -> list[tuple[str, str]]:
     return parts
 
 
+NUMBERS: dict[str, Callable[[datetime], int]] = {
+    "M": lambda at: at.month, "d": lambda at: at.day, "D": lambda at: at.timetuple().tm_yday,
+    "w": lambda at: at.isocalendar().week, "e": datetime.isoweekday, "H": lambda at: at.hour,
+    "k": lambda at: at.hour or 24, "K": lambda at: at.hour % 12, "h": lambda at: at.hour % 12 or 12,
+    "m": lambda at: at.minute, "s": lambda at: at.second,
+}  # fmt: skip
+
+
 def field_text(letters: str, at: datetime) -> str:
     """One field of a moment."""
     letter, count = letters[0], len(letters)
-    week_year, week, weekday = at.isocalendar()
     if letter in "yYx":
-        year = week_year if letter == "x" else at.year
+        year = at.isocalendar().year if letter == "x" else at.year
         return f"{year % 100:02}" if count == 2 else str(year).zfill(count)
     if letter in "ME" and (letter == "E" or count > 2):
-        name = MONTHS[at.month - 1] if letter == "M" else WEEKDAYS[weekday - 1]
+        name = MONTHS[at.month - 1] if letter == "M" else WEEKDAYS[at.weekday()]
         return name if count > 3 else name[:3]
     if letter == "a":
         return "AM" if at.hour < 12 else "PM"
     if letter == "S":
         return f"{at.microsecond // 1000:03}".ljust(count, "0")[:count]
-    numbers = {
-        "M": at.month, "d": at.day, "D": at.timetuple().tm_yday, "w": week, "e": weekday, "H": at.hour,
-        "k": at.hour or 24,
-        "K": at.hour % 12, "h": at.hour % 12 or 12, "m": at.minute, "s": at.second,
-    }  # fmt: skip
-    if letter not in numbers:
+    if letter not in NUMBERS:
         raise Missing(f"{letters} in a date format")
-    return str(numbers[letter]).zfill(count)
+    return str(NUMBERS[letter](at)).zfill(count)
 
 
 def format_moment(at: datetime, pattern: str, mysql: bool) -> str:
