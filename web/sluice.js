@@ -10,7 +10,8 @@
 (() => {
   const FLUSH_MS = 2000, FLUSH_EVENTS = 20, QUEUE_EVENTS = 1000;
   const PART_CHARS = 20000; // 60,000 bytes at most: beacons and keepalive requests share 64 KiB
-  const RETRY_MS = 1000, RETRY_MAX_MS = 60000, ANSWER_MS = 30000;
+  const RETRY_MS = 500, RETRY_MAX_MS = 30000; // and up to as long again
+  const ANSWER_MS = 30000;
   const VIEW_MS = 200; // one view at most in this time, however often the page calls pushState
   const IDLE_MS = 30000; // nobody is engaged who has given no input for longer
   const SESSION_MS = 1800000, SAVES = 10, SAVE_CHARS = 100000, LOCK_MS = 1000;
@@ -28,8 +29,9 @@
       return work(...values);
     } catch { /* nobody to tell */ }
   };
-  /* The window sees events first, before the page can stop them. */
-  const listen = (types, work) => types.split(" ").forEach((type) => addEventListener(type, safe(work), true));
+  /* The window sees events first, before the page can stop them, or last, after all that the page does then. */
+  const listen = (types, work, isLast) =>
+    types.split(" ").forEach((type) => addEventListener(type, safe(work), !isLast));
 
   /* randomUUID is for pages of https alone. */
   const newId = () => crypto.randomUUID?.() ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
@@ -104,7 +106,7 @@
     if (isRefused) queue = flight.concat(queue);
     flight = [];
     if (!queue.length || (failures && document.hidden && save())) return;
-    flushIn(failures && Math.min(RETRY_MS * 2 ** failures, RETRY_MAX_MS) * (1 + Math.random()) / 2);
+    flushIn(failures && Math.min(RETRY_MS * 2 ** failures, RETRY_MAX_MS) * (1 + Math.random()));
   };
 
   /* What a page does while it is sure to run: it may not come back. */
@@ -140,8 +142,7 @@
     const now = performance.now();
     if (seenAt) engagedMs += Math.min(now - seenAt, IDLE_MS);
     seenAt = !document.hidden && now;
-    if (!isSeen) return;
-    const seen = Math.round(100 * (scrollY + innerHeight) / document.documentElement.scrollHeight);
+    const seen = isSeen && Math.round(100 * (scrollY + innerHeight) / document.documentElement.scrollHeight);
     scrollPercent = Math.min(100, Math.max(scrollPercent, seen));
   };
 
@@ -151,7 +152,7 @@
     engage(true);
     const value = Math.round(engagedMs / 100) / 10;
     if (value || !hasLeft) add("page", "leave", {value, scroll_percent: scrollPercent});
-    engagedMs = 0;
+    seenAt = engagedMs = 0;
     hasLeft = true;
   };
 
@@ -170,9 +171,8 @@
     };
     if ("title" in options) page.title = document.title;
     referrer = cut(location);
-    engagedMs = scrollPercent = 0;
+    hasLeft = scrollPercent = engagedMs = 0;
     seenAt = performance.now();
-    hasLeft = false;
     add("page", "view");
   });
 
@@ -203,14 +203,14 @@
       listen("pagehide", () => {
         hide();
         flight = []; // it goes on without the page, although the page sees it fail
-      });
+      }, true);
       listen("visibilitychange pageshow online", ({persisted}) => {
         if (document.hidden) return hide();
         if (persisted) page = null; // out of the back/forward cache: one more view
         viewSoon();
         engage();
         restore();
-      });
+      }, true);
       listen("scroll pointerdown keydown", ({type}) => engage(type === "scroll"));
       listen("click", ({target}) => {
         const link = target.closest("a[href]");

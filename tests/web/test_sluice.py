@@ -143,6 +143,26 @@ def test_leaving_says_in_the_same_beacon_for_how_long_and_how_far(page: Page, co
     assert [len(json.loads(body)) for body in collector.bodies] == [1, 1]
 
 
+def test_what_other_scripts_tell_while_the_page_is_left_is_sent(page: Page, collector: Collector) -> None:
+    page.goto(collector.show("/"))
+    collector.wait(1)
+    # They listen after sluice.js, as libraries do that measure a page until its end.
+    page.evaluate(
+        """() => {
+          addEventListener("pagehide", () => {
+            sluice.track("left");
+            for (const end = performance.now() + 200; performance.now() < end;);
+          }, true);
+          addEventListener("visibilitychange", () => sluice.track("hidden", {name: "vital"}), true);
+        }"""
+    )
+    leave(page)
+    assert collector.wait(1, "hidden")[0]["name"] == "vital"
+    collector.wait(1, "left")
+    assert len(collector.wait(1, "leave")) == 1  # although the page is left, and then hidden as well
+    assert set(collector.deliveries().values()) == {1}
+
+
 def test_a_short_visit_is_one_beacon(page: Page, collector: Collector) -> None:
     page.goto(collector.show("/"))
     leave(page)
@@ -158,7 +178,7 @@ def test_a_tab_that_is_shown_again_adds_the_time_since(page: Page, collector: Co
         page.evaluate(
             """hidden => {
               Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
-              document.dispatchEvent(new Event("visibilitychange"));
+              document.dispatchEvent(new Event("visibilitychange", {bubbles: true}));
             }""",
             hidden,
         )
@@ -410,9 +430,10 @@ def test_a_large_event_arrives_and_stops_nothing(page: Page, collector: Collecto
 def test_events_of_an_offline_page_are_sent_by_a_later_one(
     page: Page, context: BrowserContext, collector: Collector
 ) -> None:
-    page.goto(collector.show("/", LOCAL))
-    page.evaluate(CONSENT)
-    collector.wait(1)
+    # A view without an answer would be sent again.
+    with page.expect_event("requestfinished", lambda request: "/batch" in request.url, timeout=60_000):
+        page.goto(collector.show("/", LOCAL))
+        page.evaluate(CONSENT)
     context.set_offline(True)
     page.evaluate("for (let i = 0; i < 5; i++) sluice.track('offline')")
     leave(page)
