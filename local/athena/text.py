@@ -11,8 +11,6 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import numpy
-
 from local.athena.types import DAYS, MONTHS, UNKNOWN, ZONED, Type
 
 OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
@@ -59,6 +57,8 @@ def show(value: Any, kind: Type = UNKNOWN) -> str | None:
             named = (f"{name or f'field{n}'}={show_item(item, of)}" for n, (name, item, of) in enumerate(fields))
             return f"{{{', '.join(named)}}}"
         case "real":
+            import numpy  # most servers never show one, and would start a tenth later
+
             return java_double(float(str(numpy.float32(value))))
         case _ if kind.name == ZONED:
             utc, zone = (value, kind.zone) if kind.zone else (value["utc"], value["zone"])
