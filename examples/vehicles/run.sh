@@ -42,7 +42,7 @@ main() {
   done
   quietly aws local start --port "$(free_port)"
   quietly aws deploy --local --yes --pull "$STATE/sources" --refine "$HERE/refine" --queries "$HERE/queries.sql" \
-    --parameter FirehoseBufferingInterval=1 --parameter PullDeliveryMarginInSeconds=4
+    --parameter FirehoseBufferingInterval=1 --parameter PullDeliveryMarginInSeconds=8
   printf '$ scripts/pull.sh token --local fleet < token.txt\n'
   quietly aws pull token --local fleet <<<"$token"
 
