@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,6 +64,17 @@ class SiteHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Keep the output to the tests."""
+
+
+def from_npm(*command: str, directory: Path | None = None) -> bytes:
+    """What an npm or npx command prints. A test is skipped where npm is missing, and outside CI where it cannot run."""
+    if not shutil.which(command[0]):
+        pytest.skip(f"no {command[0]} on PATH: it is needed for {' '.join(command)}")
+    done = subprocess.run(command, cwd=directory, capture_output=True, timeout=500)
+    if done.returncode and os.environ.get("CI") != "true":
+        pytest.skip(f"{' '.join(command)} cannot run: {done.stderr.decode()[-200:]}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -142,8 +142,8 @@
     const now = performance.now();
     if (seenAt) engagedMs += Math.min(now - seenAt, IDLE_MS);
     seenAt = !document.hidden && now;
-    const seen = isSeen && Math.round(100 * (scrollY + innerHeight) / document.documentElement.scrollHeight);
-    scrollPercent = Math.min(100, Math.max(scrollPercent, seen));
+    const seen = isSeen && 100 * (scrollY + innerHeight) / document.documentElement.scrollHeight;
+    if (seen > scrollPercent) scrollPercent = Math.min(100, Math.round(seen));
   };
 
   /* Tell how long the view was looked at. A tab that is shown and left again adds the time since. */

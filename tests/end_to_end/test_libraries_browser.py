@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +14,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Page
 
-from tests.browser import Site
+from tests.browser import Site, from_npm
 from tests.conftest import ROOT
 from tests.gateway import Gateway
 from transform.events import transform
@@ -82,18 +79,10 @@ def door(tmp_path: Path) -> Iterator[tuple[Gateway, str]]:
 
 def bundle(name: str, directory: Path) -> Path:
     """A script for a page, with the library in it."""
-    if not shutil.which("npm"):
-        pytest.skip(f"no npm on PATH: it is needed to install {name}")
     (directory / "page.js").write_text(LOADS[name] + CALLS)
     options = ["--no-audit", "--no-fund", "--ignore-scripts"]
-    for command in (
-        ["npm", "install", *options, f"{name}@{VERSIONS[name]}", ESBUILD],
-        ["npx", "esbuild", "page.js", "--bundle", "--outfile=bundle.js"],
-    ):
-        done = subprocess.run(command, cwd=directory, capture_output=True, timeout=500)
-        if done.returncode and os.environ.get("CI") != "true":
-            pytest.skip(f"{command[0]} cannot run: {done.stderr.decode()[-200:]}")
-        assert done.returncode == 0, done.stderr
+    from_npm("npm", "install", *options, f"{name}@{VERSIONS[name]}", ESBUILD, directory=directory)
+    from_npm("npx", "esbuild", "page.js", "--bundle", "--outfile=bundle.js", directory=directory)
     return directory / "bundle.js"
 
 
