@@ -527,5 +527,15 @@ def test_the_bill_of_the_document_is_the_one_that_its_command_tells(capsys: pyte
 @pytest.mark.parametrize("key", PRICES.by_key)
 def test_every_price_is_in_the_document_with_its_strength(key: str) -> None:
     price = PRICES[key]
-    row = f"| {price.service}: {price.item} | {cost.unit_price(price)} | {price.strength} |"
-    assert f"\n{row}\n" in PAGE, f"edit the table under Prices in docs/cost.md: {row}"
+    row = re.search(rf"^\| {price.strength}: [^|]+ \| (.+) \|$", PAGE, re.MULTILINE)
+    assert row, f"edit the table under Prices in docs/cost.md: | {price.strength}: ... |"
+    name = f"{price.service}: {price.item}"
+    assert name in row[1].split("; "), f"edit the table under Prices in docs/cost.md: {name} is {price.strength}"
+
+
+def test_the_document_has_the_prices_of_idle_optional_stacks() -> None:
+    secret, alarm, dashboard = (
+        f"{PRICES[key].tiers[-1][1]:.2f}" for key in ("secrets", "cloudwatch-alarms", "cloudwatch-dashboards")
+    )
+    idle = f"a secret costs {secret} a month, an alarm {alarm}, a dashboard {dashboard}"
+    assert idle in " ".join(PAGE.split()), f"edit What the bill says in docs/cost.md: {idle}"
