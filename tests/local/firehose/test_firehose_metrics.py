@@ -13,15 +13,17 @@ import pytest
 
 from local.cloudwatch import metrics
 from local.ministack import Invocation
-from tests.local.firehose.test_firehose import (
-    _ENABLED_BACKUP,
+from tests.local.firehose.firehose_fakes import (
+    ENABLED_BACKUP,
     FakeEmulator,
     answer,
     conversion,
     processing,
     properties,
     put,
+    run,
     running,
+    until,
 )
 
 EVENTS = (b'{"name": "a", "value": 1}\n', b'{"name": "b", "value": 2}\n', b'{"name": "c", "value": "x"}\n')
@@ -36,18 +38,16 @@ def sums(emulator: FakeEmulator) -> dict[str, tuple[int, float]]:
     return dict(found)
 
 
-def observe(tmp_path: Path, emulator: FakeEmulator, until: Callable[[], Any], **changes: Any) -> dict[str, Any]:
+def observe(tmp_path: Path, emulator: FakeEmulator, condition: Callable[[], object], **changes: Any) -> dict[str, Any]:
     """The metrics of a stream that takes EVENTS and then stops."""
 
     async def scenario() -> None:
         async with running(emulator, tmp_path) as firehose:
             firehose.create("Stream", properties(**changes), "stack")
             await put(firehose, *EVENTS)
-            async with asyncio.timeout(5):
-                while not until():
-                    await asyncio.sleep(0.005)
+            await until(condition, "the end")
 
-    asyncio.run(scenario())
+    run(scenario())
     return sums(emulator)
 
 
@@ -134,7 +134,7 @@ def test_a_delivery_that_fails_grows_old(tmp_path: Path) -> None:
 
 def test_a_backup_has_metrics_of_its_own(tmp_path: Path) -> None:
     emulator = FakeEmulator()
-    found = observe(tmp_path, emulator, lambda: emulator.under("raw/") and emulator.under("events/"), **_ENABLED_BACKUP)
+    found = observe(tmp_path, emulator, lambda: emulator.under("raw/") and emulator.under("events/"), **ENABLED_BACKUP)
     assert found["BackupToS3.Success"] == found["DeliveryToS3.Success"] == (1, 1)
     assert found["BackupToS3.Records"] == (1, 3)
 

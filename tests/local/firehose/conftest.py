@@ -1,0 +1,12 @@
+"""What the tests of the local Firehose share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.local.firehose.firehose_fakes import FakeEmulator
+
+
+@pytest.fixture
+def emulator() -> FakeEmulator:
+    return FakeEmulator()
