@@ -1,6 +1,6 @@
 """A DynamoDB table in memory, for tests that use it a million times: as much as stacks/pull/function/store.py asks for.
 
-tests/stacks/pull/test_pull.py runs the same code against moto.
+Most tests of tests/stacks/pull run the same code against moto.
 """
 
 from __future__ import annotations

@@ -19,9 +19,6 @@ from .source import Json, Source
 EARLY_SECONDS: Final = 60
 """How long before its end a token of OAuth 2 is no longer used."""
 
-_tokens: Final[dict[str, tuple[float, str]]] = {}
-"""The OAuth 2 tokens by source: until when each counts, in seconds since 1970, and its text."""
-
 
 class Client:
     """Asks the APIs of sources; the credentials come from the secret with this ARN."""
@@ -29,6 +26,8 @@ class Client:
     def __init__(self, secret_arn: str, now: Callable[[], float] = time.time) -> None:
         self._secret_arn = secret_arn
         self._now = now
+        self._tokens: dict[str, tuple[float, str]] = {}
+        """The OAuth 2 tokens by source: until when each counts, in seconds since 1970, and its text."""
         # Sources are checked side by side, and a page of 50,000 rows takes far more memory than its text.
         self._reading = threading.Lock()
 
@@ -103,7 +102,7 @@ class Client:
 
     def _token(self, source: Source, credentials: list[str], deadline: float, fresh: bool) -> str:
         """An OAuth 2 access token (https://www.rfc-editor.org/rfc/rfc6749#section-4.4), kept while it counts."""
-        until, token = _tokens.get(source.name, (0.0, ""))
+        until, token = self._tokens.get(source.name, (0.0, ""))
         if self._now() < until and not fresh:
             return token
         value = self._read(source, fresh)
@@ -131,5 +130,5 @@ class Client:
         seconds = document.get("expires_in", 0)
         seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
         token = document["access_token"]
-        _tokens[source.name] = (self._now() + seconds - EARLY_SECONDS, token)
+        self._tokens[source.name] = (self._now() + seconds - EARLY_SECONDS, token)
         return str(token)

@@ -12,7 +12,7 @@ from moto import mock_aws
 
 from scripts.commands.deploy import nested
 from shared import secret
-from stacks.pull.function import client, handler
+from stacks.pull.function import handler
 from tests.pull_api import Asked, Json, Told, serving
 from transform import streams
 
@@ -52,7 +52,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
         for name, value in values.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(secret, "_cache", {})
-        monkeypatch.setattr(client, "_tokens", {})
         for cache in caches:
             cache.cache_clear()
         yield values

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from shared import web
 from tests.memory_table import MemoryTable
 from tests.pull_api import Json
-from tests.stacks.pull.test_pull import Killed, Pulled, declare
+from tests.stacks.pull.pulled import Killed, Pulled, declare
 
 ASKED = 7
 """Rows that each page is asked for."""
