@@ -17,7 +17,8 @@ from scripts.commands.common import console
 from scripts.commands.common.stack import Aws
 from scripts.commands.track import command as track
 from scripts.commands.track import sender
-from scripts.commands.track.sender import Packing, Patience
+from scripts.commands.track.event_files import event_line
+from scripts.commands.track.sender import Line, Packing, Patience
 from tests.fake_cloudformation import FakeAws, FakeCloudFormation, Stack
 
 QUICK = Patience(tries=4, first_seconds=0.002, longest_seconds=0.01)
@@ -150,3 +151,11 @@ def file_of(directory: Path, *lines: str) -> str:
     path = directory / "events.ndjson"
     path.write_text("".join(line + "\n" for line in lines))
     return str(path)
+
+
+def numbers_in(body: bytes) -> list[int]:
+    return [event["n"] for event in events_in(body)]
+
+
+def lines_of(*events: dict[str, Any]) -> Iterator[Line]:
+    return (event_line(number, json.dumps(event).encode(), f"id-{number}") for number, event in enumerate(events, 1))
