@@ -92,6 +92,16 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def many(count: int, noun: str) -> str:
+    """So many of something, as in `1 event` and `2 events`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def counts(found: dict[str, int]) -> str:
+    """How many of each, as in `3 bot, 1 debug`; what has none is left out."""
+    return ", ".join(f"{count:,} {name}" for name, count in found.items() if count)
+
+
 def csv_cells(columns: list[Column], row: Row) -> list[str]:
     """A row as CSV has it: NULL is an empty field, and numbers are as they are."""
     return [

@@ -27,7 +27,7 @@ from scripts.commands.console.guard import Guard
 from scripts.commands.console.now import REQUESTS_PRICE, Now
 from scripts.commands.console.pages import FOLDER, templates
 from scripts.commands.console.questions import Questions, Run, parameters_of
-from scripts.commands.lake.facts import SERVICES
+from scripts.commands.lake.health import SERVICES
 
 REJECTED_SQL: Final = Path(__file__).with_name("rejected.sql")
 WAIT_SECONDS: Final = 1.0
@@ -96,7 +96,7 @@ class Console:
         price = f"about {REQUESTS_PRICE} USD for requests, and for the query {Questions(stack).price}" if stack else ""
         context |= {"seconds": RELOAD_SECONDS, "price": price}
         if snapshot:
-            context["state"] = snapshot.facts["stack"]["status"]
+            context["state"] = snapshot.facts.stack.status
         return self._page("now.html", stack, context, headers=headers)
 
     def look_again(self, _request: Request, _form: Form) -> Response:

@@ -17,9 +17,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from scripts.commands.common.athena import fill
 from scripts.commands.common.console import CommandError, explain
 from scripts.commands.common.stack import Stack
+from scripts.commands.common.tables import counts
 from scripts.commands.console.questions import Questions, Result, Run
-from scripts.commands.lake.facts import MOST_LINES, counts, gather
-from shared.documents import Json, parse_json
+from scripts.commands.lake.facts import Facts
+from scripts.commands.lake.health import MOST_LINES, gather
+from shared.documents import parse_json
 
 SQL: Final = Path(__file__).with_name("now.sql")
 MINUTES: Final = 60
@@ -67,7 +69,7 @@ class Snapshot:
     """What was seen at a moment. A part that cannot be seen is empty, and `problems` says why."""
 
     at: datetime
-    facts: Json
+    facts: Facts
     minutes: list[Minute]
     problems: list[str]
     run: Run | None

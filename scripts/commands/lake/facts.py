@@ -1,453 +1,161 @@
-"""What can be known of a running stack, as JSON values; and what of it needs a person, with the first command to type.
-
-Each part of the facts is looked at by itself. One that cannot be seen, because a stack is being created or deleted or a
-permission is missing, says so under `unknown`, and harms no other.
-"""
+"""The facts about a stack at one moment. The fields are the keys of `status.sh --json`; times are texts in ISO 8601."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import islice
-from typing import Any, Final
-
-from botocore.exceptions import BotoCoreError, ClientError
-
-from scripts.commands.common.cloudformation import StackDescription
-from scripts.commands.common.console import CommandError, explain
-from scripts.commands.common.paths import REPOSITORY
-from scripts.commands.common.stack import (
-    Aws,
-    Stack,
-    listed_metrics,
-    reachable_url,
-    resources,
-    stack_option,
-    stack_parameters,
-)
-from scripts.commands.lake import zones
-from scripts.commands.lake.bucket import Bucket
-from shared.documents import Json, parse_json
-
-OUTCOMES: Final = ("Received", "Accepted", "Dropped", "Rejected", "Failed", "Requeued")
-SERVICES: Final = ("cloudformation", "cloudwatch", "logs", "s3", "sqs")
-FRESHNESS_MINUTES: Final = 15
-"""How far back a freshness is looked for: an idle stream reports none."""
-LATE_SECONDS: Final = 300
-"""How much older than buffering explains the oldest undelivered record may be: as the alarms of stacks/observe/."""
-SHOWN_LINES: Final = 3
-MOST_LINES: Final = 10_000
-"""Lines of a log that are read: a stream that cannot deliver writes them all day."""
-
-# States in which a stack does not do its work, and nothing goes on that could change it.
-_BROKEN: Final = re.compile(r".*_FAILED|ROLLBACK_COMPLETE|REVIEW_IN_PROGRESS")
-_CODES_OF_FAILED_RECORDS: Final = ("Lambda.", "DataFormatConversion.")
-# The last line of an alarm's description. tests/stacks/observe/test_observe.py holds every alarm to it.
-_FIRST_COMMAND: Final = re.compile(r"(?:\A|\n)First: ([^\n]+)\s*\Z")
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Resource:
-    """A resource of the stack or of a nested one; `owner` is the nested stack's logical id, or nothing."""
+class Unseen:
+    """Instead of a part that cannot be seen: why."""
 
-    owner: str
-    logical_id: str
-    type: str
-    physical_id: str
+    unknown: str
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric of CloudWatch."""
+class StackFacts:
+    """The stack's state, and where to send events."""
 
-    namespace: str
     name: str
-    dimensions: dict[str, str]
+    place: str
+    status: str
+    reason: str | None
+    changed_at: str | None
+    endpoint: str | None
+    nested: list[str]
 
 
-class Unknown(Exception):
-    """This part cannot be seen; the text says why."""
+@dataclass(frozen=True)
+class LastEvent:
+    """When the last record came in; all None if nobody knows."""
+
+    at: str | None = None
+    age_seconds: int | None = None
+    known_by: str | None = None
 
 
-def gather(aws: Aws, name: str, now: datetime) -> Json:
-    """Every fact about the stack at this moment. Raises CommandError if there is no such stack."""
-    look = _Look(aws, Stack(aws, name).description, now)
-    parts: dict[str, Callable[[], Any]] = {
-        "last_event": look.last_event,
-        "last_hour": look.last_hour,
-        "drops": look.drops,
-        "refusals": look.refusals,
-        "freshness": look.freshness,
-        "alarms": look.alarms,
-        "deliveries": look.deliveries,
-        "failed_records": look.failed_records,
-        "zones": look.zones,
-        "dead_letters": look.dead_letters,
-    }
-    with ThreadPoolExecutor(len(parts)) as executor:
-        found = dict(zip(parts, executor.map(_attempt, parts.values()), strict=True))
-    facts = {"at": _text(now), "stack": look.stack_facts(), **found}
-    facts["needs_a_person"] = [{"what": what, "first_command": command} for what, command in look.problems(facts)]
-    return facts
+@dataclass(frozen=True)
+class LastHour:
+    """Events by outcome; `known_by` is `metrics` or `log`."""
+
+    received: int
+    accepted: int
+    dropped: int
+    rejected: int
+    failed: int
+    requeued: int
+    known_by: str
 
 
-def _attempt(look: Callable[[], Any]) -> Any:
-    try:
-        return look()
-    except (BotoCoreError, ClientError) as error:
-        return {"unknown": explain(error)}
-    except (CommandError, Unknown) as error:
-        return {"unknown": str(error)}
+@dataclass(frozen=True)
+class Drops:
+    """The last hour's dropped events by rule; with lines left out, there are more."""
+
+    by_rule: dict[str, int]
+    lines_left_out: bool
 
 
-class _Look:
-    """Looks at one stack. `now` is the present."""
+@dataclass(frozen=True)
+class Refusals:
+    """The last hour's requests, and those that were answered with a 4xx."""
 
-    def __init__(self, aws: Aws, stack: StackDescription, now: datetime) -> None:
-        self.aws, self.stack, self.now = aws, stack, now
-        self.name: str = stack["StackName"]
-        self.parameters = stack_parameters(stack)
-        self.outputs = {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
-        # Made here, as a session makes no two clients at the same time.
-        self.clients = {service: aws.client(service) for service in SERVICES}
-        self.resources = [*self._resources("", self.name)]
-        self.ids = {resource.logical_id: resource.physical_id for resource in self.resources if not resource.owner}
-        self.options = aws.flag + stack_option(self.name)
-        endpoint = f" --endpoint-url {aws.endpoint}" if aws.is_local else ""
-        profile = "".join(f" {name} {shlex.quote(value)}" for name, value in aws.chosen if name == "--profile")
-        self.aws_cli = f"aws{endpoint}{profile} --region {aws.region}"
+    requests: int
+    answered_4xx: int
+    by_route: dict[str, int]
+    elsewhere: int
 
-    def _resources(self, owner: str, name: str) -> Iterator[Resource]:
-        """The stack's resources, and those of its nested stacks; one that goes meanwhile has none."""
-        try:
-            found = resources(self.aws, name)
-        except (BotoCoreError, ClientError, CommandError):
-            return
-        for item in found:
-            resource = Resource(owner, item["LogicalResourceId"], item["ResourceType"], item["PhysicalResourceId"])
-            yield resource
-            if resource.type == "AWS::CloudFormation::Stack":
-                yield from self._resources(resource.logical_id, resource.physical_id)
 
-    def _id(self, logical_id: str) -> str:
-        if logical_id not in self.ids:
-            raise Unknown(f"the stack has no {logical_id} yet, or no longer")
-        return self.ids[logical_id]
+@dataclass(frozen=True)
+class Freshness:
+    """The age of the oldest record that waits for delivery; None where nothing waited lately."""
 
-    def stack_facts(self) -> Json:
-        """The stack's state, and where to send events."""
-        changed = self.stack.get("LastUpdatedTime") or self.stack.get("CreationTime")
-        url = self.outputs.get("TrackURL")
-        return {
-            "name": self.name,
-            "place": self.aws.place,
-            "status": self.stack["StackStatus"],
-            "reason": self.stack.get("StackStatusReason"),
-            "changed_at": _text(changed) if changed else None,
-            "endpoint": reachable_url(self.aws, url) if url else None,
-            "nested": sorted({item.logical_id for item in self.resources if item.type == "AWS::CloudFormation::Stack"}),
-        }
-
-    # --- CloudWatch
-
-    def _metric(self, metric: Metric, stat: str, back: timedelta) -> list[tuple[datetime, float]]:
-        """A metric's values by the minute, the oldest first."""
-        answer = self.clients["cloudwatch"].get_metric_statistics(
-            Namespace=metric.namespace,
-            MetricName=metric.name,
-            Dimensions=[{"Name": name, "Value": value} for name, value in metric.dimensions.items()],
-            StartTime=self.now - back,
-            EndTime=self.now + timedelta(minutes=1),
-            Period=60,
-            Statistics=[stat],
-        )
-        return sorted((point["Timestamp"].astimezone(UTC), point[stat]) for point in answer.get("Datapoints", []))
-
-    def last_event(self) -> Json:
-        """When the last record came in, to the minute, in the last 12 hours; else when one was delivered at last."""
-        stream = {"DeliveryStreamName": self._id("StreamDelivery")}
-        minute, half_a_day = timedelta(minutes=1), timedelta(hours=12)  # CloudWatch gives 1,440 values at most
-        points = self._metric(Metric("AWS/Firehose", "IncomingRecords", stream), "Sum", half_a_day)
-        came = [moment for moment, count in points if count]
-        if came:
-            # A point stands for the minute that follows its time.
-            moment = min(came[-1] + minute, self.now)
-            return {"at": _text(moment), "age_seconds": _seconds(self.now - moment), "known_by": "IncomingRecords"}
-        newest = self._newest(zones.events_of(self.parameters))
-        if newest is None:
-            return {"at": None, "age_seconds": None, "known_by": None}
-        age = _seconds(self.now - datetime.fromisoformat(newest["newest_at"]))
-        return {"at": newest["newest_at"], "age_seconds": age, "known_by": "the newest object"}
-
-    def last_hour(self) -> Json:
-        """The transform's outcomes, by its metrics; by its log lines where CloudWatch has made no metrics of them."""
-        function = {"FunctionName": self._id("TransformFunction")}
-        counts = {}
-        for outcome in OUTCOMES:
-            found = self._sum_of_last_hour("Sluice", outcome, function)
-            if outcome == "Received" and found is None:
-                return self._last_hour_by_log()
-            counts[outcome.lower()] = found or 0
-        return {**counts, "known_by": "metrics"}
-
-    def _sum_of_last_hour(self, namespace: str, metric: str, dimensions: dict[str, str]) -> int | None:
-        points = self._metric(Metric(namespace, metric, dimensions), "Sum", timedelta(hours=1))
-        return int(sum(value for _, value in points)) if points else None
-
-    def _last_hour_by_log(self) -> Json:
-        counter: Counter[str] = Counter()
-        for line in self._log("TransformLogGroup", timedelta(hours=1), '"CloudWatchMetrics"'):
-            try:
-                counts = parse_json(line["message"])
-                counter.update({outcome: int(counts[outcome]) for outcome in OUTCOMES})
-            except (ValueError, KeyError, TypeError):
-                continue  # a line of another program that has the word in it
-        return {**{outcome.lower(): counter[outcome] for outcome in OUTCOMES}, "known_by": "log"}
-
-    def drops(self) -> Json:
-        """The last hour's dropped events by rule. Only the log has them, as each metric costs money every month."""
-        counter: Counter[str] = Counter()
-        lines = self._log("TransformLogGroup", timedelta(hours=1), "{ $.Dropped > 0 }")
-        for line in islice(lines, MOST_LINES):
-            try:
-                by_rule = parse_json(line["message"])["DroppedByRule"]
-                counter.update({rule: int(count) for rule, count in by_rule.items()})
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # a line of another program
-        return {"by_rule": dict(counter.most_common()), "lines_left_out": next(lines, None) is not None}
-
-    def refusals(self) -> Json:
-        """The last hour's requests that were answered with a 4xx, by route. CloudWatch does not know which 4xx it was.
-
-        `elsewhere` are those at no route, and those at a route that CloudWatch does not list yet: a new metric is
-        listed within 15 minutes.
-        """
-        api = {"ApiName": self.name}
-
-        def count(metric: str, dimensions: dict[str, str]) -> int:
-            return self._sum_of_last_hour("AWS/ApiGateway", metric, dimensions) or 0
-
-        by_route: Counter[str] = Counter()
-        for listed in listed_metrics(self.clients["cloudwatch"], "AWS/ApiGateway", "ApiName", self.name, "4XXError"):
-            if "Method" in listed:
-                by_route[f"{listed['Method']} {listed['Resource']}"] += count("4XXError", listed)
-        total = count("4XXError", api)
-        return {
-            "requests": count("Count", api),
-            "answered_4xx": total,
-            "by_route": {route: refused for route, refused in by_route.most_common() if refused},
-            "elsewhere": max(0, total - by_route.total()),
-        }
-
-    def freshness(self) -> Json:
-        """The age in seconds of the oldest record that waits for delivery; None where nothing waited lately."""
-        found: Json = {}
-        for name, logical_id in (("events", "StreamDelivery"), ("rejected", "StreamRejects")):
-            stream = {"DeliveryStreamName": self._id(logical_id)}
-            metric = Metric("AWS/Firehose", "DeliveryToS3.DataFreshness", stream)
-            points = self._metric(metric, "Maximum", timedelta(minutes=FRESHNESS_MINUTES))
-            found[f"{name}_seconds"] = round(points[-1][1], 1) if points else None
-        return found
-
-    def alarms(self) -> list[Json]:
-        """Every alarm of the stack and its nested ones, those that ring first."""
-        owners = {item.physical_id: item.owner for item in self.resources if item.type.endswith("Alarm")}
-        names, found = sorted(owners), []
-        for start in range(0, len(names), 100):
-            answer = self.clients["cloudwatch"].describe_alarms(
-                AlarmNames=names[start : start + 100], AlarmTypes=["MetricAlarm", "CompositeAlarm"]
-            )
-            for alarm in (*answer.get("MetricAlarms", []), *answer.get("CompositeAlarms", [])):
-                found.append(
-                    {
-                        "name": alarm["AlarmName"],
-                        "state": alarm["StateValue"],
-                        "since": _text(alarm["StateUpdatedTimestamp"]) if alarm.get("StateUpdatedTimestamp") else None,
-                        "description": alarm.get("AlarmDescription", ""),
-                        "stack": owners.get(alarm["AlarmName"]) or self.name,
-                    }
-                )
-        return sorted(found, key=lambda alarm: (alarm["state"] != "ALARM", alarm["name"]))
-
-    # --- Deliveries
-
-    def _log(self, group: str, back: timedelta, pattern: str = "") -> Iterator[Json]:
-        arguments = {"filterPattern": pattern} if pattern else {}
-        since = int((self.now - back).timestamp() * 1000)
-        pages = self.clients["logs"].get_paginator("filter_log_events")
-        for page in pages.paginate(logGroupName=self._id(group), startTime=since, **arguments):
-            yield from page["events"]
-
-    def deliveries(self) -> Json:
-        """What Firehose wrote into its error log in the last day: how often by code, and the last lines."""
-        events = islice(self._log("StreamLogGroup", timedelta(days=1)), MOST_LINES)
-        lines = [_line(event) for event in sorted(events, key=lambda event: int(event["timestamp"]))]
-        return {
-            "errors_by_code": dict(Counter(line["code"] for line in lines).most_common()),
-            "last_errors": lines[-SHOWN_LINES:][::-1],
-        }
-
-    def failed_records(self) -> Json:
-        """The objects of errors/ of the last day, by kind; when a replay was after the newest of them, if it was."""
-        by_type: Counter[str] = Counter()
-        newest: datetime | None = None
-        for folder in self._bucket.folders(zones.ERRORS):
-            for moment in (self.now - timedelta(days=1), self.now):
-                for item in self._bucket.objects(zones.day_folder(folder, moment)):
-                    if item["LastModified"] >= self.now - timedelta(days=1):
-                        by_type[zones.error_type_of(folder)] += 1
-                        newest = max(newest or item["LastModified"], item["LastModified"])
-        replayed = (
-            [item["LastModified"] for item in self._bucket.objects(zones.REPLAYED + zones.ERRORS)] if newest else []
-        )
-        return {
-            "objects_by_type": dict(by_type),
-            "newest_at": _text(newest) if newest else None,
-            "replayed_at": _text(max(replayed)) if newest and replayed and max(replayed) > newest else None,
-        }
-
-    # --- The bucket
+    events_seconds: float | None
+    rejected_seconds: float | None
 
     @property
-    def _bucket(self) -> Bucket:
-        return Bucket(self.clients["s3"], self._id("StoreBucket"))
-
-    def _newest(self, prefix: str) -> Json | None:
-        """The newest object of the newest day under a prefix, and how much that day has."""
-        days = [folder for folder in self._bucket.folders(prefix) if "/dt=" in folder]
-        objects = [*self._bucket.objects(max(days))] if days else []
-        if not objects:
-            return None
-        newest = max(objects, key=lambda item: item["LastModified"])
-        return {
-            "key": newest["Key"],
-            "newest_at": _text(newest["LastModified"]),
-            "objects_of_that_day": len(objects),
-            "bytes_of_that_day": sum(item["Size"] for item in objects),
-        }
-
-    def zones(self) -> Json:
-        """Each zone's newest object; None for one that is empty."""
-        found = {"events": self._newest(zones.events_of(self.parameters)), "rejected": self._newest(zones.REJECTED)}
-        failed = [newest for folder in self._bucket.folders(zones.ERRORS) if (newest := self._newest(folder))]
-        found["errors"] = max(failed, key=lambda newest: str(newest["newest_at"])) if failed else None
-        found["raw"] = self._newest(zones.RAW)
-        return found
-
-    # --- Dead letters
-
-    def dead_letters(self) -> list[Json]:
-        """The dead-letter queues of the stack and its nested ones, with how many messages wait in each."""
-        found = []
-        for item in self.resources:
-            if item.type == "AWS::SQS::Queue" and "DeadLetter" in item.logical_id:
-                answer = self.clients["sqs"].get_queue_attributes(
-                    QueueUrl=item.physical_id, AttributeNames=["ApproximateNumberOfMessages"]
-                )
-                depth = int(answer["Attributes"]["ApproximateNumberOfMessages"])
-                owner = item.owner or self.name
-                found.append({"name": item.logical_id, "stack": owner, "messages": depth, "url": item.physical_id})
-        return found
-
-    # --- What needs a person
-
-    def problems(self, facts: Json) -> Iterator[tuple[str, str]]:
-        """What is wrong, the worst first, and what to type first."""
-        status = facts["stack"]["status"]
-        if _BROKEN.fullmatch(status):
-            reason = facts["stack"]["reason"]
-            command = f"scripts/deploy.sh{self.options}"
-            if status.startswith("DELETE"):
-                command = f"scripts/destroy.sh{self.options}"
-            yield f"the stack is {status}" + (f": {reason}" if reason else ""), command
-        for alarm in _seen(facts["alarms"], []):
-            if alarm["state"] == "ALARM":
-                text = alarm["description"]
-                proposed = _FIRST_COMMAND.search(text)
-                first = proposed[1] + self.aws.flag if proposed else ""
-                if not first or first.startswith("scripts/status.sh"):  # this is status.sh
-                    first = (
-                        f"{self.aws_cli} cloudwatch describe-alarm-history --alarm-name {shlex.quote(alarm['name'])}"
-                    )
-                meaning = " ".join(_FIRST_COMMAND.sub("", text).split())
-                yield f"alarm {alarm['name']}" + (f": {meaning}" if meaning else ""), first
-        replayed_at = _seen(facts["failed_records"], {}).get("replayed_at")
-        failed = _seen(facts["last_hour"], {}).get("failed")
-        if failed and not replayed_at:
-            yield (
-                f"{many(failed, 'event')} failed in the last hour",
-                f"scripts/query.sh{self.options} failures",
-            )
-        yield from self._delivery_problems(facts)
-        for queue in _seen(facts["dead_letters"], []):
-            if queue["messages"]:
-                script = queue["stack"].removesuffix("Stack").lower()
-                command = f"{self.aws_cli} sqs receive-message --queue-url {shlex.quote(queue['url'])}"
-                if (REPOSITORY / "scripts" / f"{script}.sh").exists():
-                    command = f"scripts/{script}.sh redrive{self.options}"
-                letters = many(queue["messages"], "dead letter")
-                yield f"{letters} in {queue['name']} of {queue['stack']}", command
-        if not status.endswith("_IN_PROGRESS") and not _BROKEN.fullmatch(status):
-            for part, found in facts.items():
-                if isinstance(found, dict) and "unknown" in found:
-                    yield f"{part} cannot be seen: {found['unknown']}", f"{self.aws_cli} sts get-caller-identity"
-
-    def _delivery_problems(self, facts: Json) -> Iterator[tuple[str, str]]:
-        tail = f"{self.aws_cli} logs tail {shlex.quote(self.ids.get('StreamLogGroup', ''))} --since 1d"
-        interval = self.parameters.get("FirehoseBufferingInterval", "")
-        late = LATE_SECONDS + (int(interval) if interval.isdigit() else 0)
-        for name, seconds in _seen(facts["freshness"], {}).items():
-            if seconds is not None and seconds > late:
-                zone = name.removesuffix("_seconds")
-                yield f"{zone} wait {seconds:,.0f} s for delivery, and {late:,} s at most are usual", tail
-        deliveries = _seen(facts["deliveries"], {})
-        records = _seen(facts["failed_records"], {})
-        # What was replayed is settled, and so is the line that told of it.
-        settled = max(_text(self.now - timedelta(hours=1)), records.get("replayed_at") or "")
-        waits = bool(records.get("objects_by_type")) and not records["replayed_at"]
-        for line in deliveries.get("last_errors", [])[:1]:
-            is_told_below = waits and line["code"].startswith(_CODES_OF_FAILED_RECORDS)
-            if line["at"] > settled and not is_told_below:
-                yield f"Firehose logged an error in the last hour: {line['code']}: {line['message']}", tail
-        if waits:
-            kinds = counts(records["objects_by_type"])
-            first = f"scripts/replay.sh{self.options} --from errors --dry-run"
-            yield f"records failed in the last day and wait for a replay (objects: {kinds})", first
+    def by_zone(self) -> dict[str, float | None]:
+        return {"events": self.events_seconds, "rejected": self.rejected_seconds}
 
 
-def _seen(part: Any, otherwise: Any) -> Any:
-    """A part of the facts, or another value where it is unknown."""
-    return otherwise if isinstance(part, dict) and "unknown" in part else part
+@dataclass(frozen=True)
+class Alarm:
+    """An alarm of the stack or of a nested one."""
+
+    name: str
+    state: str
+    since: str | None
+    description: str
+    stack: str
 
 
-def _line(event: Json) -> Json:
-    """One line of Firehose's error log."""
-    at = _text(datetime.fromtimestamp(event["timestamp"] / 1000, UTC))
-    try:
-        line = parse_json(event["message"])
-        return {"at": at, "code": str(line.get("errorCode", "unknown")), "message": str(line.get("message", ""))}
-    except (ValueError, AttributeError):
-        return {"at": at, "code": "unknown", "message": str(event["message"])}
+@dataclass(frozen=True)
+class DeliveryError:
+    """A line of Firehose's error log."""
+
+    at: str
+    code: str
+    message: str
 
 
-def many(count: int, noun: str) -> str:
-    """So many of something, as in `1 event` and `2 events`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+@dataclass(frozen=True)
+class Deliveries:
+    """The last day's errors, the newest first."""
+
+    errors_by_code: dict[str, int]
+    last_errors: list[DeliveryError]
 
 
-def counts(found: dict[str, int]) -> str:
-    """How many of each, as in `3 bot, 1 debug`; what has none is left out."""
-    return ", ".join(f"{count:,} {name}" for name, count in found.items() if count)
+@dataclass(frozen=True)
+class FailedRecords:
+    """The last day's objects of errors/; `replayed_at` is None unless a replay was after the newest of them."""
+
+    objects_by_type: dict[str, int]
+    newest_at: str | None
+    replayed_at: str | None
 
 
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds")
+@dataclass(frozen=True)
+class Newest:
+    """The newest object of a zone, and how much its day has."""
+
+    key: str
+    newest_at: str
+    objects_of_that_day: int
+    bytes_of_that_day: int
 
 
-def _seconds(duration: timedelta) -> int:
-    return max(0, int(duration.total_seconds()))
+@dataclass(frozen=True)
+class DeadLetters:
+    """A dead-letter queue, with how many messages wait in it."""
+
+    name: str
+    stack: str
+    messages: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """What needs a person, and what to type first."""
+
+    what: str
+    first_command: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Every fact about a stack at one moment."""
+
+    at: str
+    stack: StackFacts
+    last_event: LastEvent | Unseen
+    last_hour: LastHour | Unseen
+    drops: Drops | Unseen
+    refusals: Refusals | Unseen
+    freshness: Freshness | Unseen
+    alarms: list[Alarm] | Unseen
+    deliveries: Deliveries | Unseen
+    failed_records: FailedRecords | Unseen
+    zones: dict[str, Newest | None] | Unseen
+    dead_letters: list[DeadLetters] | Unseen
+    needs_a_person: list[Need] = field(default_factory=list)

@@ -18,7 +18,7 @@ from moto import mock_aws
 
 from scripts.commands.common.console import guarded
 from scripts.commands.common.tables import duration
-from scripts.commands.lake import facts as lake_facts
+from scripts.commands.lake import health
 from scripts.commands.status import command as status
 from tests.factories import stand_in
 
@@ -323,7 +323,7 @@ def test_drops_of_the_last_hour_are_shown_by_rule(place: Place) -> None:
 
 
 def test_drops_say_when_the_log_is_too_long_to_be_read_whole(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lake_facts, "MOST_LINES", 2)
+    monkeypatch.setattr(health, "MOST_LINES", 2)
     for _ in range(3):
         place.log("transform-log", json.dumps(EMF | {"DroppedByRule": {"bot": 1}}))
     assert place.facts()["drops"] == {"by_rule": {"bot": 2}, "lines_left_out": True}
