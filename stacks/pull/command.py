@@ -19,8 +19,9 @@ from scripts.commands.common.stack import (
     session,
 )
 from scripts.commands.common.tables import Column, write_table
+from shared.aws import ReceivedMessage, Sqs
 from shared.documents import parse_json
-from stacks.pull.function.store import Store, TaskKey
+from stacks.pull.function.store import Run, State, Store, Task, TaskKey
 
 COLUMNS = [
     *(Column(name, "varchar") for name in ("source", "checkpoint (UTC)", "run", "state")),
@@ -53,9 +54,9 @@ class Figures:
     """Where a source is: its state, its last run, and the tasks of that run."""
 
     source: str
-    state: dict[str, Any]
-    run: dict[str, Any]
-    tasks: list[dict[str, Any]]
+    state: State
+    run: Run | None
+    tasks: list[Task]
 
     def count(self, state: str) -> int:
         """How many requests of the run are in this state."""
@@ -166,7 +167,7 @@ def read(pull: Pull, name: str) -> Figures:
     state = pull.store.state(name)
     last = state.get("last_run")
     if last is None:
-        return Figures(name, state, {}, [])
+        return Figures(name, state, None, [])
     return Figures(name, state, pull.store.run(name, last), list(pull.store.tasks(name, last)))
 
 
@@ -187,7 +188,7 @@ def show(pull: Pull, names: list[str]) -> list[Figures]:
 
 
 def _row(figures: Figures) -> list[str | None]:
-    outcome = str(figures.run.get("outcome", "running" if figures.run else "never run"))
+    outcome = figures.run.get("outcome", "running") if figures.run else "never run"
     counts = (len(figures.tasks), *(figures.count(state) for state in ("landed", "planned", "dead")), figures.rows)
     return [
         figures.source,
@@ -249,7 +250,7 @@ def redrive(pull: Pull, options: argparse.Namespace) -> int:
     return 0
 
 
-def _receive(sqs: Any, url: str, most: int) -> Iterator[dict[str, Any]]:
+def _receive(sqs: Sqs, url: str, most: int) -> Iterator[ReceivedMessage]:
     """The messages of a queue, each once; those that are not deleted are hidden for a minute."""
     seen: set[str] = set()
     while len(seen) < most:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jmespath
 import yaml
@@ -19,6 +19,7 @@ from jsonschema.exceptions import ValidationError, best_match
 
 from scripts.commands.common.console import UsageError
 from shared.documents import parse_json
+from stacks.pull.function.source import Declaration
 
 SCHEMA = Path(__file__).with_name("source.schema.json")
 
@@ -29,7 +30,6 @@ _TIME_FORMATS = ("iso", "date", "epoch", "epoch_ms")
 _PAGE_PLACEHOLDERS = {"page": ["page"], "offset": ["offset"], "cursor": ["cursor"]}
 _TEMPLATES = ("url", "query", "headers", "body")
 
-Json = dict[str, Any]
 Place = Sequence[str | int]
 
 _formats = FormatChecker(formats=())
@@ -61,7 +61,7 @@ def compile_folder(path: Path) -> bytes:
     files = sorted(path.glob("*.json"))
     if not files:
         raise UsageError(f"'{path}' has no *.json file: each declares one source (see docs/pull.md)")
-    sources: dict[str, Json] = {}
+    sources: dict[str, Declaration] = {}
     names: dict[str, Path] = {}
     for file in files:
         declaration = read(file)
@@ -72,7 +72,7 @@ def compile_folder(path: Path) -> bytes:
     return json.dumps({"sources": sources}, indent=1, sort_keys=True, ensure_ascii=False).encode()
 
 
-def read(file: Path) -> Json:
+def read(file: Path) -> Declaration:
     """One declaration, checked; raises CommandError."""
     try:
         return _read(file)
@@ -80,7 +80,7 @@ def read(file: Path) -> Json:
         raise UsageError(f"{file}: it is nested too deeply") from None
 
 
-def _read(file: Path) -> Json:
+def _read(file: Path) -> Declaration:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -100,7 +100,7 @@ def _read(file: Path) -> Json:
         _check(declaration)
     except _Wrong as wrong:
         raise UsageError(f"{file} line {_line(tree, wrong.place)}: {_named(wrong.place)}{wrong}") from wrong
-    found: Json = declaration
+    found: Declaration = declaration
     return found
 
 
@@ -131,7 +131,7 @@ def _check(declaration: Any) -> None:
     _check_pages(declaration)
 
 
-def _check_placeholders(place: Place, text: str, allowed: list[str], declaration: Json) -> None:
+def _check_placeholders(place: Place, text: str, allowed: list[str], declaration: Declaration) -> None:
     for written in _PLACEHOLDER.findall(text):
         match = _NAME_AND_FORMAT.fullmatch(written)
         name, keys, kind = match.groups() if match else (written, "", None)
@@ -151,7 +151,7 @@ def _check_placeholders(place: Place, text: str, allowed: list[str], declaration
                 value = value[key]
 
 
-def _check_window(declaration: Json) -> None:
+def _check_window(declaration: Declaration) -> None:
     window = declaration.get("window", {})
     times = {key: _in_utc(window[key]) for key in ("first", "end") if key in window}
     if "end" in times and times["end"] <= times["first"]:
@@ -163,7 +163,7 @@ def _in_utc(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _check_pages(declaration: Json) -> None:
+def _check_pages(declaration: Declaration) -> None:
     """A page that is never asked for would be the first one again and again."""
     style = declaration.get("pagination", {}).get("style", "none")
     used = {
@@ -193,16 +193,18 @@ def _texts(value: Any, place: list[str | int]) -> Iterator[tuple[Place, str]]:
 
 def _explain(error: ValidationError) -> tuple[Place, str]:
     """Where an error of the schema is, and what it says to somebody who wrote the declaration."""
-    place, found, schema = list(error.absolute_path), error.instance, dict(cast(Json, error.schema))
-    wanted = schema.get(str(error.validator))
+    place = list(error.absolute_path)
+    found: Any = error.instance
+    schema = error.schema if isinstance(error.schema, dict) else {}
+    wanted: Any = schema.get(str(error.validator))
     shown = json.dumps(found, ensure_ascii=False)[:80]
     match error.validator:
         case "additionalProperties":
             known = list(schema["properties"])
-            extra = next(key for key in cast(Json, found) if key not in known)
+            extra = next(key for key in found if key not in known)
             return [*place, extra], f"is not a key here: there are {', '.join(known)}"
         case "required":
-            missing = next(key for key in cast(list[str], wanted) if key not in cast(Json, found))
+            missing = next(key for key in wanted if key not in found)
             return place, f"'{missing}' is missing"
         case "format" if wanted == "jmespath":
             reason = str(error.cause).splitlines()[0] if error.cause else "it cannot be read"
@@ -210,7 +212,7 @@ def _explain(error: ValidationError) -> tuple[Place, str]:
         case "format":
             return place, f"must be a time such as 2026-01-01T00:00:00Z (got {shown})"
         case "enum":
-            return place, f"must be one of {', '.join(map(str, cast(list[Any], wanted)))} (got {shown})"
+            return place, f"must be one of {', '.join(map(str, wanted))} (got {shown})"
         case "type":
             kinds = wanted if isinstance(wanted, list) else [wanted]
             return place, f"must be {' or '.join(map(str, kinds))} (got {shown})"

@@ -10,11 +10,12 @@ from typing import Final
 from urllib.parse import quote_plus, urlencode
 
 from shared import secret, web
+from shared.documents import Json
 
 from . import pages
 from .pages import Page
 from .problems import BadCredentials, Busy, NotJson, Problem
-from .source import Json, Source
+from .source import Source
 
 EARLY_SECONDS: Final = 60
 """How long before its end a token of OAuth 2 is no longer used."""

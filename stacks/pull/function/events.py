@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
+from shared.documents import Json
+
 from .problems import Problem
-from .source import Json, Source
+from .source import Source
 
 MOST_EVENTS: Final = 5_000
 MOST_BYTES: Final = 500_000

@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from shared import web
-from shared.documents import parse_json
+from shared.aws import QueueRecord
+from shared.documents import Json, parse_json
 from transform.streams import connect, put_records
 
 from . import pages
@@ -25,8 +26,8 @@ from .pages import Following, Page, Place
 from .parts import Parts
 from .problems import Busy, ErrorBody, HttpError, NotJson, Problem, UnknownSource, WrongTotal
 from .queue import Queue
-from .source import MOST_PAGES, Json, Source
-from .store import MOST_RESTARTS, NewTask, TaskKey, is_chained
+from .source import MOST_PAGES, Source
+from .store import MOST_RESTARTS, NewTask, Task, TaskKey, is_chained
 
 MOST_DOUBTS: Final = 4
 """How often a request is tried that brings what cannot be true."""
@@ -50,13 +51,7 @@ NOTHING: Final = Page([], "", None, None)
 logger = logging.getLogger(__name__)
 
 
-class LambdaContext(Protocol):
-    """What the handler reads of Lambda's context object."""
-
-    def get_remaining_time_in_millis(self) -> int: ...
-
-
-def settle(worker: Worker, queue: Queue, record: Json, milliseconds_left: Callable[[], int]) -> bool:
+def settle(worker: Worker, queue: Queue, record: QueueRecord, milliseconds_left: Callable[[], int]) -> bool:
     """Do what one message asks for; False when it is to stay in the queue, with its delay set."""
     received = int(record["attributes"]["ApproximateReceiveCount"])
     try:
@@ -105,7 +100,7 @@ class Worker:
         except RecursionError:
             return self._handle(key, task, NotJson("a row is nested too deeply"))
 
-    def _land(self, source: Source, key: TaskKey, task: Json, milliseconds_left: Callable[[], int]) -> None:
+    def _land(self, source: Source, key: TaskKey, task: Task, milliseconds_left: Callable[[], int]) -> None:
         """Fetch the page, put its rows, plan what follows it, note that it has landed, and queue what follows it."""
         parameters = parse_json(task["parameters"])
         place = Place(
@@ -173,7 +168,7 @@ class Worker:
         items = self._store.pages(key)
         return {page: item["state"] for item in items if (page := TaskKey.of(item)).number in numbers}
 
-    def _handle(self, key: TaskKey, task: Json, problem: Problem) -> float | None:
+    def _handle(self, key: TaskKey, task: Task, problem: Problem) -> float | None:
         """Bury a request, or say when it is to be tried again."""
         now = self._now()
         since = int(task.get("failing_since", now))
@@ -197,7 +192,7 @@ class Worker:
             self._store.hold(key.source, asked)
         return web.backoff(attempts, base=2.0, longest=LONGEST_PAUSE, at_least=asked)
 
-    def _start_again(self, key: TaskKey, task: Json, problem: Problem) -> bool:
+    def _start_again(self, key: TaskKey, task: Task, problem: Problem) -> bool:
         """Start a series from its first page when the address of this page may be what is wrong: cursors expire, and
         rows move. False when it is something else, or when that has been tried often enough."""
         if self._store.is_left(key):

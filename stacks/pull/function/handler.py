@@ -22,14 +22,15 @@ import os
 from functools import lru_cache
 from typing import Any
 
-from shared.documents import parse_json
+from shared.aws import LambdaContext
+from shared.documents import Json, parse_json
 
 from .client import Client
-from .fetch import LambdaContext, Worker, settle
+from .fetch import Worker, settle
 from .parts import Parts
 from .queue import Queue
 from .run import Runner
-from .source import Json, Source
+from .source import Source
 from .store import Store
 
 logging.getLogger().setLevel(logging.INFO)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 from shared import web
-from shared.documents import parse_json
+from shared.documents import Json, parse_json
 
 from .problems import (
     BadCredentials,
@@ -22,7 +22,7 @@ from .problems import (
     ShapeChanged,
     WrongTotal,
 )
-from .source import MOST_PAGES, Json, Request, Source, path
+from .source import MOST_PAGES, Request, Source, path
 
 _NEXT_LINK = re.compile(r"<([^>]*)>((?:\s*;[^,<]*)*)")
 _MOST_TEXT = 200

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+
+from shared.aws import MessageAttribute, Sqs
 
 from .store import TaskKey
 
@@ -14,7 +15,7 @@ from .store import TaskKey
 class Queue:
     """Both queues, with boto3's client of SQS. A message is the key of a task and nothing else."""
 
-    client: Any
+    client: Sqs
     url: str
     dead_url: str
 
@@ -29,8 +30,8 @@ class Queue:
 
     def bury(self, key: TaskKey, reason: str) -> None:
         """Put a dead letter, which says why."""
-        attributes = {"reason": {"DataType": "String", "StringValue": reason[:1000]}}
-        self.client.send_message(QueueUrl=self.dead_url, MessageBody=key.text, MessageAttributes=attributes)
+        why: MessageAttribute = {"DataType": "String", "StringValue": reason[:1000]}
+        self.client.send_message(QueueUrl=self.dead_url, MessageBody=key.text, MessageAttributes={"reason": why})
 
     def delay(self, receipt: str, seconds: float) -> None:
         """Let a message that was received come again after so many seconds; SQS takes twelve hours at most."""

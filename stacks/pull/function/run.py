@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NotRequired, TypedDict
 
 from shared import web
 
@@ -18,8 +18,8 @@ from . import pages
 from .pages import Place
 from .parts import Parts
 from .problems import Busy, Problem, UnknownSource
-from .source import EPOCH, MOST_PAGES, Json, Source, Window, read_time, write_time
-from .store import MOST_RESTARTS, NewTask, TaskKey, landed
+from .source import EPOCH, MOST_PAGES, Source, Window, read_time, write_time
+from .store import MOST_RESTARTS, NewTask, Task, TaskKey, landed
 
 MOST_SIDE_BY_SIDE: Final = 64
 """How many sources are checked at the same time: so many may hang without keeping another waiting."""
@@ -40,7 +40,61 @@ SHORTEST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 120.0
 """Seconds between two looks: a day of them stays well within the 25,000 events that an execution may have."""
 
+_STATES: Final = ("planned", "landed", "dead", "discarded")
+
 logger = logging.getLogger(__name__)
+
+Planned = TypedDict(
+    "Planned",
+    {
+        "source": str,
+        "run": NotRequired[str],
+        "from": NotRequired[str],
+        "to": NotRequired[str],
+        "skip": NotRequired[str],
+        "error": NotRequired[str],
+    },
+)
+"""A source with the window of its run, and the run once it is planned; or with why it has none."""
+
+Progress = TypedDict(
+    "Progress",
+    {
+        "source": str,
+        "run": str,
+        "from": str,
+        "to": str,
+        "planned": int,
+        "landed": int,
+        "dead": int,
+        "discarded": int,
+        "rows": int,
+        "notes": list[str],
+        "moved_at": int,
+        "quiet_since": int,
+        "outcome": NotRequired[str],
+    },
+)
+"""How far a run is: its requests by their states, and the outcome once it is over; times are seconds since 1970."""
+
+
+class Failed(TypedDict):
+    """A source and what is wrong with it."""
+
+    source: str
+    error: str
+
+
+class Look(TypedDict):
+    """What one look has seen; the first one is given only what was `planned`."""
+
+    planned: list[Planned]
+    runs: NotRequired[list[Progress]]
+    failed: NotRequired[list[Failed]]
+    is_done: NotRequired[bool]
+    pause: NotRequired[int]
+    rows: NotRequired[int]
+    refine: NotRequired[dict[str, str]]
 
 
 class Runner:
@@ -50,12 +104,8 @@ class Runner:
         self._sources, self._store, self._queue, self._client = parts.sources, parts.store, parts.queue, parts.client
         self._retry_seconds, self._now, self._sleep = parts.retry_seconds, parts.now, parts.sleep
 
-    def check(self, names: list[str]) -> list[Json]:
-        """Make the first request of each run, as a test: of these sources, or of all.
-
-        For each `{source, from, to}`, or why it has no run: `{source, skip}` when there is nothing to do,
-        `{source, error}` when something is wrong.
-        """
+    def check(self, names: list[str]) -> list[Planned]:
+        """Make the first request of each run, as a test: of these sources, or of all."""
         windows = {name: self._window(self._sources[name]) for name in names or self._sources if name in self._sources}
         with ThreadPoolExecutor(MOST_SIDE_BY_SIDE) as pool:
             return list(pool.map(lambda name: self._check(name, windows.get(name)), names or self._sources))
@@ -63,12 +113,12 @@ class Runner:
     def _window(self, source: Source) -> Window | None:
         """That of the run which is open, else that of a run which begins now."""
         state = self._store.state(source.name)
-        if run := self._store.run(source.name, state["run"]) if "run" in state else {}:
+        if run := self._store.run(source.name, state["run"]) if "run" in state else None:
             return Window(read_time(run["from"]), read_time(run["to"]))
         now = datetime.fromtimestamp(int(self._now()), UTC)
         return source.window(read_time(state["checkpoint"]) if "checkpoint" in state else None, now)
 
-    def _check(self, name: str, window: Window | None) -> Json:
+    def _check(self, name: str, window: Window | None) -> Planned:
         if name not in self._sources:
             problem = UnknownSource(f"there is no source '{name}': there are {', '.join(self._sources)}")
             return {"source": name, "error": problem.reason}
@@ -84,7 +134,7 @@ class Runner:
             logger.exception("%s: fault", name)
             return {"source": name, "error": f"Fault: {type(error).__name__}, see the log of the function"}
 
-    def _try(self, source: Source, window: Window) -> Json:
+    def _try(self, source: Source, window: Window) -> Planned:
         parameters = source.page(next(source.series(window)), 0)
         began = self._now()
         for attempt in itertools.count(1):
@@ -100,15 +150,15 @@ class Runner:
         pages.follow(source, page, Place(0, parameters, 1))
         return {"source": source.name, "from": write_time(window.start), "to": write_time(window.to)}
 
-    def plan(self, holder: str, checked: list[Json]) -> list[Json]:
-        """Plan what was checked, or go on with the runs that are open: for each `{source, run, from, to}`, or why not.
+    def plan(self, holder: str, checked: list[Planned]) -> list[Planned]:
+        """Plan what was checked, or go on with the runs that are open.
 
         The first page of each series is planned, and plans the others when it is fetched. Every request has its item
         before any has its message, and keeps it: planning twice plans once.
         """
-        return [each if "from" not in each else self._plan(holder, each) for each in checked]
+        return [self._plan(holder, each) if "from" in each else each for each in checked]
 
-    def _plan(self, holder: str, checked: Json) -> Json:
+    def _plan(self, holder: str, checked: Planned) -> Planned:
         """Plan one source."""
         source = self._sources[checked["source"]]
         if not self._store.acquire(source.name, holder, LEASE_SECONDS):
@@ -116,9 +166,10 @@ class Runner:
         state = self._store.state(source.name)
         run = state.get("run") or datetime.fromtimestamp(self._now(), UTC).strftime("%Y%m%dT%H%M%S")
         # An open run keeps its window, whatever was checked.
-        times = {key: (self._store.run(source.name, run) or checked)[key] for key in ("from", "to")}
-        window = Window(read_time(times["from"]), read_time(times["to"]))
-        if not self._store.run(source.name, run).get("is_planned"):
+        opened = self._store.run(source.name, run)
+        start, to = (opened["from"], opened["to"]) if opened else (checked["from"], checked["to"])
+        window = Window(read_time(start), read_time(to))
+        if not opened or not opened.get("is_planned"):
             series = list(itertools.islice(source.series(window), MOST_PAGES + 1))
             if len(series) > MOST_PAGES:
                 self._store.release(source.name, holder)
@@ -141,26 +192,28 @@ class Runner:
                 keys.append(again)
         self._queue.send(keys)
         logger.info("%s %s: %d requests queued", source.name, run, len(keys))
-        return {"source": source.name, "run": run, **times}
+        return {"source": source.name, "run": run, "from": start, "to": to}
 
-    def look(self, holder: str, seen: Json) -> Json:
+    def look(self, holder: str, seen: Look) -> Look:
         """How far the runs have come.
 
         Returns the runs with their counts, what failed, whether all is done, and the seconds until the next look.
-        `seen` is what the last look returned; at first it has only what was `planned`. A run is done when each request
-        has landed, is dead or was discarded; when its messages are gone, though its requests have not landed; and when
-        nothing has moved for too long.
+        `seen` is what the last look returned. A run is done when each request has landed, is dead or was discarded;
+        when its messages are gone, though its requests have not landed; and when nothing has moved for too long.
         """
         now = int(self._now())
-        planned: list[Json] = seen["planned"]
+        planned = seen["planned"]
         before = {run["source"]: run for run in seen.get("runs", [])}
         is_quiet = self._queue.is_empty()
-        runs, failed = [], [{"source": each["source"], "error": each["error"]} for each in planned if "error" in each]
+        runs: list[Progress] = []
+        failed: list[Failed] = [
+            {"source": each["source"], "error": each["error"]} for each in planned if "error" in each
+        ]
         for each in planned:
             if "run" not in each:
                 continue
-            old = before.get(each["source"], {"moved_at": now, "quiet_since": now})
-            run = old if old.get("outcome") else self._look_at(holder, each, old, is_quiet, now)
+            old = before.get(each["source"])
+            run = old if old and "outcome" in old else self._look_at(holder, each, old, is_quiet, now)
             runs.append(run)
             if "outcome" in run and (run["planned"] or run["dead"]):
                 failed.append({"source": run["source"], "error": run["outcome"]})
@@ -176,7 +229,7 @@ class Runner:
             "refine": self._days(runs),
         }
 
-    def _days(self, runs: list[Json]) -> Json:
+    def _days(self, runs: list[Progress]) -> dict[str, str]:
         """What to refine: the days of the events that have come, as `{from, to}`; nothing when no source has a window,
         and refinement then takes the days that it takes by itself."""
         windows = [(read_time(run["from"]), read_time(run["to"])) for run in runs if run["rows"]]
@@ -186,7 +239,7 @@ class Runner:
         first, last = min(start for start, _ in dated), max(to for _, to in dated)
         return {"from": first.date().isoformat(), "to": last.date().isoformat()}
 
-    def _look_at(self, holder: str, planned: Json, old: Json, is_quiet: bool, now: int) -> Json:
+    def _look_at(self, holder: str, planned: Planned, old: Progress | None, is_quiet: bool, now: int) -> Progress:
         name, run = planned["source"], planned["run"]
         tasks = self._store.tasks(name, run)
         if (
@@ -196,45 +249,51 @@ class Runner:
         ):
             tasks = self._store.tasks(name, run)
         states = Counter(task["state"] for task in tasks)
-        counts = {state: states[state] for state in ("planned", "landed", "dead", "discarded")}
-        rows = sum(int(task["rows"]) for task in tasks if task["state"] == "landed")
-        moved = any(old.get(state) != count for state, count in counts.items())
-        found = {
-            **planned,
-            **counts,
-            "rows": rows,
+        found: Progress = {
+            "source": name,
+            "run": run,
+            "from": planned["from"],
+            "to": planned["to"],
+            "planned": states["planned"],
+            "landed": states["landed"],
+            "dead": states["dead"],
+            "discarded": states["discarded"],
+            "rows": sum(int(task["rows"]) for task in tasks if task["state"] == "landed"),
             "notes": [task["note"] for task in tasks if task.get("note")][:10],
-            "moved_at": now if moved else old["moved_at"],
-            "quiet_since": old["quiet_since"] if is_quiet and not moved else now,
+            "moved_at": now,
+            "quiet_since": now,
         }
-        if counts["planned"]:
+        if old and all(found[state] == old[state] for state in _STATES):
+            found["moved_at"] = old["moved_at"]
+            found["quiet_since"] = old["quiet_since"] if is_quiet else now
+        if found["planned"]:
             reasons = Counter(task["reason"] for task in tasks if task["state"] == "planned" and "reason" in task)
             why = f"; {reasons.most_common(1)[0][0]}" if reasons else ""
             way = "run it again, and they are queued anew"
             if now - found["quiet_since"] >= QUIET_SECONDS:
-                outcome = f"Lost: {counts['planned']} requests have no message in the queue: {way}{why}"
+                outcome = f"Lost: {found['planned']} requests have no message in the queue: {way}{why}"
             elif now - found["moved_at"] >= self._retry_seconds + 3600:
-                outcome = f"Stalled: {counts['planned']} requests have not moved for hours: {way}{why}"
+                outcome = f"Stalled: {found['planned']} requests have not moved for hours: {way}{why}"
             else:
                 self._store.acquire(name, holder, LEASE_SECONDS)
                 return found
-        elif counts["dead"]:
+        elif found["dead"]:
             reasons = Counter(task["reason"] for task in tasks if task["state"] == "dead")
-            outcome = f"Dead: {counts['dead']} of {len(tasks)} requests; {reasons.most_common(1)[0][0]}"
-        elif counts["discarded"]:
+            outcome = f"Dead: {found['dead']} of {len(tasks)} requests; {reasons.most_common(1)[0][0]}"
+        elif found["discarded"]:
             outcome = (
-                f"Discarded: {counts['discarded']} of {len(tasks)} requests were given up, and their rows are missing"
+                f"Discarded: {found['discarded']} of {len(tasks)} requests were given up, and their rows are missing"
             )
             logger.warning("%s %s: the checkpoint moves all the same, to %s", name, run, planned["to"])
         else:
             outcome = "landed"
-        is_over = not counts["planned"] and not counts["dead"]
+        is_over = not found["planned"] and not found["dead"]
         self._store.end_run(name, run, outcome, planned["to"] if is_over else None)
         self._store.release(name, holder)
-        logger.info("%s %s: %s, rows: %d", name, run, outcome, rows)
+        logger.info("%s %s: %s, rows: %d", name, run, outcome, found["rows"])
         return {**found, "outcome": outcome}
 
-    def _check_pages(self, name: str, tasks: list[Json]) -> bool:
+    def _check_pages(self, name: str, tasks: list[Task]) -> bool:
         """Look whether the pages of each series fit together, when all are there; true when something has changed.
 
         Pages that do not fit are fetched once more, one after another: a series starts again from its first page. When

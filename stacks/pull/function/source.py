@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NotRequired, Required, TypedDict
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import jmespath
 
+from shared.documents import Json
+
 from .problems import ShapeChanged
 
-Json = dict[str, Any]
 Path = Callable[[Any], Any]
 
 MOST_PAGES: Final = 10_000
@@ -52,22 +53,82 @@ class Request:
     body: bytes | None
 
 
+class Auth(TypedDict, total=False):
+    """How requests are authorized; `header` goes with api_key, `token_url` and `scope` with OAuth 2."""
+
+    type: Required[Literal["none", "bearer", "api_key", "oauth2_client_credentials"]]
+    secret: str
+    header: str
+    token_url: str
+    scope: str
+
+
+class Pagination(TypedDict, total=False):
+    """How a series is split into pages. Both totals and `next` are JMESPath."""
+
+    style: Required[Literal["none", "page", "offset", "cursor", "link"]]
+    first: int
+    size: int
+    total_pages: str
+    total_rows: str
+    short_pages: bool
+    next: str
+
+
+class DeclaredWindow(TypedDict, total=False):
+    """The times that runs pull; `first` and `end` are in ISO 8601."""
+
+    first: Required[str]
+    end: str
+    lag_seconds: int
+    overlap_seconds: int
+    round_to: Literal["day", "hour"]
+    slice_days: int
+
+
+class Columns(TypedDict):
+    """Where an answer has an object of lists."""
+
+    columns: str
+
+
+class Declaration(TypedDict):
+    """A file of the user's, as source.schema.json has it. Everything of its url, headers, query and body is a template
+    with placeholders; `items`, `required` and `error` are JMESPath."""
+
+    name: str
+    url: str
+    method: NotRequired[Literal["GET", "POST"]]
+    headers: NotRequired[Json]
+    query: NotRequired[Json]
+    body: NotRequired[Json | list[Any]]
+    timeout_seconds: NotRequired[float]
+    requests_per_second: NotRequired[float]
+    auth: NotRequired[Auth]
+    pagination: NotRequired[Pagination]
+    window: NotRequired[DeclaredWindow]
+    grid: NotRequired[dict[str, list[Any]]]
+    items: str | Columns
+    required: NotRequired[list[str]]
+    error: NotRequired[str]
+    event: Json
+    """By field: JMESPath, or an object with a `constant`. `event_id` is a list of JMESPath."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A source by its name, with its declaration."""
 
     name: str
-    declaration: Json
+    declaration: Declaration
 
     @property
-    def auth(self) -> Json:
-        found: Json = self.declaration.get("auth", {"type": "none"})
-        return found
+    def auth(self) -> Auth:
+        return self.declaration.get("auth", Auth(type="none"))
 
     @property
-    def pagination(self) -> Json:
-        found: Json = self.declaration.get("pagination", {"style": "none"})
-        return found
+    def pagination(self) -> Pagination:
+        return self.declaration.get("pagination", Pagination(style="none"))
 
     @property
     def is_numbered(self) -> bool:
@@ -98,7 +159,7 @@ class Source:
     @cached_property
     def items(self) -> Path:
         items = self.declaration["items"]
-        return path(items["columns"] if self.is_columnar else items)
+        return path(items if isinstance(items, str) else items["columns"])
 
     @cached_property
     def error(self) -> Path | None:
@@ -131,8 +192,7 @@ class Source:
 
     @property
     def grid(self) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = self.declaration.get("grid", {})
-        return found
+        return self.declaration.get("grid", {})
 
     def window(self, checkpoint: datetime | None, now: datetime) -> Window | None:
         """What a run that begins now pulls; None when there is nothing new. Without `window`: all, up to now."""

@@ -17,15 +17,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple
+from decimal import Decimal
+from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict
 
-from shared.documents import parse_json
+from shared.documents import Json, parse_json
 
 from .pages import Landed, Page
-from .source import Json, Window, read_time, write_time
+from .source import Window, read_time, write_time
 
 RETENTION_DAYS: Final = 90
 """How long the items of a run stay; DynamoDB deletes them some time after that."""
@@ -34,6 +35,59 @@ SECONDS_A_DAY: Final = 86_400
 
 MOST_RESTARTS: Final = 2
 """How often a series starts again in a run by itself. A person, and the next run, start it again without a limit."""
+
+
+Value = str | int | bool | None
+
+
+class State(TypedDict, total=False):
+    """The item `state` of a source; `lease_until` is in seconds since 1970."""
+
+    checkpoint: str
+    run: str
+    last_run: str
+    lease_by: str
+    lease_until: Decimal
+
+
+Run = TypedDict(
+    "Run",
+    {
+        "from": str,
+        "to": str,
+        "is_planned": NotRequired[bool],
+        "outcome": NotRequired[str],
+        "started_at": Decimal,
+        "ended_at": NotRequired[Decimal],
+    },
+)
+"""The item of a run."""
+
+
+class Task(TypedDict):
+    """The item of a request."""
+
+    source: str
+    item: str
+    state: Literal["planned", "landed", "dead", "discarded"]
+    parameters: str
+    """JSON."""
+    planned: Decimal
+    previous: str
+    mark: NotRequired[str]
+    size: NotRequired[Decimal]
+    rows: Decimal
+    """This, the digest and the next two are there when it has landed: the pages that it planned."""
+    digest: str
+    next_first: Decimal
+    next_end: Decimal
+    total: NotRequired[Decimal | None]
+    note: NotRequired[str]
+    reason: NotRequired[str]
+    """Why the last try did not succeed."""
+    failing_since: NotRequired[Decimal]
+    attempts: NotRequired[Decimal]
+    doubts: NotRequired[Decimal]
 
 
 @dataclass(frozen=True)
@@ -68,7 +122,7 @@ class TaskKey:
         return cls(str(source), str(run), series, number, start)
 
     @classmethod
-    def of(cls, item: Json) -> TaskKey:
+    def of(cls, item: Task) -> TaskKey:
         """The key of a task's item."""
         _, run, series, number = item["item"].split("#")
         series, _, start = series.partition(".")
@@ -97,13 +151,13 @@ class NewTask(NamedTuple):
     """See pages.Place."""
 
 
-def is_chained(task: Json) -> bool:
+def is_chained(task: Task) -> bool:
     """Whether only the page before knew where this one is: by a cursor or a link, which may be good for an hour."""
     parameters = parse_json(task["parameters"])
     return any(parameters.get(name) is not None for name in ("cursor", "link"))
 
 
-def landed(task: Json) -> Landed:
+def landed(task: Task) -> Landed:
     """A task that has landed, as `pages.check` looks at it."""
     total = task.get("total")
     return Landed(
@@ -115,7 +169,7 @@ def landed(task: Json) -> Landed:
     )
 
 
-def current(tasks: Iterable[Json]) -> list[Json]:
+def current(tasks: Iterable[Task]) -> list[Task]:
     """Those tasks of a run that count: of each series the last start."""
     keyed = [(TaskKey.of(task), task) for task in tasks]
     last: dict[int, int] = {}
@@ -133,9 +187,10 @@ class Store:
 
     # --- The source -----------------------------------------------------------------------------------------------
 
-    def state(self, source: str) -> Json:
+    def state(self, source: str) -> State:
         """The source's state; nothing for one that has never run."""
-        return self._get(source, "state") or {}
+        found: State | None = self._get(source, "state")
+        return found or {}
 
     def checkpoint(self, source: str) -> datetime | None:
         """The moment up to which everything has landed."""
@@ -159,16 +214,17 @@ class Store:
 
     # --- Runs -----------------------------------------------------------------------------------------------------
 
-    def run(self, source: str, run: str) -> Json:
-        """A run's item; nothing when there is none."""
-        return self._get(source, f"run#{run}") or {}
+    def run(self, source: str, run: str) -> Run | None:
+        """A run's item."""
+        found: Run | None = self._get(source, f"run#{run}")
+        return found
 
     def open_run(self, source: str, run: str, window: Window) -> None:
         """Note a run and make it the source's open one."""
-        values: Json = {"from": write_time(window.start), "to": write_time(window.to)}
-        values |= {"now": self._time(), "expires": self._expires()}
+        values = {"from": write_time(window.start), "to": write_time(window.to)}
+        times = {"now": self._time(), "expires": self._expires()}
         update = "SET #from = :from, #to = :to, #started_at = if_not_exists(#started_at, :now), #expires = :expires"
-        self._update(source, f"run#{run}", update, "", values)
+        self._update(source, f"run#{run}", update, "", {**values, **times})
         self._update(source, "state", "SET #run = :run, #last_run = :run", "", {"run": run})
 
     def note_planned(self, source: str, run: str) -> None:
@@ -185,19 +241,20 @@ class Store:
 
     # --- Tasks ----------------------------------------------------------------------------------------------------
 
-    def task(self, key: TaskKey) -> Json | None:
+    def task(self, key: TaskKey) -> Task | None:
         """A task's item."""
-        return self._get(key.source, key.item)
+        found: Task | None = self._get(key.source, key.item)
+        return found
 
-    def tasks(self, source: str, run: str) -> list[Json]:
+    def tasks(self, source: str, run: str) -> list[Task]:
         """The tasks of a run that count, in their order and as they are now."""
         return current(self._items(source, _tasks(run)))
 
-    def pages(self, key: TaskKey) -> Iterator[Json]:
+    def pages(self, key: TaskKey) -> Iterator[Task]:
         """The tasks of one start of a series, in their order and as they are now."""
         return self._items(key.source, key.pages)
 
-    def _items(self, source: str, prefix: str) -> Iterator[Json]:
+    def _items(self, source: str, prefix: str) -> Iterator[Task]:
         query: Json = {
             "KeyConditionExpression": "#source = :source AND begins_with(#item, :prefix)",
             "ExpressionAttributeNames": {"#source": "source", "#item": "item"},
@@ -235,7 +292,7 @@ class Store:
 
     def land(self, key: TaskKey, page: Page, following: range, note: str) -> None:
         """Note that all rows of a page are on the stream, and which pages it planned. Once landed it stays so."""
-        values = {"rows": len(page.rows), "digest": page.digest, "total": page.total}
+        values: dict[str, Value] = {"rows": len(page.rows), "digest": page.digest, "total": page.total}
         values |= {"first": following.start, "end": following.stop} | ({"note": note} if note else {})
         self._update(
             key.source,
@@ -283,7 +340,9 @@ class Store:
     def restart(self, key: TaskKey, reason: str) -> TaskKey:
         """Plan the first page of the series once more, as its next start, and return its key."""
         again = replace(key, number=0, start=key.start + 1)
-        first = self.task(key.page(0)) or {}
+        first = self.task(key.page(0))
+        if first is None:
+            raise KeyError(f"{key.page(0)} has no item")
         self._update(
             again.source,
             again.item,
@@ -351,15 +410,14 @@ class Store:
 
     # --- DynamoDB -------------------------------------------------------------------------------------------------
 
-    def _get(self, source: str, item: str) -> Json | None:
-        found: Json | None = self._table.get_item(Key={"source": source, "item": item}, ConsistentRead=True).get("Item")
-        return found
+    def _get(self, source: str, item: str) -> Any:
+        return self._table.get_item(Key={"source": source, "item": item}, ConsistentRead=True).get("Item")
 
-    def _update(self, source: str, item: str, update: str, condition: str, values: Json) -> bool:
+    def _update(self, source: str, item: str, update: str, condition: str, values: Mapping[str, Value]) -> bool:
         """Update an item; False when the condition does not hold."""
         return self._change(source, item, update, condition, values) is not None
 
-    def _change(self, source: str, item: str, update: str, condition: str, values: Json) -> Json | None:
+    def _change(self, source: str, item: str, update: str, condition: str, values: Mapping[str, Value]) -> Json | None:
         """Update an item and return what the changed attributes were; None when the condition does not hold.
 
         Attributes stand as #name, because DynamoDB reserves some five hundred words.

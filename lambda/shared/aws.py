@@ -1,0 +1,112 @@
+"""What AWS hands over, with the keys that are read, and the calls that are made: boto3 has no types of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, Protocol, TypedDict
+
+
+class LambdaContext(Protocol):
+    """Of Lambda's context object."""
+
+    function_name: str
+
+    def get_remaining_time_in_millis(self) -> int: ...
+
+
+class ReceivedAttributes(TypedDict):
+    """Numbers, as texts. SentTimestamp is in milliseconds since 1970."""
+
+    ApproximateReceiveCount: str
+    SentTimestamp: str
+
+
+class QueueRecord(TypedDict):
+    """A message of a queue, as a function is given it."""
+
+    messageId: str
+    receiptHandle: str
+    body: str
+    attributes: ReceivedAttributes
+
+
+class MessageAttribute(TypedDict):
+    """A value that goes with a message's body."""
+
+    DataType: str
+    StringValue: str
+
+
+class ReceivedMessage(TypedDict):
+    """A message, as ReceiveMessage gives it."""
+
+    MessageId: str
+    ReceiptHandle: str
+    Body: str
+    MessageAttributes: NotRequired[dict[str, MessageAttribute]]
+
+
+class ReceivedMessages(TypedDict):
+    """ReceiveMessage's answer."""
+
+    Messages: NotRequired[list[ReceivedMessage]]
+
+
+class BatchEntry(TypedDict):
+    """A message of a batch; `Id` tells it from the others."""
+
+    Id: str
+
+
+class FailedEntry(BatchEntry):
+    """Why SQS did not take it; with SenderFault, another try is in vain."""
+
+    Code: str
+    Message: NotRequired[str]
+    SenderFault: bool
+
+
+class BatchAnswer(TypedDict):
+    """What SQS took of a batch, and what not."""
+
+    Successful: list[BatchEntry]
+    Failed: NotRequired[list[FailedEntry]]
+
+
+class QueueAttributes(TypedDict):
+    """GetQueueAttributes's answer: numbers, too, are texts."""
+
+    Attributes: dict[str, str]
+
+
+Entry = Mapping[str, str | int | Mapping[str, MessageAttribute]]
+
+
+class Sqs(Protocol):
+    """Of boto3's client of SQS."""
+
+    def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: list[str]) -> QueueAttributes: ...
+
+    def receive_message(
+        self,
+        *,
+        QueueUrl: str,
+        MaxNumberOfMessages: int,
+        VisibilityTimeout: int,
+        WaitTimeSeconds: int,
+        MessageAttributeNames: Sequence[str] = (),
+    ) -> ReceivedMessages: ...
+
+    def send_message(
+        self, *, QueueUrl: str, MessageBody: str, MessageAttributes: Mapping[str, MessageAttribute] = {}
+    ) -> None: ...
+
+    def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Entry]) -> BatchAnswer: ...
+
+    def change_message_visibility(self, *, QueueUrl: str, ReceiptHandle: str, VisibilityTimeout: int) -> None: ...
+
+    def change_message_visibility_batch(self, *, QueueUrl: str, Entries: Sequence[Entry]) -> BatchAnswer: ...
+
+    def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None: ...
+
+    def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Entry]) -> BatchAnswer: ...
