@@ -43,9 +43,9 @@ _CATALOG = "Step Functions' own documentation wants it for a query; the local At
 _MULTIPART = "Athena uploads large results in parts; the local one writes each object at once"
 _PARTITIONS = "Athena may ask for single partitions; the local one asks for all of a table"
 _REFINED = "for saved queries over refined tables, whose partitions stand in the catalog"
-_CHANGED = "when a target has more columns, or fewer days, than before: tests/stacks/refine/test_refine.py"
-_TURN = "when a run finds another at work: tests/stacks/refine/test_refine.py"
-_SWEPT = "what runs of long ago have left: tests/stacks/refine/test_refine.py"
+_CHANGED = "when a target has more columns, or fewer days, than before: tests/stacks/refine/test_refine_publish.py"
+_TURN = "when a run finds another at work: tests/stacks/refine/test_refine_turn.py"
+_SWEPT = "what runs of long ago have left: tests/stacks/refine/test_refine_sweep.py"
 _KEY = "what queues, secrets and encrypted logs need of who uses them; those of the local AWS ask for no key"
 REASONS: dict[Action, str] = {
     **{

@@ -1,0 +1,19 @@
+"""What the tests of refinement share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from moto import mock_aws
+
+from tests.stacks.refine.refine_tables import BUCKET, DATABASE, SESSION
+
+
+@pytest.fixture
+def aws() -> Iterator[Callable[[str], Any]]:
+    with mock_aws():
+        SESSION.client("glue").create_database(DatabaseInput={"Name": DATABASE})
+        SESSION.client("s3").create_bucket(Bucket=BUCKET)
+        yield SESSION.client
