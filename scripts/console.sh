@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Open pages about a stack on this machine: what arrives, what was rejected, and what the saved queries answer.
+# Open pages about a stack in your browser: arrivals, rejections, and the answers of saved queries.
 #
 # usage: scripts/console.sh [options]
 #

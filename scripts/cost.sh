@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tell what a month costs on AWS, what dominates, and which limit comes first: an estimate, or from a stack's metrics.
+# Tell the cost of a month on AWS, its largest part and the first limit: an estimate, or from a stack's metrics.
 #
 # usage: scripts/cost.sh --events-per-month N --bytes B --events-per-request K
 #        scripts/cost.sh --from-stack [--local] [--stack-name NAME]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Deliver the rows of a saved query to an HTTP endpoint, and see what became of them.
+# Deliver the rows of a saved query to an HTTP endpoint, and see their outcome.
 #
 # usage: scripts/deliver.sh run [options] [--query NAME] [--parameter VALUE]... [--from TIME --to TIME] [--no-wait]
 #        scripts/deliver.sh status [options]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# See the whole pipeline run on this machine, with no AWS account: real events in, rows of saved queries out.
+# See the whole pipeline run on this machine: real events in, rows of saved queries out.
 #
 # usage: scripts/demo.sh [--port N]
 #

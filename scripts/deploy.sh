@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Deploy the stack, or update it: shows what will change, asks, and shows how it goes.
+# Deploy the stack, or update it: shows the changes, asks, and shows the progress.
 #
 # usage: scripts/deploy.sh [--local] [--stack-name NAME] [--environment NAME] [--parameter Key=Value]...
 #                          [--refine DIR|off] [--pull DIR|off] [--queries FILE]... [--package DIR] [--yes]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start, stop or reset the local AWS: the same pipeline on this machine, with no AWS account.
+# Start, stop or reset the local AWS: the same pipeline on this machine, without an AWS account.
 #
 # usage: scripts/local.sh start [--port N] | stop | status | reset
 #

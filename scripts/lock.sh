@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pin every library with its hashes: make the .txt files of the requirements from the .in files, which people edit.
+# Pin every library with its hashes: make the requirements' .txt files from the .in files, which people edit.
 #
 # usage: scripts/lock.sh [--upgrade]
 #

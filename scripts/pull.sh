@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pull the rows of declared REST APIs, see how far they are, and send what was given up again.
+# Pull the rows of declared REST APIs, see their state, and send given-up requests again.
 #
 # usage: scripts/pull.sh run [options] [--source NAME]... [--no-wait]
 #        scripts/pull.sh status [options] [--source NAME]...

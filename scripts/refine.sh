@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Refine events into tables now: run the stack's SQL files for some days, in order, and show how it goes.
+# Refine events into tables now: run the stack's SQL files for some days, in order.
 #
 # usage: scripts/refine.sh [--local] [--stack-name NAME] [--from DAY] [--to DAY] [--only TABLE]... | --last
 #

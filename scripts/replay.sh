@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Bring rejected events, failed records or raw records back, once what was wrong is fixed and deployed.
+# Bring rejected events, failed records or raw records back, once the cause is fixed and deployed.
 #
 # usage: scripts/replay.sh --from rejected|errors|raw [options]
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Copy the saved queries of queries.sql into template.yaml: run this after you have edited queries.sql.
+# Copy the saved queries of queries.sql into template.yaml: run this after an edit of queries.sql.
 #
 # usage: scripts/save-queries.sh
 #

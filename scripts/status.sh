@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Show how a stack is: what comes in, what became of it, what waits, what rings, and what needs you.
+# Show the state of a stack: arrivals, outcomes, waiting data, alarms, and whatever needs you.
 #
 # usage: scripts/status.sh [options]
 #

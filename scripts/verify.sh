@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prove that a running stack accounts for every event: sends canaries, looks where each one went, and removes them.
+# Prove that a running stack accounts for every event: sends canaries, finds each one, and removes them.
 #
 # usage: scripts/verify.sh [options]
 #

@@ -150,7 +150,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Detour:
-    """A record of which something leaves by a delivery stream; only when it is put does the reply stand."""
+    """A record of which something leaves by a delivery stream; its reply counts only when that is put."""
 
     record: Record
     reply: Reply

@@ -65,7 +65,7 @@ def only(what: str, values: Json, names: tuple[str, ...]) -> Json:
 
 
 class Athena:
-    """The service. Work groups and named queries stand in files under `directory`; query executions are kept in memory
+    """The service. Work groups and named queries are in files under `directory`; query executions are kept in memory
     (their results are objects in S3, as on AWS)."""
 
     def __init__(self, emulator: Emulator, directory: Path) -> None:
@@ -404,7 +404,7 @@ class Athena:
         return self.page(body, found, "NamedQueryIds")
 
     def batch_get_named_query(self, body: Json) -> Json:
-        """Up to 50 named queries; an id that is not there is no error."""
+        """Up to 50 named queries; an unknown id is not an error."""
         asked = body["NamedQueryIds"]
         if not 1 <= len(asked) <= 50:
             raise ValueError(f"NamedQueryIds must have 1 to 50 ids (got {len(asked)})")

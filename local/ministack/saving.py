@@ -3,7 +3,7 @@
 MiniStack itself saves when it stops. Here a call that changes items, secrets, the catalog, IAM or the list of
 executions is answered when that is on disk; calls that come meanwhile share the next write. A state is written whole,
 and queues of 10,000 messages take seconds: too long for each of the calls that fill them. So messages follow within two
-seconds while there are few, but stand on disk before any item that is put after them: what keeps account of messages
+seconds while there are few, but are on disk before any item that is put after them: what keeps account of messages
 never runs ahead of them. Everything else follows like messages, a stack before anybody reads that it is complete.
 Where a round of writing takes long, there are fewer rounds.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from scripts.commands.common import runs
 from scripts.commands.common.athena import choose, literal, saved_queries
-from scripts.commands.common.console import CommandError, Parser, UsageError, main, progress, say
+from scripts.commands.common.console import CommandError, Parser, main, progress, say
 from scripts.commands.common.stack import Aws, Stack, add_stack_arguments, session
 from scripts.commands.common.tables import Column, write_table
 
@@ -75,12 +75,10 @@ def deliver(arguments: list[str]) -> int:
 
 def find(aws: Aws, stack_name: str) -> Delivery:
     """The delivery of a stack; CommandError when the stack has none."""
-    outputs = Stack(aws, stack_name).outputs
+    stack = Stack(aws, stack_name)
+    outputs = stack.outputs
     if "DeliverMachineArn" not in outputs:
-        raise UsageError(
-            f"stack '{stack_name}' in {aws.place} delivers nothing: switch it on with scripts/deploy.sh{aws.flag} "
-            f"--stack-name {stack_name} --parameter DeliverUrl=https://..."
-        )
+        raise stack.lacks("deliver", "--parameter DeliverUrl=https://...")
     return Delivery(
         aws,
         stack_name,

@@ -83,10 +83,7 @@ def find(aws: Aws, stack_name: str) -> Pull:
     stack = Stack(aws, stack_name)
     outputs, values = stack.outputs, stack.parameters
     if "PullMachineArn" not in outputs:
-        raise UsageError(
-            f"stack '{stack_name}' in {aws.place} pulls nothing: switch it on with scripts/deploy.sh{aws.flag} "
-            f"--stack-name {stack_name} --pull DIR"
-        )
+        raise stack.lacks("pull", "--pull DIR")
     document = aws.client("s3").get_object(Bucket=values["ArtifactBucket"], Key=values["PullSourcesKey"])["Body"].read()
     config = aws.client("dynamodb").meta.config
     dynamodb: Any = aws.session.resource("dynamodb", endpoint_url=aws.endpoint, config=config)

@@ -92,10 +92,7 @@ def machine_of(stack: Stack) -> str:
     """The ARN of the stack's state machine; CommandError if refinement is not switched on."""
     outputs = stack.outputs
     if "RefineMachineArn" not in outputs:
-        raise UsageError(
-            f"stack '{stack.name}' in {stack.aws.place} does not refine: switch it on with "
-            f"scripts/deploy.sh{stack.aws.flag} --stack-name {stack.name} --refine stacks/refine/sql"
-        )
+        raise stack.lacks("refine", "--refine stacks/refine/sql")
     return outputs["RefineMachineArn"]
 
 
@@ -156,7 +153,7 @@ def follow(aws: Aws, arn: str) -> Progress:
 
 
 def read_history(states: Any, arn: str) -> Progress:
-    """What an execution has done so far: the answers of the refinement function stand in its history."""
+    """What an execution has done so far: the answers of the refinement function are in its history."""
     seen = Progress()
     for page in states.get_paginator("get_execution_history").paginate(executionArn=arn):
         for event in page["events"]:

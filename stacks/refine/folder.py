@@ -198,7 +198,7 @@ def _fill(file: SqlFile) -> str:
     for match in re.finditer(r"\$\{([^}\n]*)\}?", file.text):
         if match[1] not in PLACEHOLDERS or not match[0].endswith("}"):
             line = file.text.count("\n", 0, match.start()) + 1
-            raise file.error(line, f"'{match[0]}' stands for nothing: there are ${{{'}, ${'.join(PLACEHOLDERS)}}}")
+            raise file.error(line, f"'{match[0]}' is not a placeholder: there are ${{{'}, ${'.join(PLACEHOLDERS)}}}")
     for name in REQUIRED:
         if f"${{{name}}}" not in _without_comments(file.text):
             raise file.error(

@@ -146,7 +146,7 @@ def test_without_the_stacks_name_nothing_is_deleted(
 def test_where_nobody_can_be_asked_nothing_is_deleted(run: Any, cloudformation: FakeCloudFormation) -> None:
     code, _, err = run("--delete-data")
     assert code == 2
-    assert err.splitlines()[-1].endswith("there is no terminal to ask on: add --yes to do it unasked")
+    assert err.splitlines()[-1].endswith("stdin is not a terminal to ask at: add --yes to go on without a question")
     assert cloudformation.deleted == []
 
 

@@ -365,6 +365,6 @@ def test_a_stack_that_does_not_exist_is_named(script: Run, local_aws: str, comma
 @pytest.mark.slow
 def test_a_deployment_that_nobody_can_agree_to_begins_nothing(script: Run, local_aws: str) -> None:
     done = script("deploy", "--local", "--stack-name", "unasked", check=False)
-    assert_one_line((done.returncode, done.stdout, done.stderr), 2, "no terminal to ask on: add --yes")
+    assert_one_line((done.returncode, done.stdout, done.stderr), 2, "stdin is not a terminal to ask at: add --yes")
     missing = script("query", "--local", "--stack-name", "unasked", "--list", check=False)
     assert "does not exist" in missing.stderr

@@ -4,7 +4,7 @@
 -- partitions: dt
 -- metrics: records
 --
--- What each source sent each day, and how good it was. Records whose temperature cannot be true are counted, but are no
+-- What each source sent each day, and how good it was. Records whose temperature cannot be true are counted, but are not
 -- part of its mean.
 SELECT
     source,

@@ -142,6 +142,11 @@ def say(text: str, style: str | None = None) -> None:
     _talk().print(shown, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def nobody_to_ask() -> UsageError:
+    """The error of a command that asks before it acts and has no person to ask."""
+    return UsageError("nothing was done, as stdin is not a terminal to ask at: add --yes to go on without a question")
+
+
 def ask(question: str) -> str:
     """Ask on stderr, and read a line of stdin: nothing after Ctrl-D; UsageError where there is nobody to ask."""
     say(question)
@@ -150,7 +155,7 @@ def ask(question: str) -> str:
     except EOFError:
         if sys.stdin.isatty():
             return ""
-        raise UsageError("nothing was done, as there is no terminal to ask on: add --yes to do it unasked") from None
+        raise nobody_to_ask() from None
 
 
 def is_agreed(question: str) -> bool:

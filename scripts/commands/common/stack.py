@@ -189,6 +189,20 @@ class Stack:
             f"deploy it with scripts/deploy.sh{self.aws.flag} --stack-name {self.name}"
         )
 
+    def lacks(self, part: str, switch: str) -> UsageError:
+        """The error for an optional stack that is off; `switch` are the options of deploy.sh that switch it on."""
+        return UsageError(
+            f"stack '{self.name}' in {self.aws.place} has no optional stack '{part}': "
+            f"switch it on with scripts/deploy.sh{self.aws.flag} --stack-name {self.name} {switch}"
+        )
+
+    def lost(self, bucket: str) -> UsageError:
+        """The error for a stack whose bucket of events was deleted."""
+        return UsageError(
+            f"the bucket {bucket} of stack '{self.name}' in {self.aws.place} was deleted: "
+            f"remove the rest of the stack with scripts/destroy.sh{self.aws.flag} --stack-name {self.name}"
+        )
+
     @functools.cached_property
     def outputs(self) -> dict[str, str]:
         """Its outputs by key, for example `TrackURL`; UsageError if it has none, as its creation did not succeed."""

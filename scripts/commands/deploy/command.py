@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.commands.common.cloudformation import ResourceChange, StackDescription
-from scripts.commands.common.console import CommandError, Parser, UsageError, is_agreed, main, say
+from scripts.commands.common.console import CommandError, Parser, UsageError, is_agreed, main, nobody_to_ask, say
 from scripts.commands.common.stack import (
     Aws,
     Stack,
@@ -94,7 +94,7 @@ def deploy(arguments: list[str]) -> int:
         print(*package.commands(options.package, name, given["ArtifactBucket"], protects=is_protected), sep="\n")
         return 0
     if not options.yes and not sys.stdin.isatty():
-        raise UsageError("no terminal to ask on: add --yes to deploy without being asked")
+        raise nobody_to_ask()
     if options.local:
         _start_local_aws()
     aws = session(options)

@@ -21,7 +21,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts.commands.common.console import CommandError, Parser, UsageError, is_agreed, main, printable, progress, say
+from scripts.commands.common.console import (
+    CommandError,
+    Parser,
+    is_agreed,
+    main,
+    nobody_to_ask,
+    printable,
+    progress,
+    say,
+)
 from scripts.commands.common.stack import (
     Aws,
     Stack,
@@ -69,10 +78,7 @@ def erase(arguments: list[str]) -> int:
     person = Person(options.anonymous_id or options.user_id, "anonymous_id" if options.anonymous_id else "user_id")
     receipt = Receipt(options.receipt, person, options.stack_name, aws.place, store.bucket)
     if not store.exists():
-        raise UsageError(
-            f"the bucket {store.bucket} of stack '{options.stack_name}' is gone, and all that it held: "
-            f"remove the rest of the stack with scripts/destroy.sh{aws.flag}"
-        )
+        raise stack.lost(store.bucket)
     if not options.yes:
         scan = look(store, person)
         show(scan, store)
@@ -391,7 +397,7 @@ def conclude(scan: Scan, proof: Scan, receipt: Receipt) -> int:
 
 def _confirm(scan: Scan, name: str, aws: Aws) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("nothing was erased, as there is no terminal to ask on: add --yes to erase")
+        raise nobody_to_ask()
     if not is_agreed(
         f"Erase this person in {len(scan.findings):,} objects and delete {len(scan.results):,} results of queries of "
         f"'{name}' in {aws.place}? It cannot be undone."

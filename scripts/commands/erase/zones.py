@@ -176,7 +176,7 @@ def _query(text: bytes) -> Json:
 
 
 def _kept(text: bytes, pieces: Sequence[bytes], owned: Sequence[bool]) -> list[tuple[int, int]]:
-    """The ranges of a text that stay: its pieces stand in it in their order, and one goes with what parts it."""
+    """The ranges of a text that stay: its pieces are in it in their order, and one goes with what parts it."""
     spans, position = [], 0
     for piece in pieces:
         start = text.index(piece, position)
@@ -287,7 +287,7 @@ def erase_rejected(content: bytes, person: Person, pool: Pool) -> Remains:
         if "events" in row:  # between the head and the tail of the text there is a range for each event that stays
             line, row = _with(line, row, "events", len(ranges) - 2), {**row, "events": len(ranges) - 2}
         staying.append(_with(line, row, "body", b64encode(cut).decode()))
-        found -= cut == body  # the person's events stand in other parts
+        found -= cut == body  # the person's events are in other parts
     remains = _changed(content, len(rows), removed, found, lambda: "".join(staying).encode())
     goes_last = any(int(row["parts"]) > 1 and person.is_named_in(body) for row, body, _ in rows)
     return replace(remains, obstacle=next(iter(obstacles), ""), goes_last=goes_last)

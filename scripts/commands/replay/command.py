@@ -21,7 +21,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts.commands.common.console import CommandError, Parser, UsageError, is_agreed, main, printable, progress, say
+from scripts.commands.common.console import (
+    CommandError,
+    Parser,
+    UsageError,
+    is_agreed,
+    main,
+    nobody_to_ask,
+    printable,
+    progress,
+    say,
+)
 from scripts.commands.common.paths import LAMBDA
 from scripts.commands.common.stack import (
     Aws,
@@ -103,10 +113,7 @@ def replay(arguments: list[str]) -> int:
     try:
         objects = zone.objects(options.since, options.until)
     except zone.bucket.s3.exceptions.NoSuchBucket as error:
-        raise UsageError(
-            f"the bucket {bucket} of stack '{options.stack_name}' is gone, and all that it held: "
-            f"remove the rest of the stack with scripts/destroy.sh{aws.flag}"
-        ) from error
+        raise stack.lost(bucket) from error
     if not objects:
         raise UsageError(_nothing(zone, options, parameters))
     difference = differing_transform(aws, parameters)
@@ -326,7 +333,7 @@ def _send(work: Work, survey: Survey, aws: Aws, stream: str) -> None:
 
 def _confirm(count: int, name: str, aws: Aws) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("no terminal to ask on: add --yes to send without being asked")
+        raise nobody_to_ask()
     if not is_agreed(f"Send {count:,} to '{name}' in {aws.place}?"):
         raise CommandError("nothing was sent")
 

@@ -278,7 +278,7 @@ class Flock:
         canaries.append(self.post("text/plain that is not JSON", "/track", text, Rejected("not_json", text), **beacon))
         long_text = b"%b %b" % (self.run.encode(), b"long " * 140_000)
         canaries.append(
-            self.post("700 KB that are no JSON", "/track", long_text, Rejected("not_json", long_text), **beacon)
+            self.post("700 KB that are not JSON", "/track", long_text, Rejected("not_json", long_text), **beacon)
         )
         items = [b'"%b"' % self.run.encode(), _json(self.event("in-array", value="x"))]
         rows = (self.row("beside", name="beside"), Dropped("debug"))

@@ -291,7 +291,7 @@ def check_failed(answers: list[Answer], evidence: Evidence, function: str) -> It
 
 
 def check_once(evidence: Evidence) -> Iterator[Check]:
-    """Delivery is at least once: a row may come again. Where half of them or more do, that is no chance."""
+    """Delivery is at least once: a row may come again. Half of them or more would not be chance."""
     for zone, (events, rows) in evidence.stored.items():
         name = f"rows of {zone} that came more than once"
         yield Check(name, "fewer than half", f"{rows - events:,} of {events:,}", rows - events < max(events, 1) / 2)
@@ -332,7 +332,7 @@ def formats(parameters: Mapping[str, str]) -> tuple[str, str]:
 
 
 def check_objects(objects: Mapping[str, str], folders: list[str], parameters: Mapping[str, str]) -> Iterator[Check]:
-    """Where the objects stand, what they are called and what they are; `objects` has the kind of each by its key."""
+    """The folders, names and formats of the objects; `objects` has the kind of each by its key."""
     prefix = events_of(parameters)
     extension, kind = formats(parameters)
     suffix = r"dt=\d{4}-\d\d-\d\d/[\w.-]+-\d+-\d{4}(-\d\d){5}-[0-9a-f-]{36}"

@@ -174,7 +174,7 @@ class Door:
         return Answer(canary, 200, {}, f"{len(ids)} record ids", sent_at)
 
     def throttle(self, parameters: Mapping[str, str]) -> list[Check]:
-        """Ask for preflights, which are no events, until one is refused; the checks of that refusal."""
+        """Ask for preflights, which are not events, until one is refused; the checks of that refusal."""
         message = Like('{"message": ...}', lambda body: "message" in body)
         cors = {
             "access-control-allow-origin": parameters.get("CorsAllowOrigin", "*").split(",")[0],
@@ -298,7 +298,7 @@ def remove(reader: Reader) -> list[Check]:
     reader.delete(own)
     reader.delete_results()
     for key in shared:
-        say(f"left s3://{reader.bucket.name}/{key}: other events stand in it, too", style="yellow")
+        say(f"left s3://{reader.bucket.name}/{key}: it also holds other events", style="yellow")
     left = [key for key in own if reader.bucket.holds(key)]
     return [verify_checks.same("objects that held nothing but canaries", "deleted", ", ".join(left) or "deleted")]
 

@@ -212,9 +212,9 @@ class Reader:
         return self.run.encode() in record or base64.b64encode(self.run.encode()) in record
 
     def raw(self) -> dict[str, list[bytes]]:
-        """The objects of raw/ that the run's records stand in, each with all records that it holds.
+        """The objects of raw/ with the run's records, each with all records that it holds.
 
-        Records stand there as they came, one after the other; what lies between two of ours is taken as one record.
+        Records are there as they came, one after the other; what lies between two of ours is taken as one record.
         """
         found = {}
         for day in (self.since, self.since + timedelta(days=1)):

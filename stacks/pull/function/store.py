@@ -420,7 +420,7 @@ class Store:
     def _change(self, source: str, item: str, update: str, condition: str, values: Mapping[str, Value]) -> Json | None:
         """Update an item and return what the changed attributes were; None when the condition does not hold.
 
-        Attributes stand as #name, because DynamoDB reserves some five hundred words.
+        Attributes are written as #name, because DynamoDB reserves some five hundred words.
         """
         names = {f"#{name}": name for name in re.findall(r"#(\w+)", update + condition)}
         try:

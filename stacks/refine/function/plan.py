@@ -1,7 +1,7 @@
 """What a run has to do: which statements, over which days, and what each of them says to Athena.
 
 Nothing here has a clock, an environment or AWS in it. The targets come from a folder of SQL files; the shape of the
-document, and what was checked before it was deployed, stand in stacks/refine/folder.py.
+document, and what was checked before it was deployed, are in stacks/refine/folder.py.
 """
 
 from __future__ import annotations

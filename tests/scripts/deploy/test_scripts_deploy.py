@@ -16,7 +16,7 @@ from fake_cloudformation import FakeAws, FakeCloudFormation, Stack
 from moto import mock_aws
 
 from scripts.commands.common import stack
-from scripts.commands.common.console import guarded
+from scripts.commands.common.console import guarded, nobody_to_ask
 from scripts.commands.deploy import command as deploy
 from tests.factories import stand_in
 
@@ -628,7 +628,7 @@ def test_wrong_arguments_are_refused_before_the_first_call(run: Any, arguments: 
 def test_without_a_terminal_nobody_is_asked_and_nothing_begun(run: Any, s3: Any) -> None:
     cloudformation = ChangeSets()
     code, _, err = run(cloudformation)
-    assert (code, err) == (2, "error: no terminal to ask on: add --yes to deploy without being asked\n")
+    assert (code, err) == (2, f"error: {nobody_to_ask()}\n")
     assert cloudformation.requests == [] and s3.list_buckets()["Buckets"] == []
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from local.firehose.objects import compress
-from scripts.commands.common.console import guarded
+from scripts.commands.common.console import guarded, nobody_to_ask
 from scripts.commands.erase import command as erase
 from scripts.commands.erase import parquet as erase_parquet
 from scripts.commands.erase import zones as erase_zones
@@ -563,7 +563,7 @@ def test_a_dry_run_shows_what_would_happen_and_changes_nothing(bucket: Bucket) -
     assert [f"events/{DAY}/2.parquet", "1", "1", "deleted"] in words
     assert ["events/", "3", "6", "2", "2"] in words
     assert "athena-results/: all 1 results of queries will be deleted" in shown
-    assert shown.splitlines()[-1] == "error: nothing was erased, as there is no terminal to ask on: add --yes to erase"
+    assert shown.splitlines()[-1] == f"error: {nobody_to_ask()}"
     assert (bucket.slept, bucket.receipt.exists()) == ([], False)
 
 
@@ -847,7 +847,7 @@ def test_bad_arguments_are_one_line_and_code_2(bucket: Bucket, arguments: list[s
 
 def test_a_bucket_that_is_gone_is_one_line_and_code_2(bucket: Bucket) -> None:
     bucket.s3.delete_bucket(Bucket=BUCKET)
-    assert "the bucket the-data of stack 'sluice' is gone" in bucket.run("--yes", code=2)
+    assert "the bucket the-data of stack 'sluice' in us-east-1 was deleted" in bucket.run("--yes", code=2)
 
 
 @pytest.mark.parametrize("takes_ranges", [True, False], ids=["ranges", "everything, whatever is asked for"])

@@ -609,7 +609,7 @@ MISTAKES: list[tuple[str, list[str], str]] = [
     ("raw/ that is switched off", ["--from", "raw"], "RawBackup is off"),
     ("days without anything", ["--from", "errors", "--until", "2020-01-01"], "has no object to 2020-01-01"),
     ("an unknown reason", ["--from", "errors", "--reason", "x"], "the reasons are Lambda.ProcessingFailedStatus"),
-    ("nobody to ask", ["--from", "errors"], "no terminal to ask on: add --yes"),
+    ("nobody to ask", ["--from", "errors"], "stdin is not a terminal to ask at: add --yes"),
 ]
 
 
@@ -636,7 +636,7 @@ def test_a_stack_of_another_template_is_named(place: Place) -> None:
 def test_a_stack_whose_bucket_is_gone_is_named_with_the_way_out(place: Place) -> None:
     place.stack.outputs["BucketName"] = "another"
     shown = place.run("--from", "errors", code=2)
-    assert "the bucket another of stack 'sluice' is gone" in shown
+    assert "the bucket another of stack 'sluice' in" in shown
     assert "scripts/destroy.sh" in shown
 
 

@@ -307,5 +307,5 @@ def test_a_stack_that_delivers_nothing_is_told_how_to_begin(
     outputs = {"WorkGroupName": "sluice"}
     monkeypatch.setattr(deliver, "Stack", lambda aws, name: SimpleNamespace(outputs=outputs))
 
-    with pytest.raises(CommandError, match=r"delivers nothing: .* --parameter DeliverUrl=https://"):
+    with pytest.raises(CommandError, match=r"has no optional stack 'deliver': .* --parameter DeliverUrl=https://"):
         deliver.deliver(["status"])

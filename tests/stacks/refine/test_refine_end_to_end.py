@@ -305,6 +305,7 @@ def test_switched_off_it_is_gone_and_its_tables_stay(stack: Refined) -> None:
     refused = stack.refine(check=False)
     assert refused.returncode == 2
     assert (
-        "does not refine: switch it on with scripts/deploy.sh --local --stack-name refined --refine" in refused.stderr
+        "has no optional stack 'refine': switch it on with scripts/deploy.sh --local --stack-name refined --refine"
+        in refused.stderr
     )
     assert stack.count("processed_events") == before

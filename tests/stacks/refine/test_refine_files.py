@@ -103,8 +103,12 @@ REFUSED = {
         7,
         r"the SELECT has no \${from}",
     ),
-    "unknown placeholder": (HEADER + SELECT + "AND name = '${form}'\n", 5, r"'\${form}' stands for nothing: there are"),
-    "open placeholder": (HEADER + SELECT + "AND name = '${from'\n", 5, "stands for nothing"),
+    "unknown placeholder": (
+        HEADER + SELECT + "AND name = '${form}'\n",
+        5,
+        r"'\${form}' is not a placeholder: there are",
+    ),
+    "open placeholder": (HEADER + SELECT + "AND name = '${from'\n", 5, "is not a placeholder"),
     "no SQL": (
         HEADER + SELECT.replace("name, dt", "name,\n(dt"),
         5,

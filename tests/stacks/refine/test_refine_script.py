@@ -205,7 +205,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     ),
     "unlike any table": (["--only", "x"], "the table 'x': there are processed_events, daily_events"),
     "the last run and another": (["--last", "--only", "daily_events"], "--last shows the run before, and starts none"),
-    "not switched on": (["--stack-name", "plain"], "does not refine: switch it on with scripts/deploy.sh"),
+    "not switched on": (
+        ["--stack-name", "plain"],
+        "has no optional stack 'refine': switch it on with scripts/deploy.sh",
+    ),
 }
 
 
