@@ -6,10 +6,10 @@
 #        scripts/deliver.sh redrive [options]
 #        scripts/deliver.sh token [options] < FILE
 #
-# run      start a run, and show what is delivered until the queue has no more rows of it
+# run      start a run, and show its progress until the queue has no more rows of it
 # status   the latest runs, the queue, and why rows were refused
-# redrive  put the rows that were refused into the queue again
-# token    keep the bearer token for the endpoint, which is read from standard input, in Secrets Manager
+# redrive  put refused rows into the queue again
+# token    keep the endpoint's bearer token, from standard input, in Secrets Manager
 #
 # The stack delivers when it is deployed with --parameter DeliverUrl=https://..., as docs/deliver.md says.
 #
@@ -22,7 +22,7 @@
 #   --parameter VALUE     instead of DeliverParameters: the value of the next `?` in the query; repeat it in the order of
 #                         the question marks. {from} and {to} are the ends of the time window. A number stays a number,
 #                         everything else is a string: quote a string of digits as "'42'"
-#   --from TIME --to TIME this time window rather than what is new: 2026-01-31 or 2026-01-31T18:00:00, in UTC
+#   --from TIME --to TIME this time window instead of the new rows: 2026-01-31 or 2026-01-31T18:00:00, in UTC
 #   --no-wait             only start the run
 #
 # Standard output gets what status found, or the name of the run; the talk goes to standard error. Ctrl-C ends this

@@ -15,8 +15,8 @@
 #   --refine DIR|off    refine events by the SQL files of a folder, such as refine/ (docs/refine.md); kept until `off`
 #   --pull DIR|off      pull from the REST APIs that a folder declares (docs/pull.md); kept until `off`
 #   --queries FILE      save the queries of this file beside those of queries.sql; not kept: give it each time
-#   --package DIR       deploy nothing, and leave in an empty folder what another pipeline needs to deploy the stack;
-#                       --parameter ArtifactBucket=NAME says which bucket that uses (docs/operating.md)
+#   --package DIR       deploy nothing, and write the files for another pipeline into an empty folder;
+#                       --parameter ArtifactBucket=NAME names the bucket of that pipeline (docs/operating.md)
 #   --yes               do not ask
 #
 # Prints the stack's outputs on stdout, a key and a value a line; with --package, the commands that deploy the package.

@@ -3,10 +3,10 @@
 #
 # usage: scripts/erase.sh --user-id ID | --anonymous-id ID [options]
 #
-# Shows which objects hold how many rows of the person and what would happen to them, and asks. Then it waits until what
-# is on its way is delivered, and looks again. Objects are rewritten without the person, or deleted if nothing is left;
-# their older versions that hold the person, and all results of queries, are deleted. At the end everything is read once
-# more. A run that was stopped is taken up by the same command.
+# Shows the objects with rows of the person and their fate, and asks. Then it waits until all events under way are
+# delivered, and looks again. Objects are rewritten without the person, or deleted if nothing is left; their older
+# versions with the person, and all results of queries, are deleted. At the end everything is read once more. The same
+# command continues a stopped run.
 #
 # Options:
 #   --user-id ID        whose events: the user_id, after trimming. Other forms of it, such as another case, are named and

@@ -5,7 +5,7 @@
 #
 #   --upgrade    take the newest versions of what the .in files leave open
 #
-# Needs the network. pip then installs nothing else than what was looked at when this ran.
+# Needs the network. Then pip installs exactly the files that are pinned.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"

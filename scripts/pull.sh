@@ -6,10 +6,10 @@
 #        scripts/pull.sh redrive [options] [--source NAME]... [--discard]
 #        scripts/pull.sh token [options] NAME < FILE
 #
-# run      start a run, or go on with one that did not end well, and show how it goes
+# run      start a run, or continue one that failed, and show its progress
 # status   each source's checkpoint and last run, and why requests were given up
-# redrive  put the requests that were given up into the queue again; then `run` counts them
-# token    keep the credentials of a source, which are read from standard input, in Secrets Manager
+# redrive  put given-up requests into the queue again; then `run` counts them
+# token    keep a source's credentials, from standard input, in Secrets Manager
 #
 # The stack pulls when it is deployed with scripts/deploy.sh --pull DIR, as docs/pull.md says.
 #

@@ -3,16 +3,15 @@
 #
 # usage: scripts/replay.sh --from rejected|errors|raw [options]
 #
-# Shows by reason what there is and what the transform of this folder would say to it today, and sends it to the stack's
-# delivery stream. Events keep their event_id, position and received_at. What would be rejected or fail again is held
-# back. What has been sent is marked in the bucket under replayed/, so that a second run sends nothing twice: also one
-# that follows a run which was killed.
+# Shows the stored events by reason, with the answers of this folder's transform today, and sends them to the stack's
+# delivery stream. Events keep their event_id, position and received_at. Those that would be rejected or fail again are
+# held back. Sent events are marked in the bucket under replayed/, so a second run sends nothing twice, also after a kill.
 #
 # Options:
 #   --from ZONE         rejected (events), errors (records that failed) or raw (every record, with RawBackup)
 #   --since DAY         from this day of delivery on, in UTC, as in 2026-01-31
 #   --until DAY         up to this day, which counts
-#   --reason REASON     only what was rejected for this reason, or failed with this error code
+#   --reason REASON     only events rejected for this reason, or failed with this error code
 #   --limit N           send at most so many
 #   --dry-run           show, and send nothing
 #   --yes               do not ask before anything is sent to an AWS account

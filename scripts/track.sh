@@ -8,8 +8,8 @@
 # A file has one JSON object per line; or JSON arrays of objects, or pretty-printed objects, of any length. It may be
 # gzip, and UTF-16 or UTF-32 if it begins with a byte order mark.
 #
-# Each event gets an event_id before its first try, so that an event which is sent twice is counted once. It keeps an
-# event_id of its own, if that is a text that is not blank or a whole number; any other value moves to properties.
+# Each event gets an event_id before its first try, so an event that is sent twice counts once. It keeps its own event_id
+# if that is a whole number or a text that is not blank; any other value moves to properties.
 #
 # The ids of a file follow from its content: each from the texts of all events up to its own, without the white space
 # between their tokens. So a file has the same ids when it is sent again, also from some line on, on standard input,

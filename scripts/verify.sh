@@ -3,7 +3,7 @@
 #
 # usage: scripts/verify.sh [options]
 #
-# Sends about 17,500 events through every route of the API, with what it refuses, and through an SDK, waits for their
+# Sends about 17,500 events, refused ones too, through every route of the API and through an SDK, waits for their
 # delivery, and checks answers, rows, rejected events, failed records, objects and metrics. Prints one line a check:
 # expected, seen.
 # Objects that hold nothing but canaries are deleted again, in all versions; others are left, and named.
@@ -14,9 +14,9 @@
 #   --profile NAME      a profile of your AWS configuration (default: AWS_PROFILE)
 #   --region NAME       the region (default: AWS_REGION, else that of the profile)
 #   --stack-name NAME   the stack (default: SLUICE_STACK_NAME, else sluice)
-#   --report FILE       write everything that was seen to this file, as JSON
+#   --report FILE       write all findings to this file, as JSON
 #   --throttle          also ask for preflights so often that the API must answer 429; browsers get it meanwhile, too
-#   --remove RUN        only remove what an earlier run has left, as it was interrupted or its events came late
+#   --remove RUN        only remove the rest of an earlier run that was interrupted or whose events came late
 #   --yes               do not ask before anything is sent to an AWS account
 #
 # Needs credentials that may read the stack, its bucket and its logs, put records, run queries, and delete objects.

@@ -176,7 +176,7 @@ def status(delivery: Delivery, options: argparse.Namespace) -> int:
         write_table(REASON_COLUMNS, rows)
         if len(letters) < refused.total:
             say(f"These are the reasons of {len(letters):,} of them")
-        say(f"When that is fixed, send them again with {delivery.command('redrive')}")
+        say(f"Fix the cause, then send them again with {delivery.command('redrive')}")
     return 0
 
 

@@ -209,7 +209,7 @@ def status(pull: Pull, options: argparse.Namespace) -> int:
     print(f"In the queue: {waiting.visible:,} requests, and {waiting.hidden:,} under way or waiting for their next try")
     print(f"Dead letters: {dead.total:,}")
     if dead.total:
-        say(f"When what they say is fixed, send them again with {pull.command('redrive')}")
+        say(f"Fix the cause, then send them again with {pull.command('redrive')}")
     return 0
 
 

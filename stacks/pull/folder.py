@@ -138,7 +138,7 @@ def _check_placeholders(place: Place, text: str, allowed: list[str], declaration
         if name not in allowed:
             raise _Wrong(place, f"there is no placeholder '{{{written}}}': there are {', '.join(allowed)}")
         if name in _TIMES and "window" not in declaration:
-            raise _Wrong(place, f"'{{{written}}}' needs a window, which this source has not")
+            raise _Wrong(place, f"'{{{written}}}' needs a window, and this source has none")
         if kind is not None and (name not in _TIMES or kind not in _TIME_FORMATS):
             formats = ", ".join(_TIME_FORMATS)
             raise _Wrong(place, f"'{{{written}}}': only {', '.join(_TIMES)} have a format, one of {formats}")
@@ -219,7 +219,7 @@ def _explain(error: ValidationError) -> tuple[Place, str]:
         case "pattern" if place[-1:] in (["url"], ["token_url"]):
             return place, f"must be an https:// URL; http:// reaches 127.0.0.1 and localhost alone (got {shown})"
         case "anyOf":
-            return place, f"must be a text or what else docs/pull.md says (got {shown})"
+            return place, f"must be a text, or another kind that docs/pull.md allows (got {shown})"
         case "not" if place[-1:] == ["pagination"]:
             return place, "has total_pages and total_rows: one of them is enough"
         case "not":

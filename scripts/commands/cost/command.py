@@ -186,7 +186,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     came_in = ("--events-per-month", "--bytes", "--events-per-request")
     absent = [option for option in came_in if getattr(options, option[2:].replace("-", "_")) is None]
     if options.from_stack and len(absent) < len(came_in):
-        parser.error(f"--from-stack measures what {', '.join(came_in)} say: give it or them")
+        parser.error(f"--from-stack measures {', '.join(came_in)}: leave these out")
     if not options.from_stack and absent:
         parser.error(f"{', '.join(absent)} must be given, or --from-stack")
     if "--local" in arguments and not options.from_stack:

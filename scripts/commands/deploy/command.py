@@ -49,7 +49,7 @@ FIXED_PARAMETERS = {
     "AthenaDatabaseName": "the tables would be made anew under another name",
     "AthenaTableName": "the tables would be made anew under another name",
     "RawBackup": "AWS cannot switch it off again",
-    "KmsKeyArn": "no role of the stack could read any more what is stored under the key of before",
+    "KmsKeyArn": "no role of the stack could read the data under the former key",
 }
 FIXED_RESOURCES = {
     "AWS::S3::Bucket",

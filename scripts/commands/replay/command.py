@@ -301,7 +301,7 @@ def show(survey: Survey, zone: ZoneReader) -> None:
     if survey.groups:
         console.print(table)
     if survey.is_cut:
-        say("--limit is reached: there is more, which was not looked at.")
+        say("--limit is reached: further events were not read.")
     obstacles: Counter[str] = Counter()
     for group in survey.groups.values():
         obstacles += group.obstacles
@@ -328,7 +328,7 @@ def _send(work: Work, survey: Survey, aws: Aws, stream: str) -> None:
         count, records = send(chosen, aws.client("firehose"), stream, work.marks, lambda n: display.advance(task, n))
     seconds = time.monotonic() - began
     say(f"Sent {count:,} as {records:,} records in {seconds:.1f} s, and marked them under replayed/.")
-    say(f"They are rows when the stream has delivered them. Then look: scripts/status.sh{aws.flag}")
+    say(f"They become rows once the stream has delivered them: see scripts/status.sh{aws.flag}")
 
 
 def _confirm(count: int, name: str, aws: Aws) -> None:
@@ -355,7 +355,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.since and options.until and options.since > options.until:
         parser.error(f"--since {options.since} is after --until {options.until}")
     if options.reason and options.zone == "raw":
-        parser.error("--reason goes with rejected and errors: what is in raw/ has none")
+        parser.error("--reason goes with rejected and errors: records of raw/ have none")
     return options
 
 

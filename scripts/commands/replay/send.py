@@ -50,8 +50,8 @@ class Marks:
         text = self.bucket.read(key).decode("ascii", "replace")
         if not _DIGESTS.fullmatch(text):
             raise CommandError(
-                f"s3://{self.bucket.name}/{key} is not a mark of a replay, so it cannot be told what has been sent: "
-                "restore it from its last version, or delete it to send again what it stood for"
+                f"s3://{self.bucket.name}/{key} is not a mark of a replay, so nobody can tell which events were sent: "
+                "restore it from its last version, or delete it to send its events again"
             )
         return text.split()
 

@@ -57,8 +57,9 @@ def verify(arguments: list[str]) -> int:
     canaries = Flock(run, parameters, outputs["StreamName"]).all()
     if not (options.yes or aws.is_local):
         _confirm(options, aws, sum(canary.events for canary in canaries))
-    say(f"This run is {run}: its events have that as their source.")
-    later = f"is removed by scripts/verify.sh{aws.flag} --stack-name {options.stack_name} --remove {run}"
+    say(f"This run is {run}: the source of its events.")
+    way = f"scripts/verify.sh{aws.flag} --stack-name {options.stack_name} --remove {run}"
+    later = f"Canaries that arrive later are removed by {way}"
     door = Door(stack)
     reader = Reader(stack, run, time.time())
     try:
@@ -68,7 +69,7 @@ def verify(arguments: list[str]) -> int:
         report = verify_report.Report(reader, answers, evidence, parameters)
         checks = [*judge(report, answers, evidence, parameters, reader), *throttled]
     except BaseException:
-        say(f"Removing the canaries that have arrived. What arrives after them {later}", style="yellow")
+        say(f"Removing the canaries that have arrived. {later}", style="yellow")
         remove(reader)
         raise
     checks += remove(reader)
@@ -83,7 +84,7 @@ def verify(arguments: list[str]) -> int:
     if options.report:
         report.write(options.report, options.stack_name, aws, checks, line)
     if not is_balanced:
-        say(f"What may still arrive {later}", style="yellow")
+        say(later, style="yellow")
     bad = sum(not check.is_ok for check in checks)
     say(line, style="green" if is_balanced else "red")
     say(f"{len(checks) - bad} of {len(checks)} checks are as expected", style="red" if bad else "green")

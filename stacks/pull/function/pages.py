@@ -214,7 +214,7 @@ def check(source: Source, pages: list[Landed], *, is_alone: bool) -> WrongTotal 
         found = len(full) if source.counts == "total_pages" else sum(page.rows for page in full)
     if totals and found < max(totals):
         text = f"only {found:,} of {_announced(source, max(totals))} came"
-        return WrongTotal(f"{text}: leave {source.counts} out if the API announces what it does not give")
+        return WrongTotal(f"{text}: leave {source.counts} out if the API announces more than it gives")
     return None
 
 

@@ -289,7 +289,7 @@ def test_the_limits_are_those_of_docs_scale() -> None:
         ("--events-per-month 5 --bytes 6 --events-per-request 1 --local", "--local goes with --from-stack"),
         (
             "--from-stack --bytes 600",
-            "--from-stack measures what --events-per-month, --bytes, --events-per-request say",
+            "--from-stack measures --events-per-month, --bytes, --events-per-request: leave these out",
         ),
     ],
 )

@@ -847,7 +847,7 @@ def test_bad_arguments_are_one_line_and_code_2(bucket: Bucket, arguments: list[s
 
 def test_a_bucket_that_is_gone_is_one_line_and_code_2(bucket: Bucket) -> None:
     bucket.s3.delete_bucket(Bucket=BUCKET)
-    assert "the bucket the-data of stack 'sluice' in us-east-1 was deleted" in bucket.run("--yes", code=2)
+    assert "the bucket the-data of stack 'sluice' in eu-west-1 was deleted" in bucket.run("--yes", code=2)
 
 
 @pytest.mark.parametrize("takes_ranges", [True, False], ids=["ranges", "everything, whatever is asked for"])

@@ -17,7 +17,7 @@ from moto import mock_aws
 
 from scripts.commands.common import runs
 from scripts.commands.common.console import CommandError
-from scripts.commands.common.stack import Aws
+from scripts.commands.common.stack import Aws, Stack
 from stacks.deliver import command as deliver
 from stacks.deliver.function.messages import dead_letter
 from tests.deliver_fakes import row
@@ -304,8 +304,12 @@ def test_wrong_usage_is_named(deployed: Deployed, arguments: list[str], says: st
 def test_a_stack_that_delivers_nothing_is_told_how_to_begin(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outputs = {"WorkGroupName": "sluice"}
-    monkeypatch.setattr(deliver, "Stack", lambda aws, name: SimpleNamespace(outputs=outputs))
+    def without_delivery(aws: Aws, name: str) -> Stack:
+        stack = Stack(aws, name)
+        stack.outputs = {"WorkGroupName": "sluice"}
+        return stack
+
+    monkeypatch.setattr(deliver, "Stack", without_delivery)
 
     with pytest.raises(CommandError, match=r"has no optional stack 'deliver': .* --parameter DeliverUrl=https://"):
         deliver.deliver(["status"])
