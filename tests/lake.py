@@ -51,6 +51,11 @@ PROJECTION = {
     "projection.dt.format": "yyyy-MM-dd",
     "projection.dt.range": "2020-01-01,NOW+1DAYS",
 }
+ROWS: list[dict[str, Any]] = [
+    {"event_id": "1", "name": "a", "value": 1.0, "clock_skew_ms": 7, "properties": '{"k":{"n":1},"t":"x","z":null}'},
+    {"event_id": "2", "name": "b", "value": 1e7, "clock_skew_ms": 2, "properties": "not JSON"},
+    {"event_id": "3", "name": None, "value": None, "clock_skew_ms": None, "properties": None},
+]
 
 
 def day(ago: int = 0) -> str:

@@ -20,11 +20,6 @@ def lake(tmp_path: Path) -> Lake:
     return lake
 
 
-@pytest.fixture
-def client(lake: Lake, tmp_path: Path) -> Client:
-    return Client(lake, tmp_path / "athena")
-
-
 @pytest.mark.parametrize("size", [3, 40])
 def test_a_truncated_parquet_object_fails_the_query_and_those_of_other_days_answer(
     client: Client, lake: Lake, size: int

@@ -27,11 +27,6 @@ def lake(tmp_path: Path) -> Lake:
     return lake
 
 
-@pytest.fixture
-def client(lake: Lake, tmp_path: Path) -> Client:
-    return Client(lake, tmp_path / "athena")
-
-
 def create(name: str, select: str, properties: str = "", folder: str = "") -> str:
     return f'CREATE TABLE "sluice"."{name}" {WITH.format(folder or name, properties)} AS {select}'
 
