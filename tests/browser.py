@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -77,6 +78,24 @@ def from_npm(*command: str, directory: Path | None = None) -> bytes:
     return done.stdout
 
 
+@contextlib.contextmanager
+def serving(make_app: Callable[[int], Any]) -> Iterator[str]:
+    """Serve the ASGI application that is made for a port of 127.0.0.1; yields the URL."""
+    import uvicorn  # here, as tests without a browser need not wait for it
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(make_app(port), interface="asgi3", ws="none", lifespan="off", log_level="error")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless Chromium. Playwright's event loop runs in this thread while it is open: tests that call asyncio.run
@@ -85,7 +104,7 @@ def browser() -> Iterator[Browser]:
         message = "no chromium on PATH: install it for the browser tests (Debian: apt-get install chromium)"
         # CI runs every test: there a missing browser is a fault.
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
-    from playwright.sync_api import sync_playwright  # here, as tests without a browser need not wait for it
+    from playwright.sync_api import sync_playwright  # here for the same reason
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS, chromium_sandbox=False)

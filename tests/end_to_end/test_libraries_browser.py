@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from playwright.sync_api import Page
 
-from tests.browser import Site, from_npm
+from tests.browser import Site, from_npm, serving
 from tests.conftest import ROOT
 from tests.gateway import Gateway
 from transform.events import transform
@@ -64,17 +62,8 @@ def door(tmp_path: Path) -> Iterator[tuple[Gateway, str]]:
     """The product's API, and its URL."""
     gateway = Gateway(tmp_path)
     api = gateway.deploy_product(CorsAllowOrigin="*", ThrottleRateLimit="1000", ThrottleBurstLimit="500")
-    app, quiet = gateway.engine.serve, {"log_level": "error", "lifespan": "off"}
-    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, interface="asgi3", **quiet))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield gateway, f"http://127.0.0.1:{port}/_aws/execute-api/{api}/prod"
-    server.should_exit = True
-    thread.join()
+    with serving(lambda port: gateway.engine.serve) as home:
+        yield gateway, f"{home}/_aws/execute-api/{api}/prod"
 
 
 def bundle(name: str, directory: Path) -> Path:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from playwright.sync_api import Page
 
-from tests.browser import Site
+from tests.browser import Site, serving
 from tests.conftest import ROOT
 from tests.gateway import Gateway
 
@@ -72,13 +69,10 @@ class Door:
         self.apis = {name: self.gateway.deploy_product(**given, **limits) for name, given in columns.items()}
         plan = {"id": "plan", "throttle": {}, "quota": {}}
         self.gateway.emulator.plans[KEY, self.apis["keyed"], "prod"] = "key", plan
-        app, quiet = self.gateway.engine.serve, {"log_level": "error", "lifespan": "off"}
-        config = uvicorn.Config(app, "127.0.0.1", 0, interface="asgi3", **quiet)
-        self.server = uvicorn.Server(config)
+        self.home = ""
 
     def url(self, column: str) -> str:
-        port = self.server.servers[0].sockets[0].getsockname()[1]
-        return f"http://127.0.0.1:{port}/_aws/execute-api/{self.apis[column]}/prod/track"
+        return f"{self.home}/_aws/execute-api/{self.apis[column]}/prod/track"
 
     def has(self, name: str) -> bool:
         """Whether an event has become a record."""
@@ -89,14 +83,8 @@ class Door:
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Iterator[Door]:
     door = Door(tmp_path_factory.mktemp("door"), site.url("shop.test").rstrip("/"))
-    thread = threading.Thread(target=door.server.run)
-    thread.start()
-    while not door.server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield door
-    door.server.should_exit = True
-    thread.join()
+    with serving(lambda port: door.gateway.engine.serve) as door.home:
+        yield door
 
 
 def send(page: Page, url: str, way: str, name: str, **headers: str) -> bool:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from moto import mock_aws
 from playwright.sync_api import Page
@@ -16,7 +13,7 @@ from playwright.sync_api import Page
 from scripts.commands.common.stack import Stack
 from scripts.commands.console import app
 from scripts.commands.console.export import export
-from tests.browser import Site
+from tests.browser import Site, serving
 from tests.console_fakes import EVENT_COLUMNS, REJECTED_COLUMNS, FakeAthena, Place, Table, moment, rejected_row
 
 pytestmark = pytest.mark.slow
@@ -60,9 +57,8 @@ FORM = """([url, sql]) => {
 class Served:
     """A console that answers, and its Athena."""
 
-    def __init__(self, place: Place, port: int) -> None:
-        self.place, self.port = place, port
-        self.home = f"http://127.0.0.1:{port}"
+    def __init__(self, place: Place, home: str) -> None:
+        self.place, self.home = place, home
 
     @property
     def athena(self) -> FakeAthena:
@@ -73,7 +69,7 @@ class Served:
 def served() -> Iterator[Served]:
     # Pages wait for what they show: they must not load anew while a test looks at them.
     patch = pytest.MonkeyPatch.context()
-    with patch as replace, mock_aws(), socket.create_server(("127.0.0.1", 0)) as listener:
+    with patch as replace, mock_aws():
         replace.setattr(app, "WAIT_SECONDS", 60.0)
         place = Place()
         hostile = "<script>document.title = 'run'</script>"
@@ -89,13 +85,8 @@ def served() -> Iterator[Served]:
         }
         reasons = {"DroppedByRule": {"bot": 2}, "RejectedByReason": {"not_json": 1}}
         place.counted(Accepted=7, Dropped=2, Rejected=1, Failed=1, **reasons)
-        port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(place.console.app(port), ws="none", lifespan="off", log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield Served(place, port)
-        server.should_exit = True
-        thread.join()
+        with serving(place.console.app) as home:
+            yield Served(place, home)
 
 
 def check_looks(page: Page, address: str) -> list[str]:
@@ -174,7 +165,7 @@ def test_a_page_of_another_origin_gets_nothing(served: Served, page: Page, site:
 
 def test_a_rebound_name_gets_nothing(served: Served, page: Page) -> None:
     for path in ("/", "/questions", "/sql", "/rejected", "/console.css"):
-        answer = page.goto(f"http://rebound.test:{served.port}{path}")
+        answer = page.goto(served.home.replace("127.0.0.1", "rebound.test") + path)
         assert answer
         assert answer.status == 403
         assert "sluice" not in answer.text()
