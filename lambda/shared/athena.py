@@ -6,13 +6,54 @@ https://docs.aws.amazon.com/athena/latest/ug/data-types.html
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, NotRequired, TypedDict
 
 INTEGERS: Final = frozenset({"tinyint", "smallint", "integer", "int", "bigint"})
 FLOATS: Final = frozenset({"double", "float", "real"})
 
 SMALLEST_CHARGE: Final = 10_000_000
 """Bytes; Athena bills a query for no less."""
+
+
+class ColumnInfo(TypedDict):
+    """A column of a result."""
+
+    Name: str
+    Type: str
+
+
+class ResultSetMetadata(TypedDict):
+    """What a result says of itself."""
+
+    ColumnInfo: list[ColumnInfo]
+
+
+class Datum(TypedDict):
+    """A value; without a text it is NULL."""
+
+    VarCharValue: NotRequired[str]
+
+
+class ResultRow(TypedDict):
+    """The values of a row, in the order of the columns."""
+
+    Data: list[Datum]
+
+
+class ResultSet(TypedDict):
+    """A page of a result. The first row of the first page of a SELECT repeats the names of the columns."""
+
+    Rows: list[ResultRow]
+    ResultSetMetadata: ResultSetMetadata
+
+
+class NamedQuery(TypedDict):
+    """A saved query."""
+
+    Name: str
+    Description: NotRequired[str]
+    Database: str
+    QueryString: str
 
 
 def typed(kind: str, value: str | None) -> str | int | float | bool | None:

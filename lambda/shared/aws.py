@@ -30,6 +30,18 @@ class QueueRecord(TypedDict):
     attributes: ReceivedAttributes
 
 
+class BatchItemFailure(TypedDict):
+    """A message by its id."""
+
+    itemIdentifier: str
+
+
+class BatchItemFailures(TypedDict):
+    """A function's answer about messages: these stay in the queue."""
+
+    batchItemFailures: list[BatchItemFailure]
+
+
 class MessageAttribute(TypedDict):
     """A value that goes with a message's body."""
 
@@ -110,3 +122,45 @@ class Sqs(Protocol):
     def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None: ...
 
     def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Entry]) -> BatchAnswer: ...
+
+
+class AttributeValue(TypedDict, total=False):
+    """A value of an item: a text, or a number as text."""
+
+    S: str
+    N: str
+
+
+Item = dict[str, AttributeValue]
+
+
+class FoundItem(TypedDict):
+    """GetItem's answer; without an item if there is none."""
+
+    Item: NotRequired[Item]
+
+
+class DynamoDbExceptions(Protocol):
+    """The errors that are expected."""
+
+    @property
+    def ConditionalCheckFailedException(self) -> type[Exception]: ...
+
+
+class DynamoDb(Protocol):
+    """Of boto3's client of DynamoDB."""
+
+    @property
+    def exceptions(self) -> DynamoDbExceptions: ...
+
+    def get_item(self, *, TableName: str, Key: Item, ConsistentRead: bool) -> FoundItem: ...
+
+    def update_item(
+        self,
+        *,
+        TableName: str,
+        Key: Item,
+        UpdateExpression: str,
+        ExpressionAttributeValues: Item,
+        ConditionExpression: str = "",
+    ) -> None: ...

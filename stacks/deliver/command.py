@@ -9,13 +9,13 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from scripts.commands.common import runs
 from scripts.commands.common.athena import choose, literal, saved_queries
 from scripts.commands.common.console import CommandError, Parser, main, progress, say
 from scripts.commands.common.stack import Aws, Stack, add_stack_arguments, session
 from scripts.commands.common.tables import Column, write_table
+from shared.aws import ReceivedMessage
 
 RUNS_SHOWN = 5
 DEAD_LETTERS_READ = 200
@@ -93,7 +93,7 @@ def find(aws: Aws, stack_name: str) -> Delivery:
 
 def run(delivery: Delivery, options: argparse.Namespace) -> int:
     """Start a run and, unless told not to, follow it until the endpoint has taken or refused every row."""
-    given: dict[str, Any] = {}
+    given: dict[str, str | list[str]] = {}
     if options.query is not None:
         given["query"] = choose(saved_queries(delivery.aws.client("athena"), delivery.work_group), options.query).name
     if options.parameter:
@@ -241,7 +241,7 @@ def _time(text: str) -> str:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC).strftime(TIME)
 
 
-def _reason(letter: dict[str, Any]) -> tuple[str, str, str]:
+def _reason(letter: ReceivedMessage) -> tuple[str, str, str]:
     attributes = {name: value["StringValue"] for name, value in letter.get("MessageAttributes", {}).items()}
     reason = attributes.get("reason", "received 1,000 times: see the function's log")
     return attributes.get("status", ""), reason, attributes.get("answer", "")

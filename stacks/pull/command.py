@@ -141,7 +141,7 @@ def _release_if_left(pull: Pull, name: str) -> None:
             pull.store.release(name, holder)
 
 
-def _follow(pull: Pull, execution: str, names: list[str]) -> dict[str, Any]:
+def _follow(pull: Pull, execution: str, names: list[str]) -> runs.Execution:
     """Show an execution's progress to its end; returns how Step Functions describes it then."""
     with progress() as display:
         task = display.add_task("Checking", total=None)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NotRequired, TypedDict
 
 from botocore.exceptions import ClientError
 
 from scripts.commands.common.console import CommandError, UsageError, say, status
 from scripts.commands.common.stack import Stack
 from scripts.commands.common.tables import Column, Row, size
-from shared.athena import SMALLEST_CHARGE
+from shared.athena import SMALLEST_CHARGE, ResultSet
 
 DOLLARS_PER_TERABYTE = 5.0
 BYTES_PER_TERABYTE = 10**12
@@ -34,8 +35,62 @@ class SavedQuery:
     database: str
 
 
-def place(stack: Stack) -> dict[str, Any]:
-    """Where somebody's query runs and leaves its result, as StartQueryExecution takes it.
+class ResultConfiguration(TypedDict):
+    """Where a result goes."""
+
+    OutputLocation: str
+
+
+class Place(TypedDict):
+    """Where a query runs and leaves its result, as StartQueryExecution takes it."""
+
+    WorkGroup: str
+    ResultConfiguration: NotRequired[ResultConfiguration]
+
+
+class AthenaError(TypedDict):
+    """What went wrong."""
+
+    ErrorMessage: NotRequired[str]
+
+
+class QueryStatus(TypedDict):
+    """How far a query is."""
+
+    State: str
+    StateChangeReason: NotRequired[str]
+    AthenaError: NotRequired[AthenaError]
+    SubmissionDateTime: NotRequired[datetime]
+
+
+class QueryStatistics(TypedDict, total=False):
+    """What a query took."""
+
+    DataScannedInBytes: int
+    EngineExecutionTimeInMillis: int
+    TotalExecutionTimeInMillis: int
+
+
+class QueryContext(TypedDict, total=False):
+    """Where a query looks for tables."""
+
+    Database: str
+
+
+class QueryExecution(TypedDict):
+    """A query that Athena runs or has run."""
+
+    QueryExecutionId: str
+    Query: NotRequired[str]
+    ExecutionParameters: NotRequired[list[str]]
+    QueryExecutionContext: NotRequired[QueryContext]
+    WorkGroup: NotRequired[str]
+    Status: QueryStatus
+    Statistics: NotRequired[QueryStatistics]
+
+
+def place(stack: Stack) -> Place:
+    """Where somebody's query runs and leaves its result.
 
     A stack with analysts keeps a folder for each of those who ask: docs/analyst.md.
     """
@@ -89,8 +144,8 @@ def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def start(athena: Any, where: Mapping[str, Any], database: str, sql: str, parameters: list[str]) -> str:
-    """Start a query and return its QueryExecutionId; `where` is a `place`.
+def start(athena: Any, where: Place, database: str, sql: str, parameters: list[str]) -> str:
+    """Start a query and return its QueryExecutionId.
 
     Raises:
         CommandError: Athena refused it; the message is Athena's reason.
@@ -111,13 +166,12 @@ def start(athena: Any, where: Mapping[str, Any], database: str, sql: str, parame
 
 def run(
     athena: Any,
-    where: Mapping[str, Any],
+    where: Place,
     database: str,
     sql: str,
     parameters: list[str],
-) -> dict[str, Any]:
-    """Run a query to its end and return Athena's QueryExecution structure. Ctrl-C stops it in Athena too; `where` is a
-    `place`.
+) -> QueryExecution:
+    """Run a query to its end. Ctrl-C stops it in Athena too.
 
     Raises:
         CommandError: Athena refused, failed or cancelled it; the message is Athena's reason.
@@ -126,7 +180,7 @@ def run(
     try:
         with status("Athena is running the query ..."):
             for pause in pauses():
-                execution: dict[str, Any] = athena.get_query_execution(QueryExecutionId=execution_id)["QueryExecution"]
+                execution: QueryExecution = athena.get_query_execution(QueryExecutionId=execution_id)["QueryExecution"]
                 if execution["Status"]["State"] in FINAL:
                     break
                 time.sleep(pause)
@@ -139,7 +193,7 @@ def run(
     return execution
 
 
-def results(athena: Any, execution_id: str, **paging: Any) -> tuple[list[Column], Iterator[Row]]:
+def results(athena: Any, execution_id: str, **paging: dict[str, int]) -> tuple[list[Column], Iterator[Row]]:
     """The columns of a finished query and its rows, read page by page as they are taken; None is NULL.
 
     `paging` is PaginationConfig, if a page has another size than Athena's 1,000 rows.
@@ -158,7 +212,7 @@ def results(athena: Any, execution_id: str, **paging: Any) -> tuple[list[Column]
     return columns, rows()
 
 
-def account(rows: int, statistics: dict[str, Any]) -> str:
+def account(rows: int, statistics: QueryStatistics) -> str:
     """One line: rows, bytes scanned, run time and what Athena charges for it."""
     scanned = statistics.get("DataScannedInBytes", 0)
     seconds = statistics.get("TotalExecutionTimeInMillis", statistics.get("EngineExecutionTimeInMillis", 0)) / 1000
@@ -185,11 +239,11 @@ def pauses() -> Iterator[float]:
         pause = min(pause * 1.5, 2.0)
 
 
-def reason(execution: Mapping[str, Any]) -> str:
+def reason(execution: QueryExecution) -> str:
     """Why a query failed or was cancelled, as Athena says it."""
     state = execution["Status"]
     return str(state.get("StateChangeReason") or state.get("AthenaError", {}).get("ErrorMessage") or "no reason given")
 
 
-def _values(result_set: dict[str, Any]) -> list[Row]:
+def _values(result_set: ResultSet) -> list[Row]:
     return [[item.get("VarCharValue") for item in row["Data"]] for row in result_set["Rows"]]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import getpass
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from scripts.commands.common.console import UsageError, printable
 from scripts.commands.common.stack import Aws
-from shared.documents import Json, parse_json
+from shared.aws import ReceivedMessage, Sqs
+from shared.documents import parse_json
 
 LOOK_SECONDS = 2
 """How long a message stays hidden that was only looked at."""
@@ -20,7 +21,21 @@ REDRIVE_SECONDS = 60
 """How long one stays hidden while it goes back; if this command dies meanwhile, it is a dead letter again."""
 
 
-def follow(aws: Aws, execution: str, seconds: float) -> Iterator[Json]:
+class Failure(TypedDict, total=False):
+    """Why a run or a step of it failed."""
+
+    error: str
+    cause: str
+
+
+class Execution(Failure):
+    """A run, as DescribeExecution has it. The output is JSON."""
+
+    status: str
+    output: NotRequired[str]
+
+
+def follow(aws: Aws, execution: str, seconds: float) -> Iterator[Execution]:
     """What DescribeExecution says of a run, again and again with a pause between, for as long as it is asked."""
     states = aws.client("stepfunctions")
     while True:
@@ -28,8 +43,8 @@ def follow(aws: Aws, execution: str, seconds: float) -> Iterator[Json]:
         time.sleep(0.3 if aws.is_local else seconds)
 
 
-def cause(execution: Mapping[str, Any]) -> str:
-    """Why an execution failed, in one line, of what DescribeExecution says.
+def cause(execution: Failure) -> str:
+    """Why an execution failed, in one line.
 
     That is what a function raised, or why a query of Athena failed, or else the cause as it is.
     """
@@ -70,7 +85,7 @@ class Depth:
         return self.visible + self.hidden
 
 
-def depth(sqs: Any, url: str) -> Depth:
+def depth(sqs: Sqs, url: str) -> Depth:
     """How much waits in a queue."""
     names = (
         "ApproximateNumberOfMessages",
@@ -82,9 +97,9 @@ def depth(sqs: Any, url: str) -> Depth:
     return Depth(visible, hidden + delayed)
 
 
-def look(sqs: Any, url: str, most: int) -> list[dict[str, Any]]:
-    """Some of the messages, at most so many, which stay where they are: boto3's structures with their attributes."""
-    found: dict[str, dict[str, Any]] = {}
+def look(sqs: Sqs, url: str, most: int) -> list[ReceivedMessage]:
+    """Some of the messages, at most so many, which stay where they are, with their attributes."""
+    found: dict[str, ReceivedMessage] = {}
     for batch in _receive(sqs, url, LOOK_SECONDS):
         before = len(found)
         found |= {message["MessageId"]: message for message in batch}
@@ -93,7 +108,7 @@ def look(sqs: Any, url: str, most: int) -> list[dict[str, Any]]:
     return list(found.values())[:most]
 
 
-def redrive(sqs: Any, source: str, target: str) -> Iterator[int]:
+def redrive(sqs: Sqs, source: str, target: str) -> Iterator[int]:
     """Move every message of `source` to `target`, without its attributes; yields how many each step moved.
 
     A message is deleted only when it has been sent, so that none is lost, and one may be sent twice.
@@ -107,7 +122,7 @@ def redrive(sqs: Any, source: str, target: str) -> Iterator[int]:
         yield len(handles)
 
 
-def _receive(sqs: Any, url: str, hidden_seconds: int) -> Iterator[list[dict[str, Any]]]:
+def _receive(sqs: Sqs, url: str, hidden_seconds: int) -> Iterator[list[ReceivedMessage]]:
     """Batches of messages until there is none."""
     while True:
         batch = sqs.receive_message(

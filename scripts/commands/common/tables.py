@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -36,7 +36,7 @@ class Column:
 Row = list[str | None]
 
 
-def write_table(columns: list[Column], rows: Iterable[Row]) -> None:
+def write_table(columns: list[Column], rows: Iterable[Sequence[str | None]]) -> None:
     """A table on stdout, as wide as it needs; a terminal wraps its cells."""
     console, table = Console(), _table(columns, rows)
     _print(console, table, _width(console, table))
@@ -71,7 +71,7 @@ def _width(console: Console, table: Table) -> int:
     return console.measure(table, options=console.options.update(width=100_000)).maximum
 
 
-def _table(columns: list[Column], rows: Iterable[Row]) -> Table:
+def _table(columns: list[Column], rows: Iterable[Sequence[str | None]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(Text(printable(column.name)), justify="right" if column.is_number else "left")

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from botocore.exceptions import ClientError
 
 from scripts.commands.common.athena import (
     FINAL,
+    QueryExecution,
     SavedQuery,
     cost,
     literal,
@@ -145,9 +146,9 @@ class Questions:
             database=found.get("QueryExecutionContext", {}).get("Database", ""),
         )
 
-    def _execution(self, run_id: str) -> dict[str, Any]:
+    def _execution(self, run_id: str) -> QueryExecution:
         try:
-            found: dict[str, Any] = self.athena.get_query_execution(QueryExecutionId=run_id)["QueryExecution"]
+            found: QueryExecution = self.athena.get_query_execution(QueryExecutionId=run_id)["QueryExecution"]
         except ClientError as error:
             if error.response["Error"]["Code"] != "InvalidRequestException":
                 raise

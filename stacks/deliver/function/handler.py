@@ -19,22 +19,45 @@ import os
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Literal, TypedDict
 
 import boto3
+
+from shared.aws import BatchItemFailures, LambdaContext, QueueRecord
 
 from . import run, send
 from .settings import Clients, Settings
 
 
-def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+class Event(TypedDict, total=False):
+    """A step of the state machine, with what that step takes; or messages of the queue."""
+
+    step: Literal["prepare", "enqueue"]
+    started: run.Started
+    execution: str
+    delivery: run.Delivery
+    position: str | None
+    Records: list[QueueRecord]
+
+
+def lambda_handler(event: Event, context: LambdaContext) -> run.Prepared | run.Enqueued | BatchItemFailures:
     """Answer one invocation: a step of run.py, or the messages of the queue that are to come again."""
     settings, clients = _settings(), _clients()
     match event.get("step"):
         case "prepare":
-            return run.prepare(event, settings, clients, datetime.now(UTC))
+            return run.prepare(event["started"], settings, clients, datetime.now(UTC))
         case "enqueue":
-            return run.enqueue(event, settings, clients, datetime.now(UTC), context.get_remaining_time_in_millis)
+            return run.enqueue(
+                {
+                    "execution": event["execution"],
+                    "delivery": event["delivery"],
+                    "position": event.get("position"),
+                },
+                settings,
+                clients,
+                datetime.now(UTC),
+                context.get_remaining_time_in_millis,
+            )
     received = [send.receive(record) for record in event["Records"]]
 
     def post(body: bytes, headers: dict[str, str]) -> send.Answer:

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from shared.aws import Entry, MessageAttribute, Sqs
 from shared.documents import parse_json
 from shared.web import backoff
 
@@ -37,6 +38,10 @@ CALLS_AT_ONCE: Final = 8
 _UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+Values = dict[str, str | int | float | bool | None]
+"""Of a row, by the column's name."""
+
+
 class NotSent(Exception):
     """The messages in `unsent` could not be put into a queue, after some tries; all others have been."""
 
@@ -47,12 +52,12 @@ class NotSent(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """A row on its way. `run` is the name of the execution that queued it; `values` are by the column's name."""
+    """A row on its way. `run` is the name of the execution that queued it."""
 
     run: str
     query: str
     row_id: str
-    values: dict[str, Any]
+    values: Values
 
     def body(self) -> str:
         """The text of its message: ASCII, as SQS refuses a few of Unicode's characters."""
@@ -75,7 +80,7 @@ class Message:
     """What is sent to a queue. The attributes of a dead letter say why it is one."""
 
     body: str
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, MessageAttribute] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -86,7 +91,7 @@ class Message:
         )
 
 
-def row_id(query: str, values: dict[str, Any]) -> str:
+def row_id(query: str, values: Values) -> str:
     """The id of a row: 32 hexadecimal digits, the same whenever the query finds the same values in the same columns."""
     content = json.dumps([query, values], separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -97,7 +102,7 @@ def dead_letter(body: str, reason: str, status: int | None = None, answer: str =
 
     What came in with more bytes than a row may have is kept alone, if the queue would refuse it with these.
     """
-    attributes = {
+    attributes: dict[str, MessageAttribute] = {
         name: {"DataType": "String", "StringValue": _UNFIT.sub("\ufffd", text[:MAX_TEXT_CHARACTERS])}
         for name, text in {"reason": reason, "answer": answer}.items()
         if text
@@ -109,7 +114,7 @@ def dead_letter(body: str, reason: str, status: int | None = None, answer: str =
 
 
 def send(
-    sqs: Any,
+    sqs: Sqs,
     queue_url: str,
     messages: Sequence[Message],
     *,
@@ -125,7 +130,7 @@ def send(
         """Send one batch; what is left of it, and why."""
         error = ""
         for attempt in range(1, tries + 1):
-            entries = [
+            entries: list[Entry] = [
                 {"Id": str(number), "MessageBody": message.body, "MessageAttributes": message.attributes}
                 for number, message in enumerate(batch)
             ]

@@ -16,9 +16,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
-from shared.athena import typed
+from shared.athena import NamedQuery, ResultSet, typed
+from shared.aws import DynamoDb, Item
 
 from .messages import MAX_ROW_BYTES, Message, Row, dead_letter, row_id, send
 from .settings import Clients, Settings
@@ -49,6 +50,50 @@ class Unusable(Exception):
     """A run that cannot succeed as it is configured or was asked for; says what to change. It is not tried again."""
 
 
+Given = TypedDict("Given", {"query": str, "parameters": list[str], "from": str, "to": str}, total=False)
+"""What a run may be asked for: another saved query, SQL literals with `{from}` and `{to}` among them, and a window as
+TIME in UTC. Given a window, the watermark is neither read nor moved."""
+
+
+class Started(TypedDict):
+    """The execution."""
+
+    Name: str
+    Input: Given
+
+
+class Delivery(TypedDict):
+    """What enqueue needs to know of a run. `resumed` if another run had begun its window."""
+
+    run: str
+    query: str
+    watermark: str | None
+    until: str | None
+    resumed: bool
+
+
+class Prepared(TypedDict):
+    """Whether there is anything to deliver; if so, the arguments of StartQueryExecution, too."""
+
+    waiting: bool
+    request: NotRequired[dict[str, str | list[str] | dict[str, str]]]
+    delivery: NotRequired[Delivery]
+
+
+class Position(TypedDict):
+    """A query that has succeeded, and where in its result to go on: nowhere at the beginning and at the end."""
+
+    execution: str
+    delivery: Delivery
+    position: NotRequired[str | None]
+
+
+class Enqueued(Position):
+    """What is to be done next; "prepare" when this was another run's window, after which there may be one more."""
+
+    next: Literal["enqueue", "prepare", "end"]
+
+
 @dataclass(frozen=True)
 class Window:
     """A window of time: `since` belongs to it, `until` does not. `resumed` if another run had begun it."""
@@ -58,21 +103,13 @@ class Window:
     resumed: bool = False
 
 
-def prepare(event: dict[str, Any], settings: Settings, clients: Clients, now: datetime) -> dict[str, Any]:
-    """Decide what to deliver.
-
-    `event["started"]` is the execution, with its Name and its Input. That may name another `query`, `parameters` (a
-    list of SQL literals, `{from}` and `{to}`), and `from` with `to` (as TIME, in UTC); given these two, the watermark
-    is neither read nor moved.
-
-    Returns `waiting`, whether there is anything to deliver; if so, `request`, the arguments of StartQueryExecution, and
-    `delivery`, what enqueue needs to know. Raises Unusable.
-    """
-    run, given = event["started"]["Name"], event["started"]["Input"]
+def prepare(started: Started, settings: Settings, clients: Clients, now: datetime) -> Prepared:
+    """Decide what to deliver. Raises Unusable."""
+    run, given = started["Name"], started["Input"]
     name = given.get("query", settings.query)
     values = given.get("parameters", split(settings.parameters))
     saved = find_query(clients.athena, settings.work_group, name)
-    delivery = {"run": run, "query": name, "watermark": None, "until": None, "resumed": False}
+    delivery: Delivery = {"run": run, "query": name, "watermark": None, "until": None, "resumed": False}
     has_window = "{from}" in values or "{to}" in values
     if "from" in given:
         if not has_window:
@@ -92,7 +129,7 @@ def prepare(event: dict[str, Any], settings: Settings, clients: Clients, now: da
     if window:
         ends = {"{from}": window.since, "{to}": window.until}
         values = [f"timestamp '{ends[value].strftime(TIME)}'" if value in ends else value for value in values]
-    request = {
+    request: dict[str, str | list[str] | dict[str, str]] = {
         "QueryString": saved["QueryString"],
         "QueryExecutionContext": {"Database": saved["Database"]},
         "WorkGroup": settings.work_group,
@@ -103,18 +140,13 @@ def prepare(event: dict[str, Any], settings: Settings, clients: Clients, now: da
 
 
 def enqueue(
-    event: dict[str, Any], settings: Settings, clients: Clients, now: datetime, milliseconds_left: Callable[[], int]
-) -> dict[str, Any]:
-    """Put rows into the queue, page by page of the result, as many as time allows.
-
-    Takes `execution`, the id of a query that has succeeded, `delivery` of prepare, and `position`, where to go on, but
-    for the beginning. Returns the same with the next position, and `next`: "enqueue" when rows are left, "prepare"
-    when this was another run's window, after which there may be one more, and else "end".
-    """
-    delivery, position = event["delivery"], event.get("position")
+    start: Position, settings: Settings, clients: Clients, now: datetime, milliseconds_left: Callable[[], int]
+) -> Enqueued:
+    """Put rows into the queue, page by page of the result, as many as time allows."""
+    execution, delivery, position = start["execution"], start["delivery"], start.get("position")
     while True:
         arguments = {"NextToken": position} if position else {}
-        page = clients.athena.get_query_results(QueryExecutionId=event["execution"], MaxResults=1000, **arguments)
+        page = clients.athena.get_query_results(QueryExecutionId=execution, MaxResults=1000, **arguments)
         fitting, too_large = [], []
         for row in read_rows(page["ResultSet"], delivery["run"], delivery["query"], is_first=not position):
             message = Message(row.body())
@@ -123,20 +155,19 @@ def enqueue(
             else:
                 note = json.dumps({"run": row.run, "query": row.query, "row_id": row.row_id})
                 reason = f"the row has {message.size:,} bytes, and {MAX_ROW_BYTES:,} fit into a message"
-                too_large.append(dead_letter(note, f"{reason}: see execution {event['execution']} of Athena"))
+                too_large.append(dead_letter(note, f"{reason}: see execution {execution} of Athena"))
         send(clients.sqs, settings.queue_url, fitting)
         send(clients.sqs, settings.dead_letter_queue_url, too_large)
         _count(clients.dynamodb, settings.table, delivery["run"], now, queued=len(fitting), refused=len(too_large))
         position = page.get("NextToken")
         if not position or milliseconds_left() < ENQUEUE_MILLISECONDS:
             break
-    if position:
-        following = "enqueue"
-    else:
-        if delivery["watermark"]:
+    following: Literal["enqueue", "prepare", "end"] = "enqueue"
+    if not position:
+        if delivery["watermark"] and delivery["until"]:
             move(clients.dynamodb, settings.table, delivery["watermark"], delivery["until"])
         following = "prepare" if delivery["resumed"] else "end"
-    return {"execution": event["execution"], "delivery": delivery, "position": position, "next": following}
+    return {"execution": execution, "delivery": delivery, "position": position, "next": following}
 
 
 def split(parameters: str) -> list[str]:
@@ -144,15 +175,16 @@ def split(parameters: str) -> list[str]:
     return [value.strip() for value in _PARAMETER.findall(parameters)]
 
 
-def find_query(athena: Any, work_group: str, name: str) -> dict[str, Any]:
-    """Athena's NamedQuery structure of this name in the workgroup; raises Unusable when there is none."""
+def find_query(athena: Any, work_group: str, name: str) -> NamedQuery:
+    """The query of this name in the workgroup; raises Unusable when there is none."""
     names = set()
+    query: NamedQuery
     for page in athena.get_paginator("list_named_queries").paginate(WorkGroup=work_group):
         if page["NamedQueryIds"]:
             found = athena.batch_get_named_query(NamedQueryIds=page["NamedQueryIds"])["NamedQueries"]
             for query in found:
                 if query["Name"] == name:
-                    return dict(query)
+                    return query
                 names.add(query["Name"])
     raise Unusable(f"the workgroup '{work_group}' has no saved query '{name}': it has {', '.join(sorted(names))}")
 
@@ -177,12 +209,12 @@ def complete_until(settings: Settings, cloudwatch: Any, now: datetime) -> dateti
     return (now - timedelta(seconds=oldest + max(oldest, LATE_SECONDS) + SPARE_SECONDS)).replace(microsecond=0)
 
 
-def claim(dynamodb: Any, table: str, watermark: str, until: datetime) -> Window | None:
+def claim(dynamodb: DynamoDb, table: str, watermark: str, until: datetime) -> Window | None:
     """The window that is to be delivered now, after noting it; None while there is none.
 
     One that was begun and not finished comes first, as it was.
     """
-    key = {"id": {"S": watermark}}
+    key: Item = {"id": {"S": watermark}}
     while True:
         item = dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True).get("Item", {})
         since = _read_time(item["moved_to"]["S"]) if "moved_to" in item else BEGINNING
@@ -191,7 +223,7 @@ def claim(dynamodb: Any, table: str, watermark: str, until: datetime) -> Window 
         if until <= since:
             return None
         is_unchanged = "moved_to = :since" if "moved_to" in item else "attribute_not_exists(moved_to)"
-        values = {":until": {"S": until.strftime(TIME)}}
+        values: Item = {":until": {"S": until.strftime(TIME)}}
         if "moved_to" in item:
             values[":since"] = item["moved_to"]
         try:
@@ -207,7 +239,7 @@ def claim(dynamodb: Any, table: str, watermark: str, until: datetime) -> Window 
             continue  # another run began one in this moment
 
 
-def move(dynamodb: Any, table: str, watermark: str, until: str) -> None:
+def move(dynamodb: DynamoDb, table: str, watermark: str, until: str) -> None:
     """Move the watermark to the end of the window, unless another run has finished the same window already."""
     try:
         dynamodb.update_item(
@@ -221,7 +253,7 @@ def move(dynamodb: Any, table: str, watermark: str, until: str) -> None:
         logger.warning("%s: another run has delivered the window until %s too", watermark, until)
 
 
-def read_rows(result_set: dict[str, Any], run: str, query: str, *, is_first: bool) -> Iterator[Row]:
+def read_rows(result_set: ResultSet, run: str, query: str, *, is_first: bool) -> Iterator[Row]:
     """The rows of a page of a result; the first row of the first page repeats the names of the columns."""
     columns = [(column["Name"], column["Type"]) for column in result_set["ResultSetMetadata"]["ColumnInfo"]]
     if len({name for name, _ in columns}) < len(columns):
@@ -234,7 +266,7 @@ def read_rows(result_set: dict[str, Any], run: str, query: str, *, is_first: boo
         yield Row(run, query, row_id(query, values), values)
 
 
-def _count(dynamodb: Any, table: str, run: str, now: datetime, **counts: int) -> None:
+def _count(dynamodb: DynamoDb, table: str, run: str, now: datetime, **counts: int) -> None:
     """Add to the figures of a run."""
     expiry = int((now + timedelta(days=RUN_DAYS)).timestamp())
     dynamodb.update_item(

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from shared import secret, web
-from shared.documents import parse_json
+from shared.aws import DynamoDb, QueueRecord, Sqs
+from shared.documents import Json, parse_json
 
 from .messages import Message, NotSent, Row, dead_letter, send
 from .settings import Clients, Settings
@@ -228,7 +229,7 @@ def settle(outcome: Outcome, settings: Settings, clients: Clients) -> None:
         _count(outcome, clients.dynamodb, settings.table)
 
 
-def _write_letters(outcome: Outcome, sqs: Any, queue_url: str) -> None:
+def _write_letters(outcome: Outcome, sqs: Sqs, queue_url: str) -> None:
     """Write the dead letters, and let those wait of which nobody knows that they were written."""
     letters = [letter for _, letter in outcome.refused]
     unsent = letters
@@ -247,7 +248,7 @@ def _write_letters(outcome: Outcome, sqs: Any, queue_url: str) -> None:
         outcome.waiting += [(message, seconds) for message in rows]
 
 
-def metrics(outcome: Outcome, function_name: str, now: float) -> dict[str, Any]:
+def metrics(outcome: Outcome, function_name: str, now: float) -> Json:
     """The counts in CloudWatch's embedded metric format, and the age of the oldest row that waits, in seconds.
 
     It is the age at its next try: an endpoint may ask for hours, in which nothing runs that could count them.
@@ -272,7 +273,7 @@ def metrics(outcome: Outcome, function_name: str, now: float) -> dict[str, Any]:
     }
 
 
-def receive(record: dict[str, Any]) -> Received:
+def receive(record: QueueRecord) -> Received:
     """A record of the queue's event; `row` is None for what is not one of our messages."""
     attributes = record["attributes"]
     try:
@@ -344,7 +345,7 @@ def _wait(
             outcome.waiting.append((message, min(seconds, MAX_VISIBILITY_SECONDS)))
 
 
-def _count(outcome: Outcome, dynamodb: Any, table: str) -> None:
+def _count(outcome: Outcome, dynamodb: DynamoDb, table: str) -> None:
     """Add to the figures of the runs that queued the rows."""
     delivered = Counter(message.row.run for message in outcome.delivered if message.row)
     refused = Counter(message.row.run for message, _ in outcome.refused if message.row)

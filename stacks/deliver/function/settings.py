@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from shared.aws import DynamoDb, Sqs
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,5 +30,5 @@ class Clients:
 
     athena: Any
     cloudwatch: Any
-    dynamodb: Any
-    sqs: Any
+    dynamodb: DynamoDb
+    sqs: Sqs

@@ -20,23 +20,22 @@ from __future__ import annotations
 import logging
 import os
 from functools import lru_cache
-from typing import Any
 
-from shared.aws import LambdaContext
+from shared.aws import BatchItemFailures, LambdaContext
 from shared.documents import Json, parse_json
 
 from .client import Client
 from .fetch import Worker, settle
 from .parts import Parts
 from .queue import Queue
-from .run import Runner
+from .run import Look, Planned, Runner
 from .source import Source
 from .store import Store
 
 logging.getLogger().setLevel(logging.INFO)
 
 
-def lambda_handler(event: Json, context: LambdaContext) -> Any:
+def lambda_handler(event: Json, context: LambdaContext) -> list[Planned] | Look | BatchItemFailures:
     """Do a step, or the messages of the queue."""
     runner, worker, queue = parts()
     if "Records" in event:

@@ -52,7 +52,7 @@ class Aws:
 
     def prepare(self, given: dict[str, Any] | None = None, *, now: datetime = NOW, **changes: Any) -> dict[str, Any]:
         started = {"Name": "run-1", "Input": given or {}}
-        return run.prepare({"step": "prepare", "started": started}, self.settings(**changes), self.clients, now)
+        return run.prepare(started, self.settings(**changes), self.clients, now)
 
     def enqueue(self, prepared: dict[str, Any], *, milliseconds: int = PLENTY) -> dict[str, Any]:
         """All calls of enqueue that the state machine makes; the last one's answer."""
