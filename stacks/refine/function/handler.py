@@ -26,7 +26,11 @@ import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypedDict
+
+from shared.athena import ResultSet
+from shared.aws import LambdaContext
+from shared.documents import Json
 
 from . import plan as plans
 from .lock import take_turn
@@ -39,13 +43,23 @@ SWEEP_ENDS_BEFORE: Final = 30_000
 
 logger = logging.getLogger(__name__)
 
-Json = dict[str, Any]
+
+class Counted(TypedDict):
+    """A prepared statement, and what was counted in its temporary table."""
+
+    statement: plans.Prepared
+    counts: ResultSet
 
 
-class LambdaContext(Protocol):
-    """What the handler reads of Lambda's context object."""
+class Published(TypedDict):
+    """What a statement has made of its table; `notes` are for a person."""
 
-    def get_remaining_time_in_millis(self) -> int: ...
+    table: str
+    first: str
+    last: str
+    days: int
+    rows: int
+    notes: list[str]
 
 
 def lambda_handler(event: Json, context: LambdaContext) -> Json:
@@ -72,7 +86,8 @@ def lambda_handler(event: Json, context: LambdaContext) -> Json:
             take_turn(client("s3"), client("stepfunctions"), lake.bucket, event["execution"])
             retention = int(environment["EVENTS_RETENTION_DAYS"] or 0)
             gone = (now.date() - timedelta(days=retention)).isoformat() if retention else ""
-            answer = publish_step(targets, lake, event, now, gone)
+            counted = Counted(statement=event["statement"], counts=event["counts"])
+            answer = publish_step(targets, lake, counted, now, gone)
         case "sweep":
             clients = Clients(client("glue"), client("s3"))
             answer = sweep(
@@ -83,14 +98,11 @@ def lambda_handler(event: Json, context: LambdaContext) -> Json:
     return {"step": event["step"], **answer}
 
 
-def publish_step(targets: list[Target], lake: plans.Lake, event: Json, now: datetime, gone: str) -> Json:
-    """Publish a prepared statement, and print its figures as metrics.
-
-    The event has the `statement`, and Athena's ResultSet of the count as `counts`; `gone` is as in Ages.
-    """
-    statement: plans.Prepared = event["statement"]
+def publish_step(targets: list[Target], lake: plans.Lake, counted: Counted, now: datetime, gone: str) -> Published:
+    """Publish a prepared statement, and print its figures as metrics; `gone` is as in Ages."""
+    statement = counted["statement"]
     database, target = lake.database, plans.find(targets, statement["table"])
-    figures = read_rows(event["counts"])
+    figures = read_rows(counted["counts"])
     since = {day["dt"]: day[plans.SINCE] for day in figures if plans.SINCE in day}
     undone = publish(client("glue"), lake, target, statement, Ages(since, gone))
     figures = [day for day in figures if day["dt"] not in undone.left]
@@ -122,8 +134,8 @@ def publish_step(targets: list[Target], lake: plans.Lake, event: Json, now: date
     }
 
 
-def read_rows(result: Json) -> list[dict[str, str]]:
-    """The rows of Athena's ResultSet structure, of which the first repeats the names; what is NULL is left out."""
+def read_rows(result: ResultSet) -> list[dict[str, str]]:
+    """The rows, of which the first repeats the names; what is NULL is left out."""
     rows = [[item.get("VarCharValue") for item in row["Data"]] for row in result["Rows"]]
     return [
         {name: value for name, value in zip(rows[0], row, strict=True) if name is not None and value is not None}
@@ -146,7 +158,7 @@ def metrics(database: str, target: Target, figures: list[dict[str, str]], millis
         yield embedded(["Database", "Table"], fields, values, milliseconds)
 
 
-def embedded(dimensions: list[str], fields: Json, values: Mapping[str, float], milliseconds: int) -> Json:
+def embedded(dimensions: list[str], fields: Mapping[str, str], values: Mapping[str, float], milliseconds: int) -> Json:
     """A line in CloudWatch's embedded metric format."""
     definition = {"Namespace": "Sluice", "Dimensions": [dimensions], "Metrics": [{"Name": name} for name in values]}
     return {"_aws": {"Timestamp": milliseconds, "CloudWatchMetrics": [definition]}, **fields, **values}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, TypedDict
 
-from shared.documents import parse_json
+from shared.documents import Json, parse_json
 
 MAX_STATEMENTS: Final = 500
 """Statements of one run. Each has about 30 events in the execution's history, which ends at 25,000."""
@@ -100,7 +100,7 @@ def find(targets: list[Target], table: str) -> Target:
 
 
 def plan(
-    targets: list[Target], request: dict[str, Any], today: date, default_days: int, moved: Iterable[str] = ()
+    targets: list[Target], request: Json, today: date, default_days: int, moved: Iterable[str] = ()
 ) -> list[Statement]:
     """The statements of a run, in their order.
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from .catalog import Column, Glue, Partition, PartitionError, PartitionUpdate, StorageDescriptor, Table
 from .plan import Lake, Prepared, Refused, Target, day_of, folder
 
 MARK: Final = "sluice.refine.file"
@@ -27,13 +28,7 @@ ROUNDS: Final = 5
 """Tries to win against runs that create or remove the same partitions at the same time."""
 
 _RACES: Final = {"AlreadyExistsException", "EntityNotFoundException"}
-_PARQUET: Final = {
-    "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
-    "OutputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
-    "SerdeInfo": {"SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"},
-}
 
-Json = dict[str, Any]
 Values = tuple[str, ...]
 
 
@@ -56,7 +51,7 @@ class Ages:
     """The last day whose events may have been deleted, as yyyy-MM-dd; empty if they are kept."""
 
 
-def publish(glue: Any, lake: Lake, target: Target, statement: Prepared, ages: Ages) -> Undone:
+def publish(glue: Glue, lake: Lake, target: Target, statement: Prepared, ages: Ages) -> Undone:
     """Publish the temporary table of a statement as the target's days `first` to `last`.
 
     A day stays as it was if its partition is made of events that may be deleted.
@@ -71,10 +66,10 @@ def publish(glue: Any, lake: Lake, target: Target, statement: Prepared, ages: Ag
     new = get_partitions(glue, database, temporary, "")
     _check(target, statement, written, new)
     columns = _ensure_table(glue, lake, target, written)
-    inputs = {
+    inputs: dict[Values, Partition] = {
         values: {
             "Values": list(values),
-            "StorageDescriptor": {**_PARQUET, "Columns": columns, "Location": place},
+            "StorageDescriptor": _parquet(columns, place),
             "Parameters": {SINCE: ages.since.get(values[0], values[0])},
         }
         for values, place in new.items()
@@ -86,16 +81,15 @@ def publish(glue: Any, lake: Lake, target: Target, statement: Prepared, ages: Ag
     return undone
 
 
-def get_table(glue: Any, database: str, name: str) -> Json | None:
-    """Glue's Table structure, None if there is no such table."""
+def get_table(glue: Glue, database: str, name: str) -> Table | None:
+    """The table, None if there is no such table."""
     try:
-        table: Json = glue.get_table(DatabaseName=database, Name=name)["Table"]
+        return glue.get_table(DatabaseName=database, Name=name)["Table"]
     except glue.exceptions.EntityNotFoundException:
         return None
-    return table
 
 
-def delete_table(glue: Any, database: str, name: str) -> None:
+def delete_table(glue: Glue, database: str, name: str) -> None:
     """Drop a table from the catalog, if it is there; its objects stay."""
     try:
         glue.delete_table(DatabaseName=database, Name=name)
@@ -103,7 +97,7 @@ def delete_table(glue: Any, database: str, name: str) -> None:
         return
 
 
-def get_partitions(glue: Any, database: str, table: str, expression: str) -> dict[Values, str]:
+def get_partitions(glue: Glue, database: str, table: str, expression: str) -> dict[Values, str]:
     """The locations of a table's partitions by their values; `expression` chooses among them, '' takes all."""
     return {
         values: _location(item)
@@ -111,17 +105,16 @@ def get_partitions(glue: Any, database: str, table: str, expression: str) -> dic
     }
 
 
-def _partitions(glue: Any, names: dict[str, str], expression: str) -> dict[Values, Json]:
+def _partitions(glue: Glue, names: dict[str, str], expression: str) -> dict[Values, Partition]:
     pages = glue.get_paginator("get_partitions").paginate(**names, Expression=expression, ExcludeColumnSchema=True)
     return {tuple(item["Values"]): item for page in pages for item in page["Partitions"]}
 
 
-def _location(partition: Json) -> str:
-    place: str = partition["StorageDescriptor"]["Location"]
-    return place
+def _location(partition: Partition) -> str:
+    return partition["StorageDescriptor"]["Location"]
 
 
-def _check(target: Target, statement: Prepared, written: Json, new: Iterable[Values]) -> None:
+def _check(target: Target, statement: Prepared, written: Table, new: Iterable[Values]) -> None:
     """Refuse rows that do not belong to the days of the statement: their partitions would be made of them alone."""
     keys = _types(written["PartitionKeys"])
     if keys.get("dt") != "string":
@@ -135,7 +128,7 @@ def _check(target: Target, statement: Prepared, written: Json, new: Iterable[Val
             )
 
 
-def _ensure_table(glue: Any, lake: Lake, target: Target, written: Json) -> list[Json]:
+def _ensure_table(glue: Glue, lake: Lake, target: Target, written: Table) -> list[Column]:
     """Create the target, or add to it the columns that it lacks; returns its columns."""
     database, bucket = lake.database, lake.bucket
     table = get_table(glue, database, target.table)
@@ -163,7 +156,7 @@ def _ensure_table(glue: Any, lake: Lake, target: Target, written: Json) -> list[
     return existing + added
 
 
-def _refuse_changed_types(target: Target, known: dict[str, str], written: Json) -> None:
+def _refuse_changed_types(target: Target, known: dict[str, str], written: Table) -> None:
     new = _types([*written["StorageDescriptor"]["Columns"], *written["PartitionKeys"]])
     changed = [
         f"{name} was {known[name]} and would be {kind}"
@@ -177,18 +170,29 @@ def _refuse_changed_types(target: Target, known: dict[str, str], written: Json) 
         )
 
 
-def _table(bucket: str, target: Target, written: Json, columns: list[Json]) -> Json:
+def _table(bucket: str, target: Target, written: Table, columns: list[Column]) -> Table:
     return {
         "Name": target.table,
         "Description": f"Made by refinement from {target.file}",
         "TableType": "EXTERNAL_TABLE",
         "Parameters": {"EXTERNAL": "TRUE", "classification": "parquet", MARK: target.file},
         "PartitionKeys": _columns(written["PartitionKeys"]),
-        "StorageDescriptor": {**_PARQUET, "Columns": columns, "Location": folder(bucket, target)},
+        "StorageDescriptor": _parquet(columns, folder(bucket, target)),
     }
 
 
-def _swap(glue: Any, names: dict[str, str], new: dict[Values, Json], expression: str, gone: str) -> Undone:
+def _parquet(columns: list[Column], location: str) -> StorageDescriptor:
+    package = "org.apache.hadoop.hive.ql.io.parquet"
+    return {
+        "InputFormat": f"{package}.MapredParquetInputFormat",
+        "OutputFormat": f"{package}.MapredParquetOutputFormat",
+        "SerdeInfo": {"SerializationLibrary": f"{package}.serde.ParquetHiveSerDe"},
+        "Columns": columns,
+        "Location": location,
+    }
+
+
+def _swap(glue: Glue, names: dict[str, str], new: dict[Values, Partition], expression: str, gone: str) -> Undone:
     """Let the table's partitions of the expression be exactly the new ones, except on the days that are left.
 
     `names` are DatabaseName and TableName, as Glue's calls take them.
@@ -208,10 +212,10 @@ def _swap(glue: Any, names: dict[str, str], new: dict[Values, Json], expression:
         inputs = [
             item for values, item in new.items() if values[0] not in left and (values not in old or values in other)
         ]
-        errors: list[Json] = []
+        errors: list[PartitionError] = []
         # One call each, as a statement writes 100 partitions at most, and a call takes as many.
         if changed := [item for item in inputs if tuple(item["Values"]) in old]:
-            entries = [{"PartitionValueList": item["Values"], "PartitionInput": item} for item in changed]
+            entries = [PartitionUpdate(PartitionValueList=item["Values"], PartitionInput=item) for item in changed]
             errors += glue.batch_update_partition(**names, Entries=entries).get("Errors", [])
         if created := [item for item in inputs if tuple(item["Values"]) not in old]:
             errors += glue.batch_create_partition(**names, PartitionInputList=created).get("Errors", [])
@@ -230,9 +234,9 @@ def _swap(glue: Any, names: dict[str, str], new: dict[Values, Json], expression:
     raise RuntimeError(f"other runs keep changing the partitions of {table}")
 
 
-def _columns(columns: Iterable[Json]) -> list[Json]:
+def _columns(columns: Iterable[Column]) -> list[Column]:
     return [{"Name": column["Name"], "Type": column["Type"]} for column in columns]
 
 
-def _types(columns: Iterable[Json]) -> dict[str, str]:
+def _types(columns: Iterable[Column]) -> dict[str, str]:
     return {column["Name"]: column["Type"] for column in columns}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from .catalog import Glue
 from .plan import RUN_MARK, Lake, Target, folder, run_time
 from .publish import delete_table, get_partitions, get_table
 
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 class Clients:
     """boto3's clients."""
 
-    glue: Any
+    glue: Glue
     s3: Any
 
 
@@ -51,7 +52,7 @@ def _is_old(run: str, now: datetime) -> bool:
     return began is not None and now - began > AGE
 
 
-def _drop_temporary_tables(glue: Any, database: str, targets: list[Target], now: datetime) -> int:
+def _drop_temporary_tables(glue: Glue, database: str, targets: list[Target], now: datetime) -> int:
     ours = {target.table for target in targets}
     pages = glue.get_paginator("get_tables").paginate(DatabaseName=database, Expression=f".*{RUN_MARK}.*")
     names = [table["Name"] for page in pages for table in page["TableList"]]
