@@ -17,20 +17,38 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
 from scripts.commands.common.console import CommandError
 from scripts.commands.common.paths import STACKS
 from scripts.commands.deploy import template as templates
+from scripts.commands.deploy.template import (
+    OutputDeclaration,
+    ParameterDeclaration,
+    ResourceDeclaration,
+    Template,
+)
+from shared.documents import Json
 
 BUCKET_URL = "https://s3.${AWS::Region}.${AWS::URLSuffix}/${ArtifactBucket}"
 
-Json = dict[str, Any]
+
+class Label(TypedDict):
+    """A group's title."""
+
+    default: str
+
+
+class ParameterGroup(TypedDict):
+    """Parameters that the console of AWS shows together."""
+
+    Label: Label
+    Parameters: list[str]
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,7 @@ class NestedStack:
 
     name: str
     text: str
-    template: Json
+    template: Template
 
     @property
     def logical_id(self) -> str:
@@ -49,17 +67,15 @@ class NestedStack:
     @property
     def switches(self) -> list[str]:
         """The parameters that switch it on."""
-        found: list[str] = self.template["Metadata"]["Sluice"]["SwitchedOnBy"]
-        return found
+        return self.template["Metadata"]["Sluice"]["SwitchedOnBy"]
 
     @property
     def from_core(self) -> dict[str, str]:
         """Where the values of its other parameters come from, for those that a user does not give."""
-        found: dict[str, str] = self.template["Metadata"]["Sluice"]["FromCore"]
-        return found
+        return self.template["Metadata"]["Sluice"]["FromCore"]
 
     @property
-    def parameters(self) -> Json:
+    def parameters(self) -> dict[str, ParameterDeclaration]:
         """The parameters that a user gives, as they are declared."""
         return {name: value for name, value in self.template["Parameters"].items() if name not in self.from_core}
 
@@ -69,8 +85,8 @@ def read(folder: Path = STACKS) -> list[NestedStack]:
     texts = {path.parent.name: path.read_text() for path in sorted(folder.glob("*/template.yaml"))}
     stacks = [NestedStack(name, text, _load(name, text)) for name, text in texts.items()]
     for stack in stacks:
-        nesting = stack.template.get("Metadata", {}).get("Sluice", {})
-        if not stack.template.get("Outputs") or not {"SwitchedOnBy", "FromCore"} <= nesting.keys():
+        nesting = stack.template.get("Metadata", {}).get("Sluice")
+        if not stack.template.get("Outputs") or not nesting or not {"SwitchedOnBy", "FromCore"} <= nesting.keys():
             raise CommandError(
                 f"stacks/{stack.name}/template.yaml needs Outputs, and SwitchedOnBy and FromCore under Sluice in its "
                 "Metadata: scripts/commands/deploy/nested.py says what they mean"
@@ -78,7 +94,7 @@ def read(folder: Path = STACKS) -> list[NestedStack]:
     return stacks
 
 
-def _load(name: str, text: str) -> Json:
+def _load(name: str, text: str) -> Template:
     try:
         template = templates.load(text)
     except yaml.YAMLError as error:
@@ -106,7 +122,7 @@ def insert(text: str, stacks: list[NestedStack], key_of: Callable[[NestedStack],
     return text + outputs
 
 
-def _parameter_group(stack: NestedStack) -> Json:
+def _parameter_group(stack: NestedStack) -> ParameterGroup:
     purpose = str(stack.template["Description"]).strip().rstrip(".")
     label = f"{stack.name.capitalize()} (optional): {purpose}"
     return {"Label": {"default": label}, "Parameters": list(stack.parameters)}
@@ -117,7 +133,7 @@ def _is_switched_on(stack: NestedStack) -> Json:
     return given[0] if len(given) == 1 else {"Fn::Or": given}
 
 
-def _resource(stack: NestedStack, key: str, present: set[str]) -> Json:
+def _resource(stack: NestedStack, key: str, present: set[str]) -> ResourceDeclaration:
     values = {name: _reference(source, present) for name, source in stack.from_core.items()}
     values |= {name: {"Ref": name} for name in stack.parameters}
     return {
@@ -141,7 +157,7 @@ def _reference(source: str, present: set[str]) -> Json | str:
     return {"Fn::GetAtt": [resource, attribute]} if attribute else {"Ref": source}
 
 
-def _outputs(stack: NestedStack) -> Json:
+def _outputs(stack: NestedStack) -> dict[str, OutputDeclaration]:
     return {
         name: {
             "Description": output["Description"],
@@ -152,11 +168,13 @@ def _outputs(stack: NestedStack) -> Json:
     }
 
 
-def _entries(values: Json) -> str:
+def _entries(
+    values: Mapping[str, ParameterDeclaration | ResourceDeclaration | OutputDeclaration | Json],
+) -> str:
     """YAML lines of a section, two blanks in."""
     return textwrap.indent(yaml.safe_dump(values, sort_keys=False, width=110), "  ") if values else ""
 
 
-def _item(value: Json, blanks: int) -> str:
+def _item(value: ParameterGroup, blanks: int) -> str:
     """YAML lines of one item of a list."""
     return textwrap.indent(yaml.safe_dump([value], sort_keys=False, width=110), " " * blanks)

@@ -8,7 +8,6 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scripts.commands.common.console import UsageError
 from scripts.commands.common.paths import STACKS
@@ -32,7 +31,7 @@ class Product:
     """By parameter: the file whose key the parameter names. An empty file switches the stack off."""
 
     @functools.cached_property
-    def template(self) -> dict[str, Any]:
+    def template(self) -> template.Template:
         """The template with its nested stacks, as data: parsed once, because that takes a while. It has no keys yet."""
         return template.load(nested.insert(template.TEMPLATE.read_text(), self.stacks, lambda stack: ""))
 

@@ -6,17 +6,74 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NotRequired, Required, TypedDict
 
 import yaml
 
 from scripts.commands.common.console import UsageError
 from scripts.commands.common.paths import TEMPLATE as TEMPLATE
+from shared.documents import Json
 
 API = "IngestApi"
 DEPLOYMENT = "IngestDeployment"
 
-Json = dict[str, Any]
+
+class ParameterDeclaration(TypedDict, total=False):
+    """A parameter, and which values it takes."""
+
+    Type: Required[str]
+    Description: str
+    Default: str | int
+    AllowedValues: list[str | int]
+    AllowedPattern: str
+    MinValue: float
+    MaxValue: float
+    MinLength: int
+    MaxLength: int
+    ConstraintDescription: str
+
+
+class ResourceDeclaration(TypedDict):
+    """A resource. What its properties are depends on its type."""
+
+    Type: str
+    Condition: NotRequired[str]
+    DeletionPolicy: NotRequired[str]
+    UpdateReplacePolicy: NotRequired[str]
+    Properties: Json
+
+
+class OutputDeclaration(TypedDict):
+    """An output, whose value is a text or an intrinsic function."""
+
+    Description: str
+    Condition: NotRequired[str]
+    Value: str | Json
+
+
+class Nesting(TypedDict):
+    """How a template is nested: nested.py says what both mean."""
+
+    SwitchedOnBy: list[str]
+    FromCore: dict[str, str]
+
+
+class Metadata(TypedDict, total=False):
+    """Of a template's metadata what is ours."""
+
+    Sluice: Nesting
+
+
+class Template(TypedDict, total=False):
+    """A template. A condition is an intrinsic function."""
+
+    Description: str
+    Metadata: Metadata
+    Parameters: dict[str, ParameterDeclaration]
+    Mappings: Json
+    Conditions: dict[str, Json]
+    Resources: dict[str, ResourceDeclaration]
+    Outputs: dict[str, OutputDeclaration]
 
 
 # libyaml is six times as fast; a PyYAML that was built from its source may come without it.
@@ -44,13 +101,13 @@ def _intrinsic(loader: _Loader, suffix: str, node: yaml.Node) -> Json:
 _Loader.add_multi_constructor("!", _intrinsic)
 
 
-def load(text: str) -> Json:
+def load(text: str) -> Template:
     """Parse a template; every intrinsic function comes in its long form."""
-    template: Json = yaml.load(text, Loader=_Loader)  # nosec B506 # a SafeLoader with more tags
+    template: Template = yaml.load(text, Loader=_Loader)  # nosec B506 # a SafeLoader with more tags
     return template
 
 
-def effective_parameters(template: Json, previous: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+def effective_parameters(template: Template, previous: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
     """The value that each parameter will have: the given one, else the stack's previous one, else the default.
 
     Raises CommandError for a parameter that the template does not have, lacks a value for, or does not allow.
@@ -69,7 +126,7 @@ def effective_parameters(template: Json, previous: Mapping[str, str], given: Map
     return values
 
 
-def _check(name: str, definition: Json, value: str) -> None:
+def _check(name: str, definition: ParameterDeclaration, value: str) -> None:
     """Refuse what CloudFormation would refuse, before anything is uploaded or created."""
     constraint = definition.get("ConstraintDescription")
     if allowed := [str(choice) for choice in definition.get("AllowedValues", [])]:
@@ -86,7 +143,7 @@ def _check(name: str, definition: Json, value: str) -> None:
         raise UsageError(f"{name} {str(constraint).rstrip('.')} (got '{value}')")
 
 
-def render(text: str, template: Json, parameters: Mapping[str, str]) -> str:
+def render(text: str, template: Template, parameters: Mapping[str, str]) -> str:
     """The template's text with the API's deployment renamed after what it deploys; `template` is the same as data.
 
     A deployment is a snapshot. Only a new logical id makes a new one, so that the id carries a hash of the API's
@@ -99,12 +156,12 @@ def render(text: str, template: Json, parameters: Mapping[str, str]) -> str:
     return re.sub(rf"\b{DEPLOYMENT}\b", f"{DEPLOYMENT}{digest}", text)
 
 
-def parameters_of_api(template: Json) -> set[str]:
+def parameters_of_api(template: Template) -> set[str]:
     """The parameters whose change takes a new deployment of the API."""
     return parameters_of(template, template["Resources"][API]["Properties"])
 
 
-def parameters_of(template: Json, node: Any) -> set[str]:
+def parameters_of(template: Template, node: Any) -> set[str]:
     """The parameters that a part of the template depends on, through conditions too; not through other resources."""
     names = {name for name in references(node) if name in template["Parameters"]}
     for condition in conditions(node):
