@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Final, NotRequired, Protocol, TypedDict
 
 MAX_RECORD_BYTES: Final = 1_024_000
 MAX_BATCH_RECORDS: Final = 500
@@ -27,10 +27,23 @@ LONGEST_PAUSE: Final = 3.0
 """Seconds between two tries: the first is at most FIRST_PAUSE, and each may be twice as long as the one before."""
 
 
+class RecordReply(TypedDict):
+    """What became of a record: without an error it was taken."""
+
+    ErrorCode: NotRequired[str]
+
+
+class BatchReply(TypedDict):
+    """What became of the records of one call, in their order."""
+
+    FailedPutCount: int
+    RequestResponses: list[RecordReply]
+
+
 class Firehose(Protocol):
     """What is used of boto3's Firehose client."""
 
-    def put_record_batch(self, *, DeliveryStreamName: str, Records: list[dict[str, bytes]]) -> dict[str, Any]: ...
+    def put_record_batch(self, *, DeliveryStreamName: str, Records: list[dict[str, bytes]]) -> BatchReply: ...
 
 
 @lru_cache(maxsize=1)

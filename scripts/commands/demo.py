@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -109,7 +108,7 @@ def fetch_dataset(name: str) -> Path:
     return path
 
 
-def read_temperatures(path: Path) -> Iterator[dict[str, Any]]:
+def read_temperatures(path: Path) -> Iterator[dict[str, str]]:
     """8,759 hourly temperatures. Their ids are the same each time: a second run of the demo adds no second row."""
     with path.open(newline="") as file:
         for row in csv.DictReader(file):

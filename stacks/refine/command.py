@@ -7,7 +7,6 @@ import json
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -128,14 +127,13 @@ def follow(aws: Aws, arn: str) -> Progress:
 
     Raises CommandError with the failing file and the reason.
     """
-    states = aws.client("stepfunctions")
     waits = ""
     with progress() as display:
         task = display.add_task("Planning", total=None)
         try:
             # The status first: what the history has after it is then all there is.
             for execution in runs.follow(aws, arn, 3.0):
-                seen = read_history(states, arn)
+                seen = read_history(aws, arn)
                 display.update(task, description=seen.current, completed=seen.done, total=len(seen.planned) or None)
                 if seen.waits != waits:
                     waits = seen.waits
@@ -152,10 +150,10 @@ def follow(aws: Aws, arn: str) -> Progress:
     return seen
 
 
-def read_history(states: Any, arn: str) -> Progress:
+def read_history(aws: Aws, arn: str) -> Progress:
     """What an execution has done so far: the answers of the refinement function are in its history."""
     seen = Progress()
-    for page in states.get_paginator("get_execution_history").paginate(executionArn=arn):
+    for page in aws.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=arn):
         for event in page["events"]:
             failed = event.get("taskFailedEventDetails", {})
             if failed.get("error") == "Busy":

@@ -14,11 +14,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from botocore import exceptions as aws
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -163,7 +163,7 @@ def is_agreed(question: str) -> bool:
     return ask(f"{question} [y/N]").lower() in ("y", "yes")
 
 
-def progress(*columns: Any) -> Progress:
+def progress(*columns: ProgressColumn) -> Progress:
     """A progress display on stderr (a context manager); it stays silent where stderr is not a terminal.
 
     Columns default to: description, bar, done of total, time elapsed.

@@ -287,12 +287,10 @@ def resources(aws: Aws, name: str) -> list[StackResource]:
     ]
 
 
-def listed_metrics(
-    cloudwatch: Any, namespace: str, dimension: str, value: str, *names: str
-) -> Iterator[dict[str, str]]:
+def listed_metrics(aws: Aws, namespace: str, dimension: str, value: str, *names: str) -> Iterator[dict[str, str]]:
     """The dimensions of each metric that has this one and was written in the last two weeks."""
     wanted = {"Namespace": namespace, "Dimensions": [{"Name": dimension, "Value": value}]}
-    pages = cloudwatch.get_paginator("list_metrics")
+    pages = aws.client("cloudwatch").get_paginator("list_metrics")
     for page in pages.paginate(**wanted, **({"MetricName": names[0]} if names else {})):
         for listed in page["Metrics"]:
             yield {item["Name"]: item["Value"] for item in listed["Dimensions"]}

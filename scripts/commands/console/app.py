@@ -6,7 +6,7 @@ import csv
 import io
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
@@ -251,7 +251,7 @@ class Console:
         text = self._templates.get_template(template).render(known | {"state": state} | context)
         return HTMLResponse(text, status, headers)
 
-    def _posted(self, handle: Callable[[Request, Form], Response]) -> Callable[[Request], Any]:
+    def _posted(self, handle: Callable[[Request, Form], Response]) -> Callable[[Request], Awaitable[Response]]:
         """An endpoint for a form of this console, which carries its token."""
 
         async def endpoint(request: Request) -> Response:

@@ -102,7 +102,7 @@ def _resources(aws: Aws, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> list[Metric]:
-    cloudwatch, ids = aws.client("cloudwatch"), stack.Stack(aws, name).ids
+    ids = stack.Stack(aws, name).ids
     metrics = [
         Metric("requests", "AWS/ApiGateway", "Count", {"ApiName": name}),
         Metric("events", "Sluice", "Received", {"FunctionName": ids["TransformFunction"]}),
@@ -126,7 +126,7 @@ def _metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> list[Metric]:
     for workgroup in (identifier for kind, identifier in found if kind == "AWS::Athena::WorkGroup"):
         # A refinement scans, too, but it reads few days: the model of requests to S3 is for people's queries.
         count = "queries" if workgroup == ids["QueryWorkGroup"] else "refinements"
-        for dimensions in stack.listed_metrics(cloudwatch, "AWS/Athena", "WorkGroup", workgroup, "ProcessedBytes"):
+        for dimensions in stack.listed_metrics(aws, "AWS/Athena", "WorkGroup", workgroup, "ProcessedBytes"):
             # Athena charges for no DDL, and for no query that failed.
             if dimensions.get("QueryType") == "DML" and dimensions.get("QueryState") != "FAILED":
                 metrics += [
@@ -138,13 +138,12 @@ def _metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> list[Metric]:
 
 def _charged_metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> int:
     """How many metrics the functions write of their own, and the API for each of its methods."""
-    cloudwatch = aws.client("cloudwatch")
     own = (
-        stack.listed_metrics(cloudwatch, "Sluice", "FunctionName", identifier)
+        stack.listed_metrics(aws, "Sluice", "FunctionName", identifier)
         for kind, identifier in found
         if kind == "AWS::Lambda::Function"
     )
-    of_the_api = stack.listed_metrics(cloudwatch, "AWS/ApiGateway", "ApiName", name)
+    of_the_api = stack.listed_metrics(aws, "AWS/ApiGateway", "ApiName", name)
     return sum(len(list(listed)) for listed in own) + len([item for item in of_the_api if "Method" in item])
 
 

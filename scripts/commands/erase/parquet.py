@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
 
 import pyarrow
 import pyarrow.compute
@@ -23,7 +22,7 @@ class WithoutUsers(Exception):
     """A table without the column: it holds no person's rows, but what was counted of them."""
 
 
-def count(file: BinaryIO, person: Person) -> Remains:
+def count(file: io.IOBase, person: Person) -> Remains:
     """How many rows there are, and how many are the person's; reads the footer and one column.
 
     Raises:
@@ -73,8 +72,8 @@ def erase(content: bytes, person: Person) -> Remains:
 
 
 @contextmanager
-def _open(file: BinaryIO, person: Person) -> Iterator[Any]:
-    """pyarrow's ParquetFile, whose errors say that the object is corrupt."""
+def _open(file: io.IOBase, person: Person) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """A file whose errors say that the object is corrupt."""
     try:
         with pyarrow.parquet.ParquetFile(file) as parquet:
             if person.column not in parquet.schema_arrow.names:
@@ -84,14 +83,14 @@ def _open(file: BinaryIO, person: Person) -> Iterator[Any]:
         raise Corrupt(f"it is not Parquet, or damaged: {error}") from None
 
 
-def _staying(parquet: Any, person: Person) -> Iterator[Any]:
+def _staying(parquet: pyarrow.parquet.ParquetFile, person: Person) -> Iterator[pyarrow.Table]:
     """What stays of each row group."""
     for group in range(parquet.num_row_groups):
         rows = parquet.read_row_group(group)
         yield rows.filter(pyarrow.compute.invert(_owned(rows, person)))
 
 
-def _owned(rows: Any, person: Person) -> Any:
+def _owned(rows: pyarrow.Table, person: Person) -> pyarrow.BooleanArray:
     """A mask of the person's rows; the column may also be a number, as in a table of one's own."""
     column = rows.column(person.column)
     values = []
@@ -103,7 +102,7 @@ def _owned(rows: Any, person: Person) -> Any:
     return pyarrow.compute.is_in(column, value_set=pyarrow.array(values, column.type))
 
 
-def _leaves(parquet: Any) -> list[tuple[str, str, str]]:
+def _leaves(parquet: pyarrow.parquet.ParquetFile) -> list[tuple[str, str, str]]:
     """Each column's path, physical type and codec; a file's first row group speaks for all."""
     if not parquet.num_row_groups:
         return []

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
@@ -106,11 +106,11 @@ class Store:
         """The ids of an object's delete markers."""
         return [item["VersionId"] for item in self._bucket.markers(key) if item["Key"] == key]
 
-    def open(self, version: Version) -> BinaryIO:
+    def open(self, version: Version) -> io.IOBase:
         """A version as a file of which only what is asked for is read."""
         if version.size <= WHOLE_BYTES:
             return io.BytesIO(self.get(version)[0])
-        return cast(BinaryIO, _Remote(self, version))
+        return _Remote(self, version)
 
     def get(self, version: Version, byte_range: str = "") -> tuple[bytes, Json]:
         """A version's content, or a range of it, and what S3 says of it. Raises Corrupt if it lies in an archive."""

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, TypedDict
 
 from botocore.exceptions import ClientError
 
 from scripts.commands.common.console import CommandError
-from shared.documents import Json
 
 _BATCH: Final = 1_000  # as many as one DeleteObjects takes
 _GONE: Final = ("404", "NoSuchBucket", "NoSuchKey")
+
+
+class S3Marker(TypedDict):
+    """A delete marker."""
+
+    Key: str
+    VersionId: str
+
+
+class S3Object(TypedDict):
+    """An object that is listed."""
+
+    Key: str
+    LastModified: datetime
+    ETag: str
+    Size: int
+
+
+class S3Version(S3Object):
+    """A version of an object."""
+
+    VersionId: str
+    IsLatest: bool
+
+
+class VersionsPage(TypedDict, total=False):
+    """ListObjectVersions's answer."""
+
+    Versions: list[S3Version]
+    DeleteMarkers: list[S3Marker]
 
 
 @dataclass(frozen=True)
@@ -34,8 +64,8 @@ class Bucket:
         """An object's content."""
         return bytes(self.s3.get_object(Bucket=self.name, Key=key, **more)["Body"].read())
 
-    def objects(self, prefix: str = "") -> Iterator[Json]:
-        """S3's structures of the objects under a prefix."""
+    def objects(self, prefix: str = "") -> Iterator[S3Object]:
+        """The objects under a prefix."""
         for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
             yield from page.get("Contents", [])
 
@@ -44,23 +74,24 @@ class Bucket:
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix, Delimiter="/")
         return [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
 
-    def versions(self, prefix: str = "") -> Iterator[Json]:
-        """S3's structures of every version of every object under a prefix, without delete markers."""
-        yield from self._history(prefix, "Versions")
+    def versions(self, prefix: str = "") -> Iterator[S3Version]:
+        """Every version of every object under a prefix, without delete markers."""
+        for page in self._history(prefix):
+            yield from page.get("Versions", [])
 
-    def markers(self, prefix: str = "") -> Iterator[Json]:
-        """The same of the delete markers."""
-        yield from self._history(prefix, "DeleteMarkers")
+    def markers(self, prefix: str = "") -> Iterator[S3Marker]:
+        """The delete markers under a prefix."""
+        for page in self._history(prefix):
+            yield from page.get("DeleteMarkers", [])
 
-    def _history(self, prefix: str, *kinds: str) -> Iterator[Json]:
-        for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix):
-            for kind in kinds:
-                yield from page.get(kind, [])
+    def _history(self, prefix: str) -> Iterator[VersionsPage]:
+        yield from self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix)
 
     def history(self, prefix: str = "") -> Iterator[tuple[str, str]]:
         """Key and id of every version and every delete marker: what `delete` takes."""
-        for item in self._history(prefix, "Versions", "DeleteMarkers"):
-            yield item["Key"], item["VersionId"]
+        for page in self._history(prefix):
+            for item in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
+                yield item["Key"], item["VersionId"]
 
     def delete(self, versions: Iterable[tuple[str, str]]) -> int:
         """Delete versions and delete markers for good, by key and id; returns how many.

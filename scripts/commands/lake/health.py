@@ -268,7 +268,7 @@ class _Look:
             return self._sum_of_last_hour("AWS/ApiGateway", metric, dimensions) or 0
 
         by_route: Counter[str] = Counter()
-        for listed in listed_metrics(self.clients["cloudwatch"], "AWS/ApiGateway", "ApiName", self.name, "4XXError"):
+        for listed in listed_metrics(self.aws, "AWS/ApiGateway", "ApiName", self.name, "4XXError"):
             if "Method" in listed:
                 by_route[f"{listed['Method']} {listed['Resource']}"] += count("4XXError", listed)
         total = count("4XXError", api)

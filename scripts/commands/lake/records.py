@@ -33,7 +33,7 @@ class Origin:
     ip: str
     user_agent: str
 
-    def record(self, body: bytes, **pairs: object) -> tuple[bytes, ...]:
+    def record(self, body: bytes, **pairs: str | int) -> tuple[bytes, ...]:
         """The body as records that this sender sent; `pairs` end their context lines."""
         line = sender_line(self.request_id, self.extended_request_id, self.time, self.ip, self.user_agent)
         more = "".join(f" {key}={value}" for key, value in pairs.items()).encode()

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from botocore.exceptions import ClientError
 
@@ -22,7 +22,7 @@ from scripts.commands.common.console import CommandError
 from scripts.commands.lake.bucket import Bucket
 from scripts.commands.lake.zones import REPLAYED, Zone
 from scripts.commands.replay.zones import Item
-from transform.streams import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Firehose, put_records
+from transform.streams import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, BatchReply, Firehose, put_records
 
 READERS: Final = 16
 PATIENCE_SECONDS: Final = 300
@@ -81,7 +81,7 @@ class Paced:
         self.rate = float(FIRST_RATE)
         self.free_at = clock()
 
-    def put_record_batch(self, *, DeliveryStreamName: str, Records: list[dict[str, bytes]]) -> dict[str, Any]:
+    def put_record_batch(self, *, DeliveryStreamName: str, Records: list[dict[str, bytes]]) -> BatchReply:
         """PutRecordBatch, when it is its turn."""
         self.sleep(max(0.0, self.free_at - self.clock()))
         self.free_at = self.clock() + sum(len(record["Data"]) for record in Records) / self.rate
@@ -98,7 +98,7 @@ class Paced:
 
 
 def send(
-    items: Iterable[Item], firehose: Firehose, stream: str, marks: Marks, tell: Callable[[int], Any]
+    items: Iterable[Item], firehose: Firehose, stream: str, marks: Marks, tell: Callable[[int], None]
 ) -> tuple[int, int]:
     """Put the items' records on the stream, a full call after the other, and mark each call's items.
 

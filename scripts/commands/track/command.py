@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 from botocore.auth import SigV4Auth
@@ -100,7 +101,7 @@ class Interruption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, _frame: object) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         again = self.requested.is_set()
         self.exit_code = EXIT_TERMINATED if number == signal.SIGTERM else EXIT_INTERRUPTED
         self.requested.set()

@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 from shared.documents import parse_json
@@ -84,6 +84,7 @@ class Failed:
 
 
 Outcome: TypeAlias = Accepted | Dropped | Rejected | Failed
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,24 +129,24 @@ class Canary:
         return self.fillers + sum(one.events for one in self.outcomes)
 
 
-def outcomes(canaries: list[Canary], kind: type[Any]) -> list[Any]:
+def outcomes(canaries: list[Canary], kind: type[T]) -> list[T]:
     """The outcomes of one kind."""
     return [one for canary in canaries for one in canary.outcomes if isinstance(one, kind)]
 
 
-def totals(canaries: list[Canary]) -> dict[str, Any]:
-    """The outcomes counted in events, as the transform's metrics count them."""
+def totals(canaries: list[Canary]) -> tuple[int, dict[str, dict[str, int]]]:
+    """The events that are accepted, and the others by the names of the transform's metrics and by rule or reason."""
     dropped: Counter[str] = Counter()
-    for one in outcomes(canaries, Dropped):
-        dropped[one.rule] += one.events
+    for drop in outcomes(canaries, Dropped):
+        dropped[drop.rule] += drop.events
     rejected: Counter[str] = Counter()
-    for one in outcomes(canaries, Rejected):
-        rejected[one.reason] += one.events
-    return {
-        "Accepted": len(outcomes(canaries, Accepted)) + sum(canary.fillers for canary in canaries),
+    for reject in outcomes(canaries, Rejected):
+        rejected[reject.reason] += reject.events
+    failed = Counter(one.reason for one in outcomes(canaries, Failed))
+    return len(outcomes(canaries, Accepted)) + sum(canary.fillers for canary in canaries), {
         "DroppedByRule": dict(dropped),
         "RejectedByReason": dict(rejected),
-        "FailedByReason": dict(Counter(one.reason for one in outcomes(canaries, Failed))),
+        "FailedByReason": dict(failed),
     }
 
 
