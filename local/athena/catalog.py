@@ -14,6 +14,7 @@ from local.athena.calls import literal
 from local.athena.syntax import Missing, Node
 from local.athena.tables import QueryFailed, Table
 from local.athena.types import BIGINT, VARCHAR, Type
+from local.catalog import GlueColumn, GlueTable, SerdeInfo, StorageDescriptor
 from local.ministack import Emulator
 
 Json = dict[str, Any]
@@ -27,9 +28,10 @@ INFORMATION = {
 }  # fmt: skip
 
 
-def columns_of(glue: Json) -> list[Json]:
+def columns_of(glue: GlueTable) -> list[GlueColumn]:
     """The columns of a table, those of its partitions last."""
-    return [*(glue.get("StorageDescriptor") or {}).get("Columns", []), *(glue.get("PartitionKeys") or [])]
+    storage = glue.get("StorageDescriptor") or StorageDescriptor()
+    return [*storage.get("Columns", []), *(glue.get("PartitionKeys") or [])]
 
 
 def information(name: str, emulator: Emulator) -> Result:
@@ -52,7 +54,7 @@ def information(name: str, emulator: Emulator) -> Result:
     return relation(columns, rows)
 
 
-def trino_type(glue: Json, column: Json) -> str:
+def trino_type(glue: GlueTable, column: GlueColumn) -> str:
     """The type of a column as Trino calls it; as Glue does, where the local Athena does not read it."""
     try:
         found = Table(glue["Name"], {**glue, "StorageDescriptor": {**glue["StorageDescriptor"], "Columns": [column]},
@@ -79,7 +81,7 @@ def relation(columns: list[tuple[str, Type]], rows: list[tuple[Any, ...]]) -> Re
 
 
 def answer(
-    statement: Node, database: str, emulator: Emulator, find: Callable[[Node], Json]
+    statement: Node, database: str, emulator: Emulator, find: Callable[[Node], GlueTable]
 ) -> tuple[list[str], list[list[str]]]:
     """The column names and the rows of SHOW or DESCRIBE."""
     what, pattern = statement["what"] or "", statement["pattern"] or ""
@@ -114,10 +116,10 @@ def matching(names: list[str], pattern: str) -> list[list[str]]:
     return [[name] for name in sorted(names) if form.fullmatch(name)]
 
 
-def metadata(glue: Json) -> Json:
+def metadata(glue: GlueTable) -> Json:
     """A table as Athena's own API describes it."""
-    storage = glue.get("StorageDescriptor") or {}
-    serde = storage.get("SerdeInfo") or {}
+    storage = glue.get("StorageDescriptor") or StorageDescriptor()
+    serde = storage.get("SerdeInfo") or SerdeInfo()
     parameters = dict(glue.get("Parameters") or {})
     for name, value in (("location", storage.get("Location")), ("inputformat", storage.get("InputFormat")),
                         ("outputformat", storage.get("OutputFormat")),
@@ -125,11 +127,14 @@ def metadata(glue: Json) -> Json:
         parameters |= {name: value} if value else {}
     parameters |= {f"serde.param.{name}": value for name, value in (serde.get("Parameters") or {}).items()}
 
-    def shown(columns: list[Json]) -> list[Json]:
+    def shown(columns: list[GlueColumn]) -> list[dict[str, str]]:
         return [{key: one[key] for key in ("Name", "Type", "Comment") if one.get(key)} for one in columns]
 
-    made = {"Name": glue["Name"], "TableType": glue.get("TableType", ""), "Parameters": parameters}
-    made["Columns"], made["PartitionKeys"] = (
-        shown(one or []) for one in (storage.get("Columns"), glue.get("PartitionKeys"))
-    )
-    return made | {key: glue[key] for key in ("CreateTime",) if key in glue}
+    return {
+        "Name": glue["Name"],
+        "TableType": glue.get("TableType", ""),
+        "Parameters": parameters,
+        "Columns": shown(storage.get("Columns") or []),
+        "PartitionKeys": shown(glue.get("PartitionKeys") or []),
+        **({"CreateTime": glue["CreateTime"]} if "CreateTime" in glue else {}),
+    }

@@ -19,13 +19,14 @@ from local.athena.calls import literal
 from local.athena.syntax import Node
 from local.athena.tables import COLUMN_TYPES, NULL_PARTITION, PARQUET_SERDE, QueryFailed
 from local.athena.types import Type
+from local.catalog import GluePartition, GlueTable, StorageDescriptor
 from local.ministack import Emulator
 
 Json = dict[str, Any]
 
 MAX_PARTITIONS = 100
 COMPRESSIONS = ("GZIP", "SNAPPY")  # Athena's own choice, and what a statement may ask for
-PARQUET_FORMATS = {
+PARQUET_FORMATS: StorageDescriptor = {
     "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
     "OutputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
 }
@@ -45,8 +46,8 @@ class NewTable:
     database: str
     name: str
     bucket: str
-    table: Json
-    partitions: list[Json]
+    table: GlueTable
+    partitions: list[GluePartition]
     objects: dict[str, bytes]
     rows: int
 
@@ -145,13 +146,13 @@ def compute(
         )
     bucket, _, prefix = target.location.removeprefix("s3://").partition("/")
     kept = [name for name in types if name not in target.keys]
-    storage: Json = {
+    storage: StorageDescriptor = {
         "Columns": [{"Name": name, "Type": types[name]} for name in kept],
         "Location": target.location,
         **PARQUET_FORMATS,
         "SerdeInfo": {"SerializationLibrary": PARQUET_SERDE, "Parameters": {"serialization.format": "1"}},
     }
-    table = {
+    table: GlueTable = {
         "Name": target.name,
         "TableType": "EXTERNAL_TABLE",
         "Parameters": {"EXTERNAL": "TRUE"},

@@ -17,6 +17,7 @@ from sqlglot.errors import ParseError, TokenError
 from local import shapes
 from local.athena.create import quoted
 from local.athena.tables import COLUMN_TYPES
+from local.catalog import GlueColumn, GluePartition
 from local.ministack import Answer, Emulator
 
 Json = dict[str, Any]
@@ -58,7 +59,8 @@ class Glue:
         if headers.get("x-amz-target") != "AWSGlue.GetPartitions" or status >= 300 or not request.get("Expression"):
             return status, answered, content
         answer: Json = json.loads(content)
-        keys = (self.emulator.glue_table(request["DatabaseName"], request["TableName"]) or {}).get("PartitionKeys", [])
+        table = self.emulator.glue_table(request["DatabaseName"], request["TableName"])
+        keys = table.get("PartitionKeys", []) if table else []
         try:
             answer["Partitions"] = choose(answer["Partitions"], keys, request["Expression"])
         except ValueError as error:
@@ -87,7 +89,7 @@ def check(resource_type: str, properties: Json) -> None:
         raise ValueError(f"{name} is not implemented by the local Glue")
 
 
-def choose(partitions: list[Json], keys: list[Json], expression: str) -> list[Json]:
+def choose(partitions: list[GluePartition], keys: list[GlueColumn], expression: str) -> list[GluePartition]:
     """The partitions for which the expression holds. Raises ValueError when it is none over the partition columns."""
     names = {key["Name"].lower() for key in keys}
     try:

@@ -30,6 +30,7 @@ from local.athena.tables import DataFile, QueryFailed, Table
 from local.athena.text import show
 from local.athena.types import DAYS, MONTHS, ZONED, Type
 from local.athena.values import FUNCTIONS
+from local.catalog import GlueTable
 from local.ministack import AccessDenied, Emulator
 
 Json = dict[str, Any]
@@ -247,7 +248,7 @@ def table_key(sql: str, node: Node, database: str) -> tuple[str, str]:
     return (parts[-2] if len(parts) > 1 else database, parts[-1])
 
 
-def find_glue(sql: str, node: Node, database: str, permissions: Permissions) -> Json:
+def find_glue(sql: str, node: Node, database: str, permissions: Permissions) -> GlueTable:
     """A table that SHOW or DESCRIBE asks for, as the catalog has it."""
     key = table_key(sql, node, database)
     permissions.demand_glue("GetTable", *key)

@@ -333,7 +333,7 @@ class Parser:
                 if one.kind:
                     node = Node(one.kind, self.tokens[start].at, **got)
                     change = getattr(self, f"make_{one.kind.replace(' ', '_')}", None)
-                    return change(node, got) if change else node
+                    return change(node) if change else node
                 parts.update(got)
                 return value
             self.next = start
@@ -494,61 +494,63 @@ class Parser:
 
     # --- Nodes that are made of others
 
-    def make_aliased(self, node: Node, parts: dict[str, Any]) -> Node:
-        return node if parts.get("alias") else parts["relation"]
+    def make_aliased(self, node: Node) -> Node:
+        relation: Node = node["relation"]
+        return node if node["alias"] else relation
 
-    def make_parentheses(self, node: Node, parts: dict[str, Any]) -> Node:
-        return Node("row", node.at, **parts) if len(parts["items"]) > 1 else parts["items"][0]
+    def make_parentheses(self, node: Node) -> Node:
+        items: list[Node] = node["items"]
+        return Node("row", node.at, items=items) if len(items) > 1 else items[0]
 
-    def make_lambda(self, node: Node, parts: dict[str, Any]) -> Node:
-        names = [parts["name"]] if "name" in parts else parts.get("names", [])
-        return Node("lambda", node.at, names=names, body=parts["body"])
+    def make_lambda(self, node: Node) -> Node:
+        names = [node["name"]] if "name" in node.parts else node["names"] or []
+        return Node("lambda", node.at, names=names, body=node["body"])
 
-    def make_case(self, node: Node, parts: dict[str, Any]) -> Node:
-        if not parts["branches"]:
+    def make_case(self, node: Node) -> Node:
+        if not node["branches"]:
             raise self.fail()
         return node
 
-    def make_call(self, node: Node, parts: dict[str, Any]) -> Node:
-        return Node("call", node.at, **{"arguments": [], "order": [], **parts, "name": parts["name"].lower()})
+    def make_call(self, node: Node) -> Node:
+        return Node("call", node.at, **{"arguments": [], "order": [], **node.parts, "name": node["name"].lower()})
 
-    def make_extract(self, node: Node, parts: dict[str, Any]) -> Node:
-        if parts["field"].upper() not in FIELDS:
-            raise ValueError(f"{place(self.sql, node.at)}: Invalid EXTRACT field: {parts['field']}")
-        return Node("extract", node.at, field=FIELDS[parts["field"].upper()], value=parts["value"])
+    def make_extract(self, node: Node) -> Node:
+        if node["field"].upper() not in FIELDS:
+            raise ValueError(f"{place(self.sql, node.at)}: Invalid EXTRACT field: {node['field']}")
+        return Node("extract", node.at, field=FIELDS[node["field"].upper()], value=node["value"])
 
-    def make_position(self, node: Node, parts: dict[str, Any]) -> Node:
+    def make_position(self, node: Node) -> Node:
         return self.function(node, "strpos", "text", "part")
 
-    def make_substring(self, node: Node, parts: dict[str, Any]) -> Node:
+    def make_substring(self, node: Node) -> Node:
         return self.function(node, "substring", "text", "start", "length")
 
-    def make_trim(self, node: Node, parts: dict[str, Any]) -> Node:
+    def make_trim(self, node: Node) -> Node:
         return self.function(
-            node, {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(parts.get("side", ""), "trim"), "text", "part"
+            node, {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(node["side"] or "", "trim"), "text", "part"
         )
 
     def function(self, node: Node, name: str, *parts: str) -> Node:
         """The call that a special form, such as TRIM(... FROM ...), means."""
         return Node("call", node.at, name=name, arguments=[node[part] for part in parts if node[part]], order=[])
 
-    def make_typed(self, node: Node, parts: dict[str, Any]) -> Node:
-        if parts["name"].upper() == "INTERVAL":
+    def make_typed(self, node: Node) -> Node:
+        if node["name"].upper() == "INTERVAL":
             raise self.fail()
         return Node(
-            "typed", node.at, type=Node("type", node.at, name=parts["name"].lower(), items=[]), text=node["text"]
+            "typed", node.at, type=Node("type", node.at, name=node["name"].lower(), items=[]), text=node["text"]
         )
 
-    def make_type(self, node: Node, parts: dict[str, Any]) -> Node:
-        name = parts["name"].lower() + " with time zone" * ("zone" in parts)
-        if "from" in parts:
-            name = f"interval {parts['from']} to {parts['to']}".lower()
-        items = [int(one) if isinstance(one, str) else one for one in parts.get("items", [])]
+    def make_type(self, node: Node) -> Node:
+        name = node["name"].lower() + " with time zone" * ("zone" in node.parts)
+        if "from" in node.parts:
+            name = f"interval {node['from']} to {node['to']}".lower()
+        items = [int(one) if isinstance(one, str) else one for one in node["items"] or []]
         return Node("type", node.at, name=name, items=items)
 
-    def make_suffixed_type(self, node: Node, parts: dict[str, Any]) -> Node:
-        made: Node = parts["type"]
-        for _ in parts["arrays"]:
+    def make_suffixed_type(self, node: Node) -> Node:
+        made: Node = node["type"]
+        for _ in node["arrays"]:
             made = Node("type", node.at, name="array", items=[made])
         return made
 

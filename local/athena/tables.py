@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
+from local.catalog import GlueColumn, GlueTable, SerdeInfo, StorageDescriptor
 from local.ministack import Emulator
-
-Json = dict[str, Any]
 
 
 class QueryFailed(Exception):
@@ -71,10 +69,10 @@ def data_file(bucket: str, key: str, file: Path, at: int, partition: tuple[str |
 class Table:
     """A Glue table as Athena reads it. `columns` and `keys` (the partition's) map lower-case names to DuckDB types."""
 
-    def __init__(self, name: str, glue: Json) -> None:
+    def __init__(self, name: str, glue: GlueTable) -> None:
         self.name, self.parameters = name, glue.get("Parameters") or {}
         storage = glue["StorageDescriptor"]
-        serde = storage.get("SerdeInfo") or {}
+        serde = storage.get("SerdeInfo") or SerdeInfo()
         options = {key.lower(): str(value).lower() for key, value in (serde.get("Parameters") or {}).items()}
         self.ignores_malformed = options.pop("ignore.malformed.json", "false") == "true"
         self.columns, self.keys = self._types(storage["Columns"]), self._types(glue.get("PartitionKeys") or [])
@@ -90,7 +88,7 @@ class Table:
     def _unsupported(self, what: str) -> QueryFailed:
         return QueryFailed(f"NOT_SUPPORTED: the local Athena does not implement {what} (table {self.name})")
 
-    def _types(self, columns: list[Json]) -> dict[str, str]:
+    def _types(self, columns: list[GlueColumn]) -> dict[str, str]:
         types = {}
         for column in columns:
             kind = column["Type"].lower()
@@ -128,10 +126,10 @@ class Table:
             for key, file in emulator.object_paths(bucket, f"{prefix}/"):
                 yield from data_file(bucket, key, file, len(prefix) + 1, partition)
 
-    def _check_partition(self, storage: Json, values: list[str]) -> None:
+    def _check_partition(self, storage: StorageDescriptor, values: list[str]) -> None:
         """A partition has a schema of its own, which must be the table's."""
         name = "/".join(f"{key}={value}" for key, value in zip(self.keys, values, strict=True))
-        library = (storage.get("SerdeInfo") or {}).get("SerializationLibrary")
+        library = (storage.get("SerdeInfo") or SerdeInfo()).get("SerializationLibrary")
         if library != (PARQUET_SERDE if self.is_parquet else JSON_SERDE):
             raise QueryFailed(f"HIVE_UNSUPPORTED_FORMAT: partition {name} of {self.name} has the SerDe {library}")
         for column, kind in self._types(storage.get("Columns") or []).items():

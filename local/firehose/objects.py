@@ -22,6 +22,7 @@ import cramjam
 import duckdb
 import orjson
 
+from local.catalog import GlueTable
 from local.firehose.configuration import MEBIBYTE, Configuration, Json, evaluate_prefix
 
 REQUEST_LIMIT = 6_000_000  # The lower reading of Lambda's 6 MB; a request is cut below it.
@@ -258,7 +259,7 @@ class Misfit(ValueError):
     """A JSON value does not fit its column, or a column has a type that is not implemented."""
 
 
-def column_types(table: Json) -> dict[str, str]:
+def column_types(table: GlueTable) -> dict[str, str]:
     """The Glue types of a table's columns by name, without partition keys; Misfit names one that is not implemented."""
     types = {column["Name"].lower(): column["Type"].lower() for column in table["StorageDescriptor"]["Columns"]}
     for name, kind in types.items():
@@ -268,7 +269,7 @@ def column_types(table: Json) -> dict[str, str]:
     return types
 
 
-def convert(records: Iterable[Record], table: Json, codec: str, directory: Path) -> Converted:
+def convert(records: Iterable[Record], table: GlueTable, codec: str, directory: Path) -> Converted:
     """Turn JSON records into one Parquet file with the table's columns; `directory` takes temporary files.
 
     Each record holds JSON objects, apart by whitespace or nothing; one that does not fit fails its whole record. Values

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from local.catalog import GlueTable
 from local.firehose import objects
-from local.firehose.configuration import Configuration, Destination, Json
+from local.firehose.configuration import Configuration, Destination
 from local.firehose.engine import PRINCIPAL, Engine, now
 from local.firehose.objects import Record
 from local.ministack import AccessDenied, Emulator, ServiceError
@@ -90,7 +91,7 @@ def content(records: Iterable[Record], compression: str) -> bytes:
     return objects.compress(b"".join(record.data for record in records), compression)
 
 
-def read_table(emulator: Emulator, configuration: Configuration) -> Json:
+def read_table(emulator: Emulator, configuration: Configuration) -> GlueTable:
     """The Glue table of the conversion as it is now. The role needs each action that Firehose documents, on each level.
 
     Raises AccessDenied or ServiceError.

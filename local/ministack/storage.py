@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from local.catalog import GluePartition, GlueTable
 from local.ministack.process import ACCOUNT, REGION, Json, Process, ServiceError
 
 
@@ -47,9 +48,9 @@ class Storage(Process):
         found = [(path.relative_to(root).as_posix(), path) for path in (root / prefix).rglob("*") if path.is_file()]
         return sorted((key, path) for key, path in found if key in objects)
 
-    def glue_table(self, database: str, table: str) -> Json | None:
+    def glue_table(self, database: str, table: str) -> GlueTable | None:
         """A table of the Glue catalog, as Glue's GetTable shows it."""
-        found: Json | None = self._tables.get_scoped(ACCOUNT, REGION, f"{database}/{table}")
+        found: GlueTable | None = self._tables.get_scoped(ACCOUNT, REGION, f"{database}/{table}")
         return found
 
     def glue_databases(self) -> list[str]:
@@ -58,7 +59,7 @@ class Storage(Process):
             name for account, region, name in self._databases.to_dict() if (account, region) == (ACCOUNT, REGION)
         )
 
-    def glue_tables(self, database: str) -> list[Json]:
+    def glue_tables(self, database: str) -> list[GlueTable]:
         """The tables of a database, by name."""
         found = self._tables.to_dict().items()
         mine = [(key, table) for (*scope, key), table in found if scope == [ACCOUNT, REGION]]
@@ -68,11 +69,11 @@ class Storage(Process):
         """Whether the Glue catalog has the database."""
         return self._databases.get_scoped(ACCOUNT, REGION, database) is not None
 
-    def glue_partitions(self, database: str, table: str) -> list[Json]:
+    def glue_partitions(self, database: str, table: str) -> list[GluePartition]:
         """The partitions that the Glue catalog lists for a table, each as it is at one moment."""
         while True:
-            listed: list[Json] = self._partitions.get_scoped(ACCOUNT, REGION, f"{database}/{table}") or []
-            found = [dict(partition) for partition in list(listed)]
+            listed: list[GluePartition] = self._partitions.get_scoped(ACCOUNT, REGION, f"{database}/{table}") or []
+            found = [partition.copy() for partition in list(listed)]
             # MiniStack empties a partition before it fills it with what BatchUpdatePartition says.
             if all("StorageDescriptor" in partition for partition in found):
                 return found
