@@ -131,13 +131,13 @@ class AttributeValue(TypedDict, total=False):
     N: str
 
 
-Item = dict[str, AttributeValue]
+DynamoItem = dict[str, AttributeValue]
 
 
 class FoundItem(TypedDict):
     """GetItem's answer; without an item if there is none."""
 
-    Item: NotRequired[Item]
+    Item: NotRequired[DynamoItem]
 
 
 class DynamoDbExceptions(Protocol):
@@ -153,14 +153,14 @@ class DynamoDb(Protocol):
     @property
     def exceptions(self) -> DynamoDbExceptions: ...
 
-    def get_item(self, *, TableName: str, Key: Item, ConsistentRead: bool) -> FoundItem: ...
+    def get_item(self, *, TableName: str, Key: DynamoItem, ConsistentRead: bool) -> FoundItem: ...
 
     def update_item(
         self,
         *,
         TableName: str,
-        Key: Item,
+        Key: DynamoItem,
         UpdateExpression: str,
-        ExpressionAttributeValues: Item,
+        ExpressionAttributeValues: DynamoItem,
         ConditionExpression: str = "",
     ) -> None: ...

@@ -31,7 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypedDict, cast, get_args
+from typing import Any, Final, Literal, NotRequired, Protocol, TypedDict, TypeVar, get_args
 
 from pybase64 import b64decode, b64encode_as_string
 
@@ -48,6 +48,8 @@ REPLY_LIMIT: Final = 6_000_000
 REPLY_OVERHEAD: Final = 80
 """Bytes that a record takes in the reply beside its id and its data, at most."""
 
+Choice = TypeVar("Choice", bound=str)
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +59,13 @@ class Record(TypedDict):
     recordId: str
     approximateArrivalTimestamp: int
     data: str
+
+
+class FirehoseEvent(TypedDict):
+    """An invocation, as Firehose makes it."""
+
+    records: list[Record]
+    deliveryStreamArn: NotRequired[str]
 
 
 class Reply(TypedDict):
@@ -79,15 +88,15 @@ class LambdaContext(Protocol):
 def read_settings(environment: dict[str, str]) -> Settings:
     """Settings from the environment; raises ValueError with the name, the value and the way out."""
 
-    def choose(name: str, *choices: str) -> str:
+    def choose(name: str, *choices: Choice) -> Choice:
         chosen = environment.get(name) or choices[0]
         if chosen not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)} (got {chosen!r})")
-        return chosen
+        return choices[choices.index(chosen)]  # which has their type
 
     names = (fold(name.strip()) for name in environment.get("REDACT_FIELDS", "").split(","))
     return Settings(
-        ip_handling=cast(IpHandling, choose("IP_HANDLING", *get_args(IpHandling))),
+        ip_handling=choose("IP_HANDLING", *get_args(IpHandling)),
         redact_fields=frozenset(name for name in names if name),
         keep_headless=choose("HEADLESS_BROWSERS", "DROP", "KEEP") == "KEEP",
         find_salt=Salts(bucket).find if (bucket := environment.get("SALT_BUCKET")) else None,
@@ -176,9 +185,9 @@ class Invocation:
         self.detours: list[Detour] = []
 
 
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, list[Reply]]:
+def lambda_handler(event: FirehoseEvent, context: LambdaContext) -> dict[str, list[Reply]]:
     """Answer one invocation: a reply for each record, in their order, and one line of metrics on standard output."""
-    records: list[Record] = event["records"]
+    records = event["records"]
     invocation = Invocation(records)
     replies = [answer(record, invocation) for record in records]
     tally = invocation.tally

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypedDict
 
 from transform.records import describe
 
@@ -23,12 +23,24 @@ PAUSE_SECONDS: Final = 60
 logger = logging.getLogger(__name__)
 
 
+class Body(Protocol):
+    """An object's content."""
+
+    def read(self) -> bytes: ...
+
+
+class FoundObject(TypedDict):
+    """GetObject's answer."""
+
+    Body: Body
+
+
 class S3(Protocol):
     """What is used of boto3's S3 client."""
 
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes, IfNoneMatch: str) -> Any: ...
+    def put_object(self, *, Bucket: str, Key: str, Body: bytes, IfNoneMatch: str) -> None: ...
 
-    def get_object(self, *, Bucket: str, Key: str) -> Any: ...
+    def get_object(self, *, Bucket: str, Key: str) -> FoundObject: ...
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from scripts.commands.common.stack import (
 from scripts.commands.common.tables import Column, write_table
 from shared.aws import ReceivedMessage, Sqs
 from shared.documents import parse_json
-from stacks.pull.function.store import Run, State, Store, Task, TaskKey
+from stacks.pull.function.store import RunItem, StateItem, Store, TaskItem, TaskKey
 
 COLUMNS = [
     *(Column(name, "varchar") for name in ("source", "checkpoint (UTC)", "run", "state")),
@@ -54,9 +54,9 @@ class Figures:
     """Where a source is: its state, its last run, and the tasks of that run."""
 
     source: str
-    state: State
-    run: Run | None
-    tasks: list[Task]
+    state: StateItem
+    run: RunItem | None
+    tasks: list[TaskItem]
 
     def count(self, state: str) -> int:
         """How many requests of the run are in this state."""
@@ -141,7 +141,7 @@ def _release_if_left(pull: Pull, name: str) -> None:
             pull.store.release(name, holder)
 
 
-def _follow(pull: Pull, execution: str, names: list[str]) -> runs.Execution:
+def _follow(pull: Pull, execution: str, names: list[str]) -> runs.ExecutionDescription:
     """Show an execution's progress to its end; returns how Step Functions describes it then."""
     with progress() as display:
         task = display.add_task("Checking", total=None)

@@ -41,7 +41,7 @@ class ResultConfiguration(TypedDict):
     OutputLocation: str
 
 
-class Place(TypedDict):
+class QueryPlace(TypedDict):
     """Where a query runs and leaves its result, as StartQueryExecution takes it."""
 
     WorkGroup: str
@@ -89,7 +89,7 @@ class QueryExecution(TypedDict):
     Statistics: NotRequired[QueryStatistics]
 
 
-def place(stack: Stack) -> Place:
+def place(stack: Stack) -> QueryPlace:
     """Where somebody's query runs and leaves its result.
 
     A stack with analysts keeps a folder for each of those who ask: docs/analyst.md.
@@ -144,7 +144,7 @@ def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def start(athena: Any, where: Place, database: str, sql: str, parameters: list[str]) -> str:
+def start(athena: Any, where: QueryPlace, database: str, sql: str, parameters: list[str]) -> str:
     """Start a query and return its QueryExecutionId.
 
     Raises:
@@ -166,7 +166,7 @@ def start(athena: Any, where: Place, database: str, sql: str, parameters: list[s
 
 def run(
     athena: Any,
-    where: Place,
+    where: QueryPlace,
     database: str,
     sql: str,
     parameters: list[str],

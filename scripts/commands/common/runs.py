@@ -28,14 +28,14 @@ class Failure(TypedDict, total=False):
     cause: str
 
 
-class Execution(Failure):
+class ExecutionDescription(Failure):
     """A run, as DescribeExecution has it. The output is JSON."""
 
     status: str
     output: NotRequired[str]
 
 
-def follow(aws: Aws, execution: str, seconds: float) -> Iterator[Execution]:
+def follow(aws: Aws, execution: str, seconds: float) -> Iterator[ExecutionDescription]:
     """What DescribeExecution says of a run, again and again with a pause between, for as long as it is asked."""
     states = aws.client("stepfunctions")
     while True:

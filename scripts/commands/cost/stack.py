@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scripts.commands.common import stack
 from scripts.commands.common.console import UsageError
@@ -57,7 +57,7 @@ class Metric(NamedTuple):
     statistic: str = "Sum"
 
     @property
-    def request(self) -> dict[str, Any]:
+    def request(self) -> dict[str, str | list[dict[str, str]]]:
         dimensions = [{"Name": key, "Value": value} for key, value in self.dimensions.items()]
         return {"Namespace": self.namespace, "MetricName": self.name, "Dimensions": dimensions}
 

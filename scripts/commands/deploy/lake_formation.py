@@ -6,7 +6,7 @@ the table that describes the rows, and cannot have one before both exist. docs/o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from botocore.exceptions import ClientError, EndpointConnectionError
 
@@ -14,6 +14,19 @@ from scripts.commands.common.console import CommandError, say
 from scripts.commands.common.stack import Aws
 
 _MORE = "docs/operating.md#lake-formation"
+
+
+class DataLakePrincipal(TypedDict):
+    """Who is granted something."""
+
+    DataLakePrincipalIdentifier: str
+
+
+class PrincipalPermissions(TypedDict):
+    """What somebody is granted on everything that is new."""
+
+    Principal: DataLakePrincipal
+    Permissions: list[str]
 
 
 def check_new_tables(aws: Aws, output_format: str) -> None:
@@ -29,7 +42,8 @@ def check_new_tables(aws: Aws, output_format: str) -> None:
     except (ClientError, EndpointConnectionError) as error:
         say(f"Whether Lake Formation rules new tables is not known ({error}). If the stream is refused: {_MORE}")
         return
-    if _is_open(settings, "CreateDatabaseDefaultPermissions") and _is_open(settings, "CreateTableDefaultPermissions"):
+    defaults = ("CreateDatabaseDefaultPermissions", "CreateTableDefaultPermissions")
+    if all(_is_open(settings.get(name, [])) for name in defaults):
         return
     if output_format != "PARQUET":
         say(f"Lake Formation rules new tables in {aws.region}: who queries them needs its grants ({_MORE}).")
@@ -41,9 +55,9 @@ def check_new_tables(aws: Aws, output_format: str) -> None:
     )
 
 
-def _is_open(settings: dict[str, Any], defaults: str) -> bool:
+def _is_open(granted: list[PrincipalPermissions]) -> bool:
     """Whether what is new is granted to everybody whom IAM allows it."""
     return any(
         one["Principal"]["DataLakePrincipalIdentifier"] == "IAM_ALLOWED_PRINCIPALS" and "ALL" in one["Permissions"]
-        for one in settings.get(defaults, [])
+        for one in granted
     )

@@ -8,15 +8,80 @@ import secrets
 from datetime import UTC, datetime
 from hashlib import scrypt, sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, NotRequired, TypedDict
 
 from scripts.commands.common.console import UsageError
 from scripts.commands.erase.store import USER_FOLDER, Scan, Version
 from scripts.commands.erase.zones import Person, Remains
-from shared.documents import Json, parse_json
+from shared.documents import parse_json
 
 RECEIPT_FORMAT: Final = "sluice erase receipt 1"
-_SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1}  # slow, because ids are few enough to be tried out
+
+
+class ScryptCost(TypedDict):
+    """What a hash takes."""
+
+    n: int
+    r: int
+    p: int
+
+
+class ReceiptUser(ScryptCost):
+    """Whose receipt it is: the column of the id, its hash and the hash's salt, both in hexadecimal digits."""
+
+    column: str
+    scrypt: str
+    salt: str
+
+
+class ErasedVersion(TypedDict):
+    """A version that is gone, and the one that is in its place, if any."""
+
+    key: str
+    version_before: str
+    version_after: str | None
+    was_latest: bool
+    rows_before: int
+    rows_after: int
+    sha256_before: str
+    sha256_after: str | None
+    at: str
+
+
+class Proof(TypedDict):
+    """What the second look has read and found."""
+
+    versions_read: int
+    rows_read: int
+    versions_that_hold_the_person: int
+
+
+class ReceiptRun(TypedDict):
+    """One run; what follows `objects` is there once it has ended."""
+
+    began: str
+    waited_seconds: int
+    objects: list[ErasedVersion]
+    results_deleted: NotRequired[int]
+    left_alone: NotRequired[dict[str, int]]
+    set_aside: NotRequired[list[str]]
+    similar_ids_left: NotRequired[int]
+    proof: NotRequired[Proof]
+    ended: NotRequired[str]
+
+
+class ReceiptDocument(TypedDict):
+    """The file."""
+
+    format: str
+    stack: str
+    place: str
+    bucket: str
+    runs: list[ReceiptRun]
+    user: NotRequired[ReceiptUser]
+
+
+_SCRYPT: Final = ScryptCost(n=2**14, r=8, p=1)  # slow, because ids are few enough to be tried out
 
 
 class Receipt:
@@ -27,7 +92,7 @@ class Receipt:
 
     def __init__(self, path: Path, person: Person, stack: str, place: str, bucket: str) -> None:
         self.path = path
-        self.document: Json = {"format": RECEIPT_FORMAT, "stack": stack, "place": place, "bucket": bucket, "runs": []}
+        self.document = ReceiptDocument(format=RECEIPT_FORMAT, stack=stack, place=place, bucket=bucket, runs=[])
         if path.exists():
             self.document = self._of_same(person, bucket)
         else:
@@ -40,11 +105,11 @@ class Receipt:
                 "salt": salt.hex(),
                 **_SCRYPT,
             }
-        self.runs: list[Json] = self.document["runs"]
+        self.runs = self.document["runs"]
 
-    def _of_same(self, person: Person, bucket: str) -> Json:
+    def _of_same(self, person: Person, bucket: str) -> ReceiptDocument:
         try:
-            document: Json = parse_json(self.path.read_text())
+            document: ReceiptDocument = parse_json(self.path.read_text())
             user = document["user"]
             is_same = (
                 document["format"] == RECEIPT_FORMAT
@@ -61,10 +126,9 @@ class Receipt:
         return document
 
     @property
-    def objects(self) -> list[Json]:
+    def objects(self) -> list[ErasedVersion]:
         """What was done in this run."""
-        objects: list[Json] = self.runs[-1]["objects"]
-        return objects
+        return self.runs[-1]["objects"]
 
     def begin(self, waited: float) -> None:
         """Begin with a run, before anything is changed."""

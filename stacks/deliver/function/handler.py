@@ -29,18 +29,20 @@ from . import run, send
 from .settings import Clients, Settings
 
 
-class Event(TypedDict, total=False):
+class LambdaEvent(TypedDict, total=False):
     """A step of the state machine, with what that step takes; or messages of the queue."""
 
     step: Literal["prepare", "enqueue"]
     started: run.Started
     execution: str
-    delivery: run.Delivery
+    delivery: run.PlannedDelivery
     position: str | None
     Records: list[QueueRecord]
 
 
-def lambda_handler(event: Event, context: LambdaContext) -> run.Prepared | run.Enqueued | BatchItemFailures:
+def lambda_handler(
+    event: LambdaEvent, context: LambdaContext
+) -> run.PreparedDelivery | run.Enqueued | BatchItemFailures:
     """Answer one invocation: a step of run.py, or the messages of the queue that are to come again."""
     settings, clients = _settings(), _clients()
     match event.get("step"):

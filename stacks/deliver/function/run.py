@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from shared.athena import NamedQuery, ResultSet, typed
-from shared.aws import DynamoDb, Item
+from shared.aws import DynamoDb, DynamoItem
 
 from .messages import MAX_ROW_BYTES, Message, Row, dead_letter, row_id, send
 from .settings import Clients, Settings
@@ -62,7 +62,7 @@ class Started(TypedDict):
     Input: Given
 
 
-class Delivery(TypedDict):
+class PlannedDelivery(TypedDict):
     """What enqueue needs to know of a run. `resumed` if another run had begun its window."""
 
     run: str
@@ -72,19 +72,19 @@ class Delivery(TypedDict):
     resumed: bool
 
 
-class Prepared(TypedDict):
+class PreparedDelivery(TypedDict):
     """Whether there is anything to deliver; if so, the arguments of StartQueryExecution, too."""
 
     waiting: bool
     request: NotRequired[dict[str, str | list[str] | dict[str, str]]]
-    delivery: NotRequired[Delivery]
+    delivery: NotRequired[PlannedDelivery]
 
 
 class Position(TypedDict):
     """A query that has succeeded, and where in its result to go on: nowhere at the beginning and at the end."""
 
     execution: str
-    delivery: Delivery
+    delivery: PlannedDelivery
     position: NotRequired[str | None]
 
 
@@ -103,13 +103,13 @@ class Window:
     resumed: bool = False
 
 
-def prepare(started: Started, settings: Settings, clients: Clients, now: datetime) -> Prepared:
+def prepare(started: Started, settings: Settings, clients: Clients, now: datetime) -> PreparedDelivery:
     """Decide what to deliver. Raises Unusable."""
     run, given = started["Name"], started["Input"]
     name = given.get("query", settings.query)
     values = given.get("parameters", split(settings.parameters))
     saved = find_query(clients.athena, settings.work_group, name)
-    delivery: Delivery = {"run": run, "query": name, "watermark": None, "until": None, "resumed": False}
+    delivery: PlannedDelivery = {"run": run, "query": name, "watermark": None, "until": None, "resumed": False}
     has_window = "{from}" in values or "{to}" in values
     if "from" in given:
         if not has_window:
@@ -214,7 +214,7 @@ def claim(dynamodb: DynamoDb, table: str, watermark: str, until: datetime) -> Wi
 
     One that was begun and not finished comes first, as it was.
     """
-    key: Item = {"id": {"S": watermark}}
+    key: DynamoItem = {"id": {"S": watermark}}
     while True:
         item = dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True).get("Item", {})
         since = _read_time(item["moved_to"]["S"]) if "moved_to" in item else BEGINNING
@@ -223,7 +223,7 @@ def claim(dynamodb: DynamoDb, table: str, watermark: str, until: datetime) -> Wi
         if until <= since:
             return None
         is_unchanged = "moved_to = :since" if "moved_to" in item else "attribute_not_exists(moved_to)"
-        values: Item = {":until": {"S": until.strftime(TIME)}}
+        values: DynamoItem = {":until": {"S": until.strftime(TIME)}}
         if "moved_to" in item:
             values[":since"] = item["moved_to"]
         try:

@@ -27,7 +27,7 @@ from .parts import Parts
 from .problems import Busy, ErrorBody, HttpError, NotJson, Problem, UnknownSource, WrongTotal
 from .queue import Queue
 from .source import MOST_PAGES, Source
-from .store import MOST_RESTARTS, NewTask, Task, TaskKey, is_chained
+from .store import MOST_RESTARTS, NewTask, TaskItem, TaskKey, is_chained
 
 MOST_DOUBTS: Final = 4
 """How often a request is tried that brings what cannot be true."""
@@ -100,7 +100,7 @@ class Worker:
         except RecursionError:
             return self._handle(key, task, NotJson("a row is nested too deeply"))
 
-    def _land(self, source: Source, key: TaskKey, task: Task, milliseconds_left: Callable[[], int]) -> None:
+    def _land(self, source: Source, key: TaskKey, task: TaskItem, milliseconds_left: Callable[[], int]) -> None:
         """Fetch the page, put its rows, plan what follows it, note that it has landed, and queue what follows it."""
         parameters = parse_json(task["parameters"])
         place = Place(
@@ -168,7 +168,7 @@ class Worker:
         items = self._store.pages(key)
         return {page: item["state"] for item in items if (page := TaskKey.of(item)).number in numbers}
 
-    def _handle(self, key: TaskKey, task: Task, problem: Problem) -> float | None:
+    def _handle(self, key: TaskKey, task: TaskItem, problem: Problem) -> float | None:
         """Bury a request, or say when it is to be tried again."""
         now = self._now()
         since = int(task.get("failing_since", now))
@@ -192,7 +192,7 @@ class Worker:
             self._store.hold(key.source, asked)
         return web.backoff(attempts, base=2.0, longest=LONGEST_PAUSE, at_least=asked)
 
-    def _start_again(self, key: TaskKey, task: Task, problem: Problem) -> bool:
+    def _start_again(self, key: TaskKey, task: TaskItem, problem: Problem) -> bool:
         """Start a series from its first page when the address of this page may be what is wrong: cursors expire, and
         rows move. False when it is something else, or when that has been tried often enough."""
         if self._store.is_left(key):

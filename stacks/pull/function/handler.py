@@ -28,14 +28,14 @@ from .client import Client
 from .fetch import Worker, settle
 from .parts import Parts
 from .queue import Queue
-from .run import Look, Planned, Runner
+from .run import Look, PlannedSource, Runner
 from .source import Source
 from .store import Store
 
 logging.getLogger().setLevel(logging.INFO)
 
 
-def lambda_handler(event: Json, context: LambdaContext) -> list[Planned] | Look | BatchItemFailures:
+def lambda_handler(event: Json, context: LambdaContext) -> list[PlannedSource] | Look | BatchItemFailures:
     """Do a step, or the messages of the queue."""
     runner, worker, queue = parts()
     if "Records" in event:

@@ -19,7 +19,7 @@ from .pages import Place
 from .parts import Parts
 from .problems import Busy, Problem, UnknownSource
 from .source import EPOCH, MOST_PAGES, Source, Window, read_time, write_time
-from .store import MOST_RESTARTS, NewTask, Task, TaskKey, landed
+from .store import MOST_RESTARTS, NewTask, TaskItem, TaskKey, landed
 
 MOST_SIDE_BY_SIDE: Final = 64
 """How many sources are checked at the same time: so many may hang without keeping another waiting."""
@@ -44,8 +44,8 @@ _STATES: Final = ("planned", "landed", "dead", "discarded")
 
 logger = logging.getLogger(__name__)
 
-Planned = TypedDict(
-    "Planned",
+PlannedSource = TypedDict(
+    "PlannedSource",
     {
         "source": str,
         "run": NotRequired[str],
@@ -57,8 +57,8 @@ Planned = TypedDict(
 )
 """A source with the window of its run, and the run once it is planned; or with why it has none."""
 
-Progress = TypedDict(
-    "Progress",
+RunProgress = TypedDict(
+    "RunProgress",
     {
         "source": str,
         "run": str,
@@ -78,7 +78,7 @@ Progress = TypedDict(
 """How far a run is: its requests by their states, and the outcome once it is over; times are seconds since 1970."""
 
 
-class Failed(TypedDict):
+class FailedSource(TypedDict):
     """A source and what is wrong with it."""
 
     source: str
@@ -88,9 +88,9 @@ class Failed(TypedDict):
 class Look(TypedDict):
     """What one look has seen; the first one is given only what was `planned`."""
 
-    planned: list[Planned]
-    runs: NotRequired[list[Progress]]
-    failed: NotRequired[list[Failed]]
+    planned: list[PlannedSource]
+    runs: NotRequired[list[RunProgress]]
+    failed: NotRequired[list[FailedSource]]
     is_done: NotRequired[bool]
     pause: NotRequired[int]
     rows: NotRequired[int]
@@ -104,7 +104,7 @@ class Runner:
         self._sources, self._store, self._queue, self._client = parts.sources, parts.store, parts.queue, parts.client
         self._retry_seconds, self._now, self._sleep = parts.retry_seconds, parts.now, parts.sleep
 
-    def check(self, names: list[str]) -> list[Planned]:
+    def check(self, names: list[str]) -> list[PlannedSource]:
         """Make the first request of each run, as a test: of these sources, or of all."""
         windows = {name: self._window(self._sources[name]) for name in names or self._sources if name in self._sources}
         with ThreadPoolExecutor(MOST_SIDE_BY_SIDE) as pool:
@@ -118,7 +118,7 @@ class Runner:
         now = datetime.fromtimestamp(int(self._now()), UTC)
         return source.window(read_time(state["checkpoint"]) if "checkpoint" in state else None, now)
 
-    def _check(self, name: str, window: Window | None) -> Planned:
+    def _check(self, name: str, window: Window | None) -> PlannedSource:
         if name not in self._sources:
             problem = UnknownSource(f"there is no source '{name}': there are {', '.join(self._sources)}")
             return {"source": name, "error": problem.reason}
@@ -134,7 +134,7 @@ class Runner:
             logger.exception("%s: fault", name)
             return {"source": name, "error": f"Fault: {type(error).__name__}, see the log of the function"}
 
-    def _try(self, source: Source, window: Window) -> Planned:
+    def _try(self, source: Source, window: Window) -> PlannedSource:
         parameters = source.page(next(source.series(window)), 0)
         began = self._now()
         for attempt in itertools.count(1):
@@ -150,7 +150,7 @@ class Runner:
         pages.follow(source, page, Place(0, parameters, 1))
         return {"source": source.name, "from": write_time(window.start), "to": write_time(window.to)}
 
-    def plan(self, holder: str, checked: list[Planned]) -> list[Planned]:
+    def plan(self, holder: str, checked: list[PlannedSource]) -> list[PlannedSource]:
         """Plan what was checked, or go on with the runs that are open.
 
         The first page of each series is planned, and plans the others when it is fetched. Every request has its item
@@ -158,7 +158,7 @@ class Runner:
         """
         return [self._plan(holder, each) if "from" in each else each for each in checked]
 
-    def _plan(self, holder: str, checked: Planned) -> Planned:
+    def _plan(self, holder: str, checked: PlannedSource) -> PlannedSource:
         """Plan one source."""
         source = self._sources[checked["source"]]
         if not self._store.acquire(source.name, holder, LEASE_SECONDS):
@@ -205,8 +205,8 @@ class Runner:
         planned = seen["planned"]
         before = {run["source"]: run for run in seen.get("runs", [])}
         is_quiet = self._queue.is_empty()
-        runs: list[Progress] = []
-        failed: list[Failed] = [
+        runs: list[RunProgress] = []
+        failed: list[FailedSource] = [
             {"source": each["source"], "error": each["error"]} for each in planned if "error" in each
         ]
         for each in planned:
@@ -229,7 +229,7 @@ class Runner:
             "refine": self._days(runs),
         }
 
-    def _days(self, runs: list[Progress]) -> dict[str, str]:
+    def _days(self, runs: list[RunProgress]) -> dict[str, str]:
         """What to refine: the days of the events that have come, as `{from, to}`; nothing when no source has a window,
         and refinement then takes the days that it takes by itself."""
         windows = [(read_time(run["from"]), read_time(run["to"])) for run in runs if run["rows"]]
@@ -239,7 +239,9 @@ class Runner:
         first, last = min(start for start, _ in dated), max(to for _, to in dated)
         return {"from": first.date().isoformat(), "to": last.date().isoformat()}
 
-    def _look_at(self, holder: str, planned: Planned, old: Progress | None, is_quiet: bool, now: int) -> Progress:
+    def _look_at(
+        self, holder: str, planned: PlannedSource, old: RunProgress | None, is_quiet: bool, now: int
+    ) -> RunProgress:
         name, run = planned["source"], planned["run"]
         tasks = self._store.tasks(name, run)
         if (
@@ -249,7 +251,7 @@ class Runner:
         ):
             tasks = self._store.tasks(name, run)
         states = Counter(task["state"] for task in tasks)
-        found: Progress = {
+        found: RunProgress = {
             "source": name,
             "run": run,
             "from": planned["from"],
@@ -293,7 +295,7 @@ class Runner:
         logger.info("%s %s: %s, rows: %d", name, run, outcome, found["rows"])
         return {**found, "outcome": outcome}
 
-    def _check_pages(self, name: str, tasks: list[Task]) -> bool:
+    def _check_pages(self, name: str, tasks: list[TaskItem]) -> bool:
         """Look whether the pages of each series fit together, when all are there; true when something has changed.
 
         Pages that do not fit are fetched once more, one after another: a series starts again from its first page. When

@@ -40,7 +40,7 @@ MOST_RESTARTS: Final = 2
 Value = str | int | bool | None
 
 
-class State(TypedDict, total=False):
+class StateItem(TypedDict, total=False):
     """The item `state` of a source; `lease_until` is in seconds since 1970."""
 
     checkpoint: str
@@ -50,8 +50,8 @@ class State(TypedDict, total=False):
     lease_until: Decimal
 
 
-Run = TypedDict(
-    "Run",
+RunItem = TypedDict(
+    "RunItem",
     {
         "from": str,
         "to": str,
@@ -64,7 +64,7 @@ Run = TypedDict(
 """The item of a run."""
 
 
-class Task(TypedDict):
+class TaskItem(TypedDict):
     """The item of a request."""
 
     source: str
@@ -122,7 +122,7 @@ class TaskKey:
         return cls(str(source), str(run), series, number, start)
 
     @classmethod
-    def of(cls, item: Task) -> TaskKey:
+    def of(cls, item: TaskItem) -> TaskKey:
         """The key of a task's item."""
         _, run, series, number = item["item"].split("#")
         series, _, start = series.partition(".")
@@ -151,13 +151,13 @@ class NewTask(NamedTuple):
     """See pages.Place."""
 
 
-def is_chained(task: Task) -> bool:
+def is_chained(task: TaskItem) -> bool:
     """Whether only the page before knew where this one is: by a cursor or a link, which may be good for an hour."""
     parameters = parse_json(task["parameters"])
     return any(parameters.get(name) is not None for name in ("cursor", "link"))
 
 
-def landed(task: Task) -> Landed:
+def landed(task: TaskItem) -> Landed:
     """A task that has landed, as `pages.check` looks at it."""
     total = task.get("total")
     return Landed(
@@ -169,7 +169,7 @@ def landed(task: Task) -> Landed:
     )
 
 
-def current(tasks: Iterable[Task]) -> list[Task]:
+def current(tasks: Iterable[TaskItem]) -> list[TaskItem]:
     """Those tasks of a run that count: of each series the last start."""
     keyed = [(TaskKey.of(task), task) for task in tasks]
     last: dict[int, int] = {}
@@ -187,9 +187,9 @@ class Store:
 
     # --- The source -----------------------------------------------------------------------------------------------
 
-    def state(self, source: str) -> State:
+    def state(self, source: str) -> StateItem:
         """The source's state; nothing for one that has never run."""
-        found: State | None = self._get(source, "state")
+        found: StateItem | None = self._get(source, "state")
         return found or {}
 
     def checkpoint(self, source: str) -> datetime | None:
@@ -214,9 +214,9 @@ class Store:
 
     # --- Runs -----------------------------------------------------------------------------------------------------
 
-    def run(self, source: str, run: str) -> Run | None:
+    def run(self, source: str, run: str) -> RunItem | None:
         """A run's item."""
-        found: Run | None = self._get(source, f"run#{run}")
+        found: RunItem | None = self._get(source, f"run#{run}")
         return found
 
     def open_run(self, source: str, run: str, window: Window) -> None:
@@ -241,20 +241,20 @@ class Store:
 
     # --- Tasks ----------------------------------------------------------------------------------------------------
 
-    def task(self, key: TaskKey) -> Task | None:
+    def task(self, key: TaskKey) -> TaskItem | None:
         """A task's item."""
-        found: Task | None = self._get(key.source, key.item)
+        found: TaskItem | None = self._get(key.source, key.item)
         return found
 
-    def tasks(self, source: str, run: str) -> list[Task]:
+    def tasks(self, source: str, run: str) -> list[TaskItem]:
         """The tasks of a run that count, in their order and as they are now."""
         return current(self._items(source, _tasks(run)))
 
-    def pages(self, key: TaskKey) -> Iterator[Task]:
+    def pages(self, key: TaskKey) -> Iterator[TaskItem]:
         """The tasks of one start of a series, in their order and as they are now."""
         return self._items(key.source, key.pages)
 
-    def _items(self, source: str, prefix: str) -> Iterator[Task]:
+    def _items(self, source: str, prefix: str) -> Iterator[TaskItem]:
         query: Json = {
             "KeyConditionExpression": "#source = :source AND begins_with(#item, :prefix)",
             "ExpressionAttributeNames": {"#source": "source", "#item": "item"},

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Literal, NotRequired, Protocol, TypedDict, overload
 
 
-class Column(TypedDict):
+class GlueColumn(TypedDict):
     """A column of a table, or what the table is partitioned by."""
 
     Name: str
@@ -25,25 +25,25 @@ class SerdeInfo(TypedDict):
 class StorageDescriptor(TypedDict):
     """Where the objects of a table or partition are, and what is in them."""
 
-    Columns: list[Column]
+    Columns: list[GlueColumn]
     Location: str
     InputFormat: NotRequired[str]
     OutputFormat: NotRequired[str]
     SerdeInfo: NotRequired[SerdeInfo]
 
 
-class Table(TypedDict):
+class GlueTable(TypedDict):
     """A table; the same goes into CreateTable and UpdateTable."""
 
     Name: str
     Description: NotRequired[str]
     TableType: NotRequired[str]
     Parameters: NotRequired[dict[str, str]]
-    PartitionKeys: list[Column]
+    PartitionKeys: list[GlueColumn]
     StorageDescriptor: StorageDescriptor
 
 
-class Partition(TypedDict):
+class GluePartition(TypedDict):
     """A partition by its values, which are in the order of the table's PartitionKeys."""
 
     Values: list[str]
@@ -55,7 +55,7 @@ class PartitionUpdate(TypedDict):
     """A partition to change, and what it becomes."""
 
     PartitionValueList: list[str]
-    PartitionInput: Partition
+    PartitionInput: GluePartition
 
 
 class ErrorDetail(TypedDict):
@@ -73,19 +73,19 @@ class PartitionError(TypedDict):
 class FoundTable(TypedDict):
     """GetTable's answer."""
 
-    Table: Table
+    Table: GlueTable
 
 
 class TablePage(TypedDict):
     """GetTables's answer."""
 
-    TableList: list[Table]
+    TableList: list[GlueTable]
 
 
 class PartitionPage(TypedDict):
     """GetPartitions's answer."""
 
-    Partitions: list[Partition]
+    Partitions: list[GluePartition]
 
 
 class PartitionErrors(TypedDict):
@@ -132,14 +132,14 @@ class Glue(Protocol):
 
     def get_table(self, *, DatabaseName: str, Name: str) -> FoundTable: ...
 
-    def create_table(self, *, DatabaseName: str, TableInput: Table) -> None: ...
+    def create_table(self, *, DatabaseName: str, TableInput: GlueTable) -> None: ...
 
-    def update_table(self, *, DatabaseName: str, TableInput: Table) -> None: ...
+    def update_table(self, *, DatabaseName: str, TableInput: GlueTable) -> None: ...
 
     def delete_table(self, *, DatabaseName: str, Name: str) -> None: ...
 
     def batch_create_partition(
-        self, *, DatabaseName: str, TableName: str, PartitionInputList: list[Partition]
+        self, *, DatabaseName: str, TableName: str, PartitionInputList: list[GluePartition]
     ) -> PartitionErrors: ...
 
     def batch_update_partition(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from .catalog import Column, Glue, Partition, PartitionError, PartitionUpdate, StorageDescriptor, Table
+from .catalog import Glue, GlueColumn, GluePartition, GlueTable, PartitionError, PartitionUpdate, StorageDescriptor
 from .plan import Lake, Prepared, Refused, Target, day_of, folder
 
 MARK: Final = "sluice.refine.file"
@@ -66,7 +66,7 @@ def publish(glue: Glue, lake: Lake, target: Target, statement: Prepared, ages: A
     new = get_partitions(glue, database, temporary, "")
     _check(target, statement, written, new)
     columns = _ensure_table(glue, lake, target, written)
-    inputs: dict[Values, Partition] = {
+    inputs: dict[Values, GluePartition] = {
         values: {
             "Values": list(values),
             "StorageDescriptor": _parquet(columns, place),
@@ -81,7 +81,7 @@ def publish(glue: Glue, lake: Lake, target: Target, statement: Prepared, ages: A
     return undone
 
 
-def get_table(glue: Glue, database: str, name: str) -> Table | None:
+def get_table(glue: Glue, database: str, name: str) -> GlueTable | None:
     """The table, None if there is no such table."""
     try:
         return glue.get_table(DatabaseName=database, Name=name)["Table"]
@@ -105,16 +105,16 @@ def get_partitions(glue: Glue, database: str, table: str, expression: str) -> di
     }
 
 
-def _partitions(glue: Glue, names: dict[str, str], expression: str) -> dict[Values, Partition]:
+def _partitions(glue: Glue, names: dict[str, str], expression: str) -> dict[Values, GluePartition]:
     pages = glue.get_paginator("get_partitions").paginate(**names, Expression=expression, ExcludeColumnSchema=True)
     return {tuple(item["Values"]): item for page in pages for item in page["Partitions"]}
 
 
-def _location(partition: Partition) -> str:
+def _location(partition: GluePartition) -> str:
     return partition["StorageDescriptor"]["Location"]
 
 
-def _check(target: Target, statement: Prepared, written: Table, new: Iterable[Values]) -> None:
+def _check(target: Target, statement: Prepared, written: GlueTable, new: Iterable[Values]) -> None:
     """Refuse rows that do not belong to the days of the statement: their partitions would be made of them alone."""
     keys = _types(written["PartitionKeys"])
     if keys.get("dt") != "string":
@@ -128,7 +128,7 @@ def _check(target: Target, statement: Prepared, written: Table, new: Iterable[Va
             )
 
 
-def _ensure_table(glue: Glue, lake: Lake, target: Target, written: Table) -> list[Column]:
+def _ensure_table(glue: Glue, lake: Lake, target: Target, written: GlueTable) -> list[GlueColumn]:
     """Create the target, or add to it the columns that it lacks; returns its columns."""
     database, bucket = lake.database, lake.bucket
     table = get_table(glue, database, target.table)
@@ -156,7 +156,7 @@ def _ensure_table(glue: Glue, lake: Lake, target: Target, written: Table) -> lis
     return existing + added
 
 
-def _refuse_changed_types(target: Target, known: dict[str, str], written: Table) -> None:
+def _refuse_changed_types(target: Target, known: dict[str, str], written: GlueTable) -> None:
     new = _types([*written["StorageDescriptor"]["Columns"], *written["PartitionKeys"]])
     changed = [
         f"{name} was {known[name]} and would be {kind}"
@@ -170,7 +170,7 @@ def _refuse_changed_types(target: Target, known: dict[str, str], written: Table)
         )
 
 
-def _table(bucket: str, target: Target, written: Table, columns: list[Column]) -> Table:
+def _table(bucket: str, target: Target, written: GlueTable, columns: list[GlueColumn]) -> GlueTable:
     return {
         "Name": target.table,
         "Description": f"Made by refinement from {target.file}",
@@ -181,7 +181,7 @@ def _table(bucket: str, target: Target, written: Table, columns: list[Column]) -
     }
 
 
-def _parquet(columns: list[Column], location: str) -> StorageDescriptor:
+def _parquet(columns: list[GlueColumn], location: str) -> StorageDescriptor:
     package = "org.apache.hadoop.hive.ql.io.parquet"
     return {
         "InputFormat": f"{package}.MapredParquetInputFormat",
@@ -192,7 +192,7 @@ def _parquet(columns: list[Column], location: str) -> StorageDescriptor:
     }
 
 
-def _swap(glue: Glue, names: dict[str, str], new: dict[Values, Partition], expression: str, gone: str) -> Undone:
+def _swap(glue: Glue, names: dict[str, str], new: dict[Values, GluePartition], expression: str, gone: str) -> Undone:
     """Let the table's partitions of the expression be exactly the new ones, except on the days that are left.
 
     `names` are DatabaseName and TableName, as Glue's calls take them.
@@ -234,9 +234,9 @@ def _swap(glue: Glue, names: dict[str, str], new: dict[Values, Partition], expre
     raise RuntimeError(f"other runs keep changing the partitions of {table}")
 
 
-def _columns(columns: Iterable[Column]) -> list[Column]:
+def _columns(columns: Iterable[GlueColumn]) -> list[GlueColumn]:
     return [{"Name": column["Name"], "Type": column["Type"]} for column in columns]
 
 
-def _types(columns: Iterable[Column]) -> dict[str, str]:
+def _types(columns: Iterable[GlueColumn]) -> dict[str, str]:
     return {column["Name"]: column["Type"] for column in columns}
