@@ -1,4 +1,4 @@
-"""Tables and partitions of Glue's catalog, with the keys that are read or written."""
+"""Tables and partitions of Glue's catalog, with the keys that the engines read or write."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StorageDescriptor(TypedDict, total=False):
 
 
 class GlueTable(TypedDict):
-    """A table or a view. Whoever made it left out what he liked."""
+    """A table or a view. Optional keys are often missing."""
 
     Name: str
     TableType: NotRequired[str]

@@ -1,4 +1,4 @@
-"""What AWS hands over, with the keys that are read, and the calls that are made: boto3 has no types of its own."""
+"""Structures of AWS with the keys that we read or write, and the calls that we make: boto3 itself has no types."""
 
 from __future__ import annotations
 

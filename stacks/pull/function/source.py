@@ -93,8 +93,8 @@ class Columns(TypedDict):
 
 
 class Declaration(TypedDict):
-    """A file of the user's, as source.schema.json has it. Everything of its url, headers, query and body is a template
-    with placeholders; `items`, `required` and `error` are JMESPath."""
+    """A source, as source.schema.json describes it. Its url, headers, query and body are templates with placeholders;
+    `items`, `required` and `error` are JMESPath."""
 
     name: str
     url: str

@@ -1,4 +1,4 @@
-"""Glue's structures, with the keys that are read or written, and the calls that are made.
+"""Glue's structures with the keys that we read or write, and the calls that we make.
 
 https://docs.aws.amazon.com/glue/latest/dg/aws-glue-api-catalog.html
 """
