@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from local.ministack import Emulator
+from shared import secret
 
 pytest_plugins = ["tests.browser", "tests.track_api"]
 
@@ -70,6 +71,13 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     os.environ.clear()
     os.environ.update(environment)
     return emulator
+
+
+@pytest.fixture
+def unread_secrets() -> None:
+    """Secrets Manager is asked anew, by a client that this test makes."""
+    secret.connect.cache_clear()
+    secret.cache.clear()
 
 
 def free_port() -> int:

@@ -67,7 +67,9 @@ def without(documents: dict[str, Json], sid: str, action: str) -> dict[str, Json
 
 def is_allowed(emulator: Emulator, documents: list[Json], call: Call) -> bool:
     """Whether a user with these policies may make a call."""
-    request = emulator._iam.EvalContext(
+    from ministack.core import iam_evaluator  # here, as the emulator prepares what it reads
+
+    request = iam_evaluator.EvalContext(
         principal_arn=f"arn:aws:iam::{ACCOUNT}:user/deployer",
         principal_type="User",
         principal_account=ACCOUNT,
@@ -76,6 +78,6 @@ def is_allowed(emulator: Emulator, documents: list[Json], call: Call) -> bool:
         region="us-east-1",
         service_context=dict(call.context),
     )
-    parsed = [emulator._iam.parse_policy_document(document) for document in documents]
-    decision: str = emulator._iam.evaluate(request, parsed).decision
+    parsed = [iam_evaluator.parse_policy_document(document) for document in documents]
+    decision: str = iam_evaluator.evaluate(request, parsed).decision
     return decision == "Allow"

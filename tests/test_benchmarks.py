@@ -33,7 +33,7 @@ def test_records_that_a_batch_refuses_are_put_again_and_counted_once(monkeypatch
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         body = orjson.dumps({"DeliveryStreamName": "x", "Records": [1, 2, 3, 4, 5]})
-        result = await load._send_all(iter([(url, body, HEADERS)] * 2), 1, 60)
+        result = await load.send_all(iter([(url, body, HEADERS)] * 2), 1, 60)
         server.close()
         return result
 

@@ -10,7 +10,7 @@ from shared.documents import parse_json
 
 CACHE_SECONDS: Final = 300
 
-_cache: Final[dict[str, tuple[float, dict[str, Any]]]] = {}
+cache: Final[dict[str, tuple[float, dict[str, Any]]]] = {}
 """Of each secret that was read: until when it counts, in monotonic seconds, and what it holds."""
 
 
@@ -24,11 +24,11 @@ def read(secret_arn: str, key: str, *, fresh: bool = False) -> Any:
     What was read counts for five minutes, unless `fresh` is asked for: when a service refuses a token, a newer one may
     have been set. Raises SecretMissing when there is no such key, or no text yet, or one that is not a JSON object.
     """
-    until, values = _cache.get(secret_arn, (0.0, {}))
+    until, values = cache.get(secret_arn, (0.0, {}))
     # A key that is missing is looked for again: somebody may be setting it right now.
     if fresh or time.monotonic() >= until or key not in values:
         values = _fetch(secret_arn)
-        _cache[secret_arn] = (time.monotonic() + CACHE_SECONDS, values)
+        cache[secret_arn] = (time.monotonic() + CACHE_SECONDS, values)
     if key not in values:
         raise SecretMissing(
             f'the secret {secret_arn} has no key "{key}". Write {{"{key}": "..."}} into a file, '
@@ -38,7 +38,7 @@ def read(secret_arn: str, key: str, *, fresh: bool = False) -> Any:
 
 
 def _fetch(secret_arn: str) -> dict[str, Any]:
-    client = _connect()
+    client = connect()
     try:
         text = client.get_secret_value(SecretId=secret_arn).get("SecretString", "")
     except client.exceptions.ResourceNotFoundException:
@@ -52,7 +52,7 @@ def _fetch(secret_arn: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _connect() -> Any:
+def connect() -> Any:
     """The client. boto3 is imported only here: a function that needs no secret starts without it."""
     import boto3
 

@@ -26,7 +26,8 @@ class CloudFormation(Access):
         super().__init__(directory, port)
         from ministack.services.cloudformation import provisioners
 
-        self._resource_handlers = provisioners._RESOURCE_HANDLERS
+        self.resource_handlers: dict[str, dict[str, Any]] = provisioners._RESOURCE_HANDLERS
+        """By type of resource, what makes, changes and deletes one."""
         self._replacing_properties = provisioners._REPLACING_PROPERTIES
 
     def add_resource(
@@ -46,12 +47,12 @@ class CloudFormation(Access):
         handlers: dict[str, Any] = {"create": create, "delete": delete}
         if update:
             handlers["update"] = update
-        self._resource_handlers[resource_type] = self._authorized(resource_type, handlers)
+        self.resource_handlers[resource_type] = self._authorized(resource_type, handlers)
         self._replacing_properties[resource_type] = replacing
 
     def check_resource(self, resource_type: str, check: Callable[[Json], None]) -> None:
         """Let MiniStack make a type of resource as it does, but only of properties for which `check` raises nothing."""
-        handlers = dict(self._resource_handlers[resource_type])
+        handlers = dict(self.resource_handlers[resource_type])
 
         def checked(name: str, position: int) -> Callable[..., Any]:
             def handle(*arguments: Any) -> Any:
@@ -63,13 +64,13 @@ class CloudFormation(Access):
         # create(logical id, properties, stack) and update(physical id, old properties, properties, stack).
         positions = {name: position for name, position in (("create", 1), ("update", 2)) if name in handlers}
         replaced = {name: checked(name, position) for name, position in positions.items()}
-        self._resource_handlers[resource_type] = {**handlers, **replaced}
+        self.resource_handlers[resource_type] = {**handlers, **replaced}
 
     def authorize_resources(self) -> None:
         """Let MiniStack make, change and delete its types of resources only with the rights of the caller."""
-        for resource_type in CALLS.keys() & self._resource_handlers.keys():
-            handlers = self._resource_handlers[resource_type]
-            self._resource_handlers[resource_type] = self._authorized(resource_type, handlers)
+        for resource_type in CALLS.keys() & self.resource_handlers.keys():
+            handlers = self.resource_handlers[resource_type]
+            self.resource_handlers[resource_type] = self._authorized(resource_type, handlers)
 
     def _authorized(self, resource_type: str, handlers: dict[str, Any]) -> dict[str, Any]:
         """The handlers of a type, each of which first sees that the caller may do what CloudFormation will."""

@@ -66,13 +66,13 @@ def demo(arguments: list[str]) -> int:
     stack = Stack(aws, DEFAULT_STACK_NAME)
 
     _headline("3. Events over HTTP")
-    before = _counts(stack)
+    before = count_outcomes(stack)
     answers = _post(stack, temperatures)
     taken = sum(answer.is_accepted for answer in answers)
 
     _headline("4. Delivery: Firehose collects, the Lambda function transforms, an object in the bucket appears")
     after = _wait_for_delivery(stack, before, taken)
-    accounted = _account(answers, before, after)
+    accounted = account_for(answers, before, after)
 
     _headline("5. Saved queries")
     for name in ("totals-by-name-and-action", "daily-mean-temperature-in-celsius"):
@@ -142,7 +142,7 @@ def _post(stack: Stack, temperatures: Path) -> list[Answer]:
     return answers
 
 
-def _counts(stack: Stack) -> dict[str, int]:
+def count_outcomes(stack: Stack) -> dict[str, int]:
     """What the transform has counted so far, by outcome: the sum over the lines that it prints for CloudWatch."""
     group = stack.ids["TransformLogGroup"]
     pages = stack.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
@@ -170,7 +170,7 @@ def _wait_for_delivery(stack: Stack, before: dict[str, int], taken: int) -> dict
     with progress() as bar:
         task = bar.add_task("Rows in the table", total=None)
         while time.monotonic() < deadline:
-            after = _counts(stack)
+            after = count_outcomes(stack)
             found = int(_rows(stack, rows)[0][0] or 0)
             wanted = after["Accepted"]
             bar.update(task, completed=found, total=max(wanted, before["Accepted"] + taken))
@@ -182,7 +182,7 @@ def _wait_for_delivery(stack: Stack, before: dict[str, int], taken: int) -> dict
     )
 
 
-def _account(answers: list[Answer], before: dict[str, int], after: dict[str, int]) -> bool:
+def account_for(answers: list[Answer], before: dict[str, int], after: dict[str, int]) -> bool:
     """Show where each event went; whether the figures add up."""
     counted = {outcome: after[outcome] - before[outcome] for outcome in after}
     refused = sum(not answer.is_accepted for answer in answers)

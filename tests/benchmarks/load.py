@@ -58,10 +58,10 @@ def run(requests: Callable[..., Requests], *arguments: Any, connections: int, se
 
 
 def _run(requests: Callable[..., Requests], arguments: Any, connections: int, seconds: float) -> Result:
-    return asyncio.run(_send_all(requests(*arguments), connections, seconds))
+    return asyncio.run(send_all(requests(*arguments), connections, seconds))
 
 
-async def _send_all(requests: Requests, connections: int, seconds: float) -> Result:
+async def send_all(requests: Requests, connections: int, seconds: float) -> Result:
     result = Result()
     began = time.perf_counter()
     await asyncio.gather(*(_send(requests, result, began + seconds) for _ in range(connections)))

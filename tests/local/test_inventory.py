@@ -164,7 +164,7 @@ def create_all(made: Registry, parameters: dict[str, str]) -> Iterator[tuple[str
 @pytest.mark.parametrize("resource_type", sorted(TYPES))
 def test_every_type_of_resource_can_be_made_locally(resource_type: str, emulator: Emulator, tmp_path: Path) -> None:
     made = registry(tmp_path)
-    assert resource_type in {*made.made, *made.checked, *emulator._resource_handlers}
+    assert resource_type in {*made.made, *made.checked, *emulator.resource_handlers}
 
 
 def test_the_engines_implement_no_type_that_the_template_does_not_use(tmp_path: Path) -> None:

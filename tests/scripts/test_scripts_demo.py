@@ -60,7 +60,7 @@ def test_outcomes_are_the_sum_over_what_the_transform_printed() -> None:
     aws: Any = Logs(line, "START RequestId: 1", '{"level": "INFO", "Received": 99}', line)
     stack = Stack(aws, "sluice")
     vars(stack)["ids"] = {"TransformLogGroup": "the-group"}
-    assert demo._counts(stack) == {**NOTHING, "Received": 6, "Accepted": 4, "Rejected": 2}
+    assert demo.count_outcomes(stack) == {**NOTHING, "Received": 6, "Accepted": 4, "Rejected": 2}
 
 
 def answers(accepted: int, refused: int) -> list[Answer]:
@@ -84,7 +84,7 @@ def test_figures_of_this_run_add_up_or_it_says_so(
     more: dict[str, int], adds_up: bool, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     after = {outcome: count + more.get(outcome, 0) for outcome, count in BEFORE.items()}
-    assert demo._account(answers(8, 1), BEFORE, after) is adds_up
+    assert demo.account_for(answers(8, 1), BEFORE, after) is adds_up
     out = capsys.readouterr().out
     assert ("accounted for" in out) is not adds_up
     if not adds_up:

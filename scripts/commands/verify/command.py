@@ -127,7 +127,7 @@ class Door:
                 # A refusal may come before a large body is through.
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     target = url.path + (f"?{url.query}" if url.query else "")
-                    connection.request(request.method, target, request.payload or None, dict(self._authorized(request)))
+                    connection.request(request.method, target, request.payload or None, dict(self.headers(request)))
                 response = connection.getresponse()
                 text = response.read().decode("utf-8", "replace")
             except (OSError, http.client.HTTPException) as error:
@@ -140,7 +140,8 @@ class Door:
             time.sleep(max(0.2, seconds_of_retry_after(headers.get("retry-after"), time.time())))
         return Answer(canary, response.status, headers, text, sent_at)
 
-    def _authorized(self, request: Request) -> Mapping[str, str]:
+    def headers(self, request: Request) -> Mapping[str, str]:
+        """The headers of a request, with the key or signature that its `access` names."""
         if request.access == "none" or self.mode == "NONE":
             return request.headers
         if self.mode == "API_KEY":

@@ -44,7 +44,7 @@ def lambda_handler(
     event: LambdaEvent, context: LambdaContext
 ) -> run.PreparedDelivery | run.Enqueued | BatchItemFailures:
     """Answer one invocation: a step of run.py, or the messages of the queue that are to come again."""
-    settings, clients = _settings(), _clients()
+    settings, clients = read_settings(), make_clients()
     match event.get("step"):
         case "prepare":
             return run.prepare(event["started"], settings, clients, datetime.now(UTC))
@@ -72,7 +72,7 @@ def lambda_handler(
 
 
 @lru_cache(maxsize=1)
-def _settings() -> Settings:
+def read_settings() -> Settings:
     return Settings(
         endpoint=os.environ["ENDPOINT"],
         query=os.environ["QUERY"],
@@ -88,5 +88,5 @@ def _settings() -> Settings:
 
 
 @lru_cache(maxsize=1)
-def _clients() -> Clients:
+def make_clients() -> Clients:
     return Clients(*(boto3.client(service) for service in ("athena", "cloudwatch", "dynamodb", "sqs")))

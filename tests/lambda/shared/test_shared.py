@@ -380,16 +380,12 @@ def test_backoff_is_anything_up_to_a_bound_that_doubles(attempt: int, longest: f
 
 
 @pytest.fixture
-def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def secrets(monkeypatch: pytest.MonkeyPatch, unread_secrets: None) -> Iterator[Any]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     with mock_aws():
-        secret._connect.cache_clear()
-        secret._cache.clear()
         yield boto3.client("secretsmanager")
-    secret._connect.cache_clear()
-    secret._cache.clear()
 
 
 def test_a_secret_is_read_once_in_five_minutes_or_when_a_fresh_one_is_asked_for(

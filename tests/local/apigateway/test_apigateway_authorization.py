@@ -250,7 +250,7 @@ def test_a_key_and_its_plan_come_from_ministack(tmp_path: Path, emulator: Emulat
     gateway.emulator.usage_plan = emulator.usage_plan  # type: ignore[method-assign]
 
     def handlers(kind: str) -> dict[str, Callable[..., Any]]:
-        found: dict[str, Callable[..., Any]] = emulator._resource_handlers[f"AWS::ApiGateway::{kind}"]
+        found: dict[str, Callable[..., Any]] = emulator.resource_handlers[f"AWS::ApiGateway::{kind}"]
         return found
 
     emulator.check_resource("AWS::ApiGateway::UsagePlan", gateway.emulator.checks["UsagePlan"])
@@ -281,5 +281,4 @@ def test_a_key_and_its_plan_come_from_ministack(tmp_path: Path, emulator: Emulat
 
 
 async def get_api_key(emulator: Emulator, key_id: str) -> tuple[int, dict[str, str], bytes]:
-    path = f"/apikeys/{key_id}"
-    return await emulator._services["apigateway"]("GET", path, {"host": HOST}, b"", {"includeValue": ["true"]})
+    return await emulator.call("apigateway", "GET", f"/apikeys/{key_id}", query={"includeValue": ["true"]})

@@ -38,17 +38,10 @@ def role(emulator: Emulator, name: str, statement: dict[str, Any], condition: di
     trust = {"Effect": "Allow", "Principal": {"Service": FIREHOSE}, "Action": "sts:AssumeRole"}
     if condition is not None:
         trust["Condition"] = condition
-    emulator._roles.set_scoped(
-        ACCOUNT,
-        None,
-        name,
-        {
-            "AssumeRolePolicyDocument": json.dumps({"Statement": [trust]}),
-            "InlinePolicies": {"policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]})},
-            "AttachedPolicies": [],
-        },
-    )
-    return f"arn:aws:iam::{ACCOUNT}:role/{name}"
+    policies = [{"PolicyName": "policy", "PolicyDocument": {"Version": "2012-10-17", "Statement": [statement]}}]
+    properties = {"RoleName": name, "AssumeRolePolicyDocument": {"Statement": [trust]}, "Policies": policies}
+    _, attributes = emulator.resource_handlers["AWS::IAM::Role"]["create"]("Role", properties, "stack")
+    return str(attributes["Arn"])
 
 
 ALLOWED = [
@@ -105,17 +98,24 @@ def test_a_role_is_assumed_only_by_whom_it_trusts(emulator: Emulator, service: s
         emulator.authorize(arn, service, "s3:PutObject", f"{BUCKET}/events/a")
 
 
+def read_id(emulator: Emulator, kind: str, name: str) -> str:
+    """The unique id of a role or a user."""
+    body = f"Action=Get{kind}&{kind}Name={name}".encode()
+    found = re.search(rf"<{kind}Id>(\w+)<", asyncio.run(emulator.call("iam", "POST", "/", body))[2].decode())
+    assert found
+    return found[1]
+
+
 def test_variables_in_a_policy_stand_for_what_is_known_of_the_caller(emulator: Emulator) -> None:
     own = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{BUCKET}/${{aws:userid}}/${{aws:username}}*"}
-    role(emulator, "variables", {**own, "Resource": f"{BUCKET}/${{aws:userid}}/*"})
-    emulator._roles.get_scoped(ACCOUNT, None, "variables")["RoleId"] = "AROA1"
-    emulator._users.set_scoped(ACCOUNT, None, "eve", {"UserId": "AIDA1", "AttachedPolicies": []})
-    policies = sys.modules["ministack.services.iam"]._user_inline_policies
-    policies["eve"] = {"own": json.dumps({"Version": "2012-10-17", "Statement": [own]})}
-    ada = emulator.session(f"arn:aws:iam::{ACCOUNT}:role/variables", "ada")
-    for caller, key in ((ada, "AROA1:ada/x"), (f"arn:aws:iam::{ACCOUNT}:user/eve", "AIDA1/eve-x")):
+    variables = role(emulator, "variables", {**own, "Resource": f"{BUCKET}/${{aws:userid}}/*"})
+    policies = [{"PolicyName": "own", "PolicyDocument": {"Version": "2012-10-17", "Statement": [own]}}]
+    emulator.resource_handlers["AWS::IAM::User"]["create"]("User", {"UserName": "eve", "Policies": policies}, "stack")
+    role_id, user_id = read_id(emulator, "Role", "variables"), read_id(emulator, "User", "eve")
+    ada = emulator.session(variables, "ada")
+    for caller, key in ((ada, f"{role_id}:ada/x"), (f"arn:aws:iam::{ACCOUNT}:user/eve", f"{user_id}/eve-x")):
         emulator.authorize_session(caller, "s3:GetObject", f"{BUCKET}/{key}")
-        for another in ("AROA1:bob/x", "AROA1/x", "AIDA1/adam", "x"):
+        for another in (f"{role_id}:bob/x", f"{role_id}/x", f"{user_id}/adam", "x"):
             with pytest.raises(AccessDenied):
                 emulator.authorize_session(caller, "s3:GetObject", f"{BUCKET}/{another}")
 
@@ -227,7 +227,8 @@ def test_a_session_may_do_what_the_policy_of_its_role_allows(emulator: Emulator)
 def test_a_partition_that_is_being_replaced_is_seen_before_or_after(emulator: Emulator) -> None:
     """MiniStack empties it first."""
     partition: dict[str, Any] = {"Values": ["1"], "StorageDescriptor": {"Location": "s3://bucket/old/"}}
-    emulator._partitions.set_scoped(ACCOUNT, emulator.region, "d/t", [partition])
+    glue = sys.modules["ministack.services.glue"]
+    glue._partitions.set_scoped(ACCOUNT, emulator.region, "d/t", [partition])
     assert emulator.glue_partitions("d", "t") == [partition]
     partition.clear()
     new = {"Values": ["1"], "StorageDescriptor": {"Location": "s3://bucket/new/"}}
@@ -238,7 +239,7 @@ def test_a_partition_that_is_being_replaced_is_seen_before_or_after(emulator: Em
 
 
 def test_a_log_group_is_named_after_its_stack_and_keeps_its_name(emulator: Emulator) -> None:
-    handlers = emulator._resource_handlers["AWS::Logs::LogGroup"]
+    handlers = emulator.resource_handlers["AWS::Logs::LogGroup"]
     name, _ = handlers["create"]("Log", {}, "team-events")
     assert re.fullmatch("team-events-Log-[0-9A-F]{13}", name)
     assert handlers["update"](name, {}, {"RetentionInDays": 3}, "team-events", "Log")[0] == name
@@ -247,8 +248,8 @@ def test_a_log_group_is_named_after_its_stack_and_keeps_its_name(emulator: Emula
 
 
 def test_a_resource_whose_name_is_left_out_is_made_all_the_same(emulator: Emulator) -> None:
-    group, _ = emulator._resource_handlers["AWS::Logs::LogGroup"]["create"]("Nameless", {}, "stack")
-    create = emulator._resource_handlers["AWS::Logs::LogStream"]["create"]
+    group, _ = emulator.resource_handlers["AWS::Logs::LogGroup"]["create"]("Nameless", {}, "stack")
+    create = emulator.resource_handlers["AWS::Logs::LogStream"]["create"]
     assert create("Stream", {"LogGroupName": group}, "stack")[0].startswith("stack-Stream-")
 
 
@@ -259,13 +260,18 @@ def test_what_an_engine_changes_in_the_catalog_is_told(emulator: Emulator, monke
     assert changed == ["glue"]
 
 
-def test_policies_on_a_service_are_asked_about_the_resource_that_its_engine_names(emulator: Emulator) -> None:
+def test_policies_on_a_service_are_asked_about_the_resource_that_its_engine_names(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ministack.core import iam_actions
+
+    before = iam_actions.extract_resource_arn
+    monkeypatch.setattr(iam_actions, "extract_resource_arn", before)  # taken back at the end
     emulator.name_resources("athena", lambda body: f"group/{body.get('QueryExecutionId')}")
-    ask = emulator._iam_actions.extract_resource_arn
+    ask = iam_actions.extract_resource_arn
     rest: tuple[Any, ...] = ("POST", "/", {}, b'{"QueryExecutionId": "q"}', {}, "us-east-1", ACCOUNT)
     assert ask("athena", *rest) == "group/q"
-    assert ask("glue", *rest) == emulator._resource_arn("glue", *rest)
-    emulator._iam_actions.extract_resource_arn = emulator._resource_arn
+    assert ask("glue", *rest) == before("glue", *rest)
 
 
 def test_a_function_that_is_not_there_has_no_role(emulator: Emulator) -> None:

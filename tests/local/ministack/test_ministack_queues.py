@@ -25,17 +25,19 @@ Json = dict[str, Any]
     ],
 )
 def test_a_batch_needs_the_permission_of_the_single_call(emulator: Emulator, operation: str, action: str) -> None:
+    from ministack.core import iam_actions
+
     headers = {"x-amz-target": f"AmazonSQS.{operation}", "content-type": "application/x-amz-json-1.0"}
 
-    assert emulator._iam_actions.extract_iam_action("sqs", "POST", "/", headers, b"{}", {}) == action
+    assert iam_actions.extract_iam_action("sqs", "POST", "/", headers, b"{}", {}) == action
 
 
 def test_no_other_service_has_its_batches_renamed(emulator: Emulator) -> None:
+    from ministack.core import iam_actions
+
     headers = {"x-amz-target": "Firehose_20150804.PutRecordBatch"}
 
-    assert emulator._iam_actions.extract_iam_action("firehose", "POST", "/", headers, b"{}", {}) == (
-        "firehose:PutRecordBatch"
-    )
+    assert iam_actions.extract_iam_action("firehose", "POST", "/", headers, b"{}", {}) == "firehose:PutRecordBatch"
 
 
 @pytest.mark.parametrize(("there", "most", "got"), [(25, 100, 25), (250, 100, 100), (5, 10, 5), (0, 10, 0)])
@@ -72,10 +74,9 @@ def test_a_message_has_the_size_of_its_body_and_attributes(
     emulator: Emulator, body: str, more: Json, is_taken: bool
 ) -> None:
     def call(operation: str, request: Json) -> tuple[int, Json]:
-        headers = {"x-amz-target": f"AmazonSQS.{operation}", "content-type": "application/x-amz-json-1.0"}
-        status, _, answer = asyncio.run(
-            emulator._services["sqs"]("POST", "/", {**headers, "host": "127.0.0.1"}, json.dumps(request).encode(), {})
-        )
+        headers = {"content-type": "application/x-amz-json-1.0"}
+        target, body = f"AmazonSQS.{operation}", json.dumps(request).encode()
+        status, _, answer = asyncio.run(emulator.call("sqs", "POST", "/", body, target=target, more_headers=headers))
         return status, json.loads(answer or b"{}")
 
     _, made = call("CreateQueue", {"QueueName": "sizes"})

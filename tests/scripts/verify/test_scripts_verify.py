@@ -377,7 +377,7 @@ def test_a_wrong_key_or_signature_is_sent_not_none_and_not_the_right_one(
     stack = Stack(Aws(session, "us-east-1", "http://127.0.0.1:1"), "shop")
     door = verify.Door(known(stack, outputs=outputs, parameters={"ApiAuth": mode}))
     accesses: list[Access] = ["right", "wrong", "none"]
-    right, wrong, none = (door._authorized(Request("GET", "/pixel", access=one)).get(header) for one in accesses)
+    right, wrong, none = (door.headers(Request("GET", "/pixel", access=one)).get(header) for one in accesses)
     assert right and wrong and right != wrong
     assert none is None
 

@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from shared import secret, web
+from shared import web
 from stacks.deliver.function import handler, send
 from stacks.deliver.function.messages import MAX_MESSAGE_BYTES, MAX_ROW_BYTES, Message, Row, dead_letter, row_id
 from stacks.deliver.function.settings import Clients
@@ -302,8 +302,8 @@ class Aws:
             secret_arn=self.secrets.create_secret(Name="token")["ARN"],
         )
         self.clients = Clients(None, None, self.dynamodb, self.sqs)
-        monkeypatch.setattr(handler, "_settings", lambda: self.settings)
-        monkeypatch.setattr(handler, "_clients", lambda: self.clients)
+        monkeypatch.setattr(handler, "read_settings", lambda: self.settings)
+        monkeypatch.setattr(handler, "make_clients", lambda: self.clients)
 
     def put(self, count: int) -> set[str]:
         """Queue rows; returns their ids."""
@@ -363,17 +363,13 @@ class Context:
 
 
 @pytest.fixture
-def aws(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+def aws(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, unread_secrets: None) -> Iterator[Aws]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     # The endpoint is a real one, beside moto's AWS.
     with mock_aws(config={"core": {"passthrough": {"urls": [r"http://127\.0\.0\.1.*"]}}}):
-        secret._connect.cache_clear()
-        secret._cache.clear()
         yield Aws(endpoint, monkeypatch)
-    secret._connect.cache_clear()
-    secret._cache.clear()
 
 
 def test_what_is_delivered_leaves_the_queue_and_what_is_refused_is_a_dead_letter(aws: Aws, endpoint: Endpoint) -> None:

@@ -166,18 +166,16 @@ class CloudWatch:
         self.make("AWS::SNS::Subscription", "Heard", {"TopicArn": TOPIC, "Protocol": "sqs", "Endpoint": queue_arn})
 
     def call(self, service: str, target: str, request: Json) -> Json:
-        headers = {"x-amz-target": target, "content-type": "application/x-amz-json-1.0", "host": "127.0.0.1"}
+        headers = {"content-type": "application/x-amz-json-1.0"}
         body = json.dumps(request).encode()
-
-        async def ask() -> tuple[int, dict[str, str], bytes]:
-            return await self.emulator._services[service]("POST", "/", headers, body, {})
-
-        status, _, answer = asyncio.run(ask())
+        status, _, answer = asyncio.run(
+            self.emulator.call(service, "POST", "/", body, target=target, more_headers=headers)
+        )
         assert status == 200, answer
         return dict(json.loads(answer or b"{}"))
 
     def make(self, resource_type: str, logical_id: str, properties: Json) -> str:
-        physical_id: str = self.emulator._resource_handlers[resource_type]["create"](logical_id, properties, "stack")[0]
+        physical_id: str = self.emulator.resource_handlers[resource_type]["create"](logical_id, properties, "stack")[0]
         return physical_id
 
     def make_alarm(self, name: str) -> str:
@@ -195,7 +193,8 @@ class CloudWatch:
             }
             for name, given in values.items()
         ]
-        self.emulator._put_metric_data({}, {"Namespace": namespace, "MetricData": data}, False, is_json=True)
+        request = {"Namespace": namespace, "MetricData": data}
+        self.call("monitoring", "GraniteServiceVersion20100801.PutMetricData", request)
 
     def state(self, name: str) -> str:
         found = self.call("monitoring", "GraniteServiceVersion20100801.DescribeAlarms", {"AlarmNames": [name]})
@@ -216,6 +215,13 @@ class CloudWatch:
         return messages
 
 
+def reset_metrics() -> None:
+    """Forget all metrics and alarms."""
+    from ministack.services import cloudwatch
+
+    cloudwatch.reset()
+
+
 @pytest.fixture(scope="module")
 def cloudwatch(emulator: Emulator) -> CloudWatch:
     return CloudWatch(emulator)
@@ -224,7 +230,7 @@ def cloudwatch(emulator: Emulator) -> CloudWatch:
 @pytest.fixture
 def beginning(cloudwatch: CloudWatch) -> Iterator[float]:
     """A moment at which there is no alarm and no metric."""
-    cloudwatch.emulator._metrics.clear()
+    reset_metrics()
     yield time.time()
     cloudwatch.alarms.alarms.clear()
     cloudwatch.heard()

@@ -14,7 +14,7 @@ from local.cloudwatch.alarms import calculate, describe, embedded_metrics, judge
 from local.cloudwatch.metrics import Metrics
 from local.ministack import Emulator, MetricDatum, Statistic
 from tests.gateway import Gateway
-from tests.stacks.observe.test_observe import CloudWatch
+from tests.stacks.observe.test_observe import CloudWatch, reset_metrics
 
 Json = dict[str, Any]
 
@@ -154,7 +154,7 @@ def test_a_line_that_only_looks_like_metrics_is_a_line(line: str) -> None:
 
 @pytest.fixture
 def cloudwatch(emulator: Emulator) -> CloudWatch:
-    emulator._metrics.clear()
+    reset_metrics()
     return CloudWatch(emulator)
 
 
@@ -164,7 +164,8 @@ def test_a_line_in_any_log_group_is_read(cloudwatch: CloudWatch) -> None:
     definition = {"Namespace": "Sluice", "Dimensions": [[]], "Metrics": [{"Name": "Failed"}]}
     line = {"_aws": {"CloudWatchMetrics": [definition]}, "Failed": 7}
     cloudwatch.emulator.log("group", "stream", json.dumps(line))
-    assert [point["_stat"]["Sum"] for point in cloudwatch.emulator._metrics["Sluice", "Failed", ""]] == [7]
+    failed = Statistic("Sluice", "Failed", {}, "Sum", 60)
+    assert cloudwatch.emulator.statistics(failed, 1, time.time() + 1) == [7]
 
 
 def test_an_alarm_on_a_dead_letter_queue_sees_its_messages(cloudwatch: CloudWatch) -> None:
@@ -201,9 +202,7 @@ def test_percentiles_are_those_of_the_values_that_were_put(cloudwatch: CloudWatc
         metrics.flush()
 
     asyncio.run(scenario())
-    (at,) = {
-        round(point["Timestamp"]) for point in cloudwatch.emulator._metrics["AWS/ApiGateway", "Count", "ApiName=a"]
-    }
+    at = time.time()
 
     def statistic(name: str, statistic: str) -> list[float | None]:
         of = Statistic("AWS/ApiGateway", name, {"ApiName": "a"}, statistic, 60)

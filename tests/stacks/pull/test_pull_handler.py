@@ -11,7 +11,6 @@ import pytest
 from moto import mock_aws
 
 from scripts.commands.deploy import nested
-from shared import secret
 from stacks.pull.function import handler
 from tests.pull_api import Asked, Json, Told, serving
 from transform import streams
@@ -25,11 +24,11 @@ class Context:
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def environment(monkeypatch: pytest.MonkeyPatch, unread_secrets: None) -> Iterator[dict[str, str]]:
     """The environment of stacks/pull/template.yaml, with everything that it names in moto."""
     for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
-    caches = (handler.parts, streams.connect, secret._connect)
+    caches = (handler.parts, streams.connect)
     with mock_aws():
         boto3.client("s3").create_bucket(Bucket="artifacts")
         boto3.client("dynamodb").create_table(
@@ -51,7 +50,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
         }
         for name, value in values.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(secret, "_cache", {})
         for cache in caches:
             cache.cache_clear()
         yield values
