@@ -86,11 +86,15 @@ def read(folder: Path = STACKS) -> list[NestedStack]:
     stacks = [NestedStack(name, text, _load(name, text)) for name, text in texts.items()]
     for stack in stacks:
         nesting = stack.template.get("Metadata", {}).get("Sluice")
-        if not stack.template.get("Outputs") or not nesting or not {"SwitchedOnBy", "FromCore"} <= nesting.keys():
+        parts = [stack.template.get(part) for part in ("Description", "Parameters", "Outputs")]
+        if not all(parts) or not nesting or not {"SwitchedOnBy", "FromCore"} <= nesting.keys():
             raise CommandError(
-                f"stacks/{stack.name}/template.yaml needs Outputs, and SwitchedOnBy and FromCore under Sluice in its "
-                "Metadata: scripts/commands/deploy/nested.py says what they mean"
+                f"stacks/{stack.name}/template.yaml needs Description, Parameters and Outputs, and SwitchedOnBy and "
+                "FromCore under Sluice in its Metadata: scripts/commands/deploy/nested.py says what they mean"
             )
+        for name, output in stack.template["Outputs"].items():
+            if not output.get("Description"):
+                raise CommandError(f"stacks/{stack.name}/template.yaml: the output {name} needs a Description")
     return stacks
 
 

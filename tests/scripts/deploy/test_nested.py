@@ -127,19 +127,22 @@ def test_a_nested_stack_is_short(stack: NestedStack) -> None:
     assert lines <= 400, (
         f"the template of {stack.name} has {lines} lines, at most 400: shorten it, or make another stack"
     )
-    assert max(map(len, stack.text.splitlines())) <= 120
+    long = [line for line in stack.text.splitlines() if len(line) > 120]
+    assert long == [], "break these lines: at most 120 characters"
 
 
 @A_STACK
 def test_what_a_user_meets_of_a_nested_stack_begins_with_its_name(stack: NestedStack) -> None:
     names = [*stack.parameters, *stack.template["Outputs"]]
-    assert [name for name in names if not name.startswith(stack.name.capitalize())] == []
+    others = [name for name in names if not name.startswith(stack.name.capitalize())]
+    assert others == [], f"begin their names with {stack.name.capitalize()}, or give them a value under FromCore"
 
 
 @A_STACK
 def test_a_nested_stack_is_off_until_one_of_its_switches_has_a_value(stack: NestedStack) -> None:
-    assert {stack.parameters[name]["Default"] for name in stack.switches} == {""}
-    assert [name for name, one in stack.parameters.items() if "Default" not in one] == []
+    given = [name for name in stack.switches if stack.parameters[name].get("Default") != ""]
+    assert given == [], "a parameter in SwitchedOnBy needs Default: ''"
+    assert [name for name, one in stack.parameters.items() if "Default" not in one] == [], "each needs a Default"
 
 
 @A_STACK
@@ -147,22 +150,27 @@ def test_what_the_core_hands_over_exists(stack: NestedStack) -> None:
     outputs = {f"{one.logical_id}.Outputs.{name}" for one in STACKS for name in one.template["Outputs"]}
     there = CORE["Parameters"].keys() | CORE["Resources"].keys() | outputs
     sources = [source for source in stack.from_core.values() if not source.startswith("AWS::")]
-    assert [one for one in sources if one not in there and one.split(".")[0] not in CORE["Resources"]] == []
-    assert stack.from_core.keys() <= stack.template["Parameters"].keys()
+    unknown = [one for one in sources if one not in there and one.split(".")[0] not in CORE["Resources"]]
+    assert unknown == [], "FromCore names what template.yaml does not have"
+    assert stack.from_core.keys() - stack.template["Parameters"].keys() == set(), "declare them under Parameters, too"
 
 
 @A_STACK
 def test_every_parameter_and_output_of_a_nested_stack_is_described_and_used(stack: NestedStack) -> None:
     template = stack.template
     used = set(templates.references([template["Resources"], template.get("Conditions"), template["Outputs"]]))
-    assert template["Parameters"].keys() - used == set()
+    assert template["Parameters"].keys() - used == set(), "use these parameters, or take them out"
     for name, parameter in stack.parameters.items():
-        assert len(parameter["Description"]) > 20, name
+        assert len(parameter.get("Description", "")) > 20, f"{name} needs a Description of more than 20 characters"
         if name not in {stack.switches[0] for stack in STACKS if stack.name in FOLDERS}:
-            assert "AllowedValues" in parameter or parameter["ConstraintDescription"].startswith("must "), name
-        assert parameter["Description"].startswith("Optional") == (parameter["Default"] == ""), name
-    # A conditional one would have no value for the template's own output.
-    assert all(output["Description"] and "Condition" not in output for output in template["Outputs"].values())
+            says = parameter.get("ConstraintDescription", "").startswith("must ")
+            assert says or "AllowedValues" in parameter, f"{name} needs a ConstraintDescription: must be ..."
+        is_optional = parameter["Default"] == ""
+        assert parameter["Description"].startswith("Optional") == is_optional, (
+            f"{name}: a Description begins with Optional if, and only if, its Default is empty"
+        )
+    conditional = [name for name, output in template["Outputs"].items() if "Condition" in output]
+    assert conditional == [], "without their condition, the template's own outputs would have no value"
 
 
 def as_list(value: Any) -> list[Any]:
@@ -233,21 +241,36 @@ def test_a_deletion_that_fails_inside_a_nested_stack_is_told_with_the_resource_t
     assert told == "AlertsStack: AlertsTopic (AWS::SNS::Topic) could not be deleted: it is in use"
 
 
-@pytest.mark.parametrize("missing", ["SwitchedOnBy: [AlertsMail, AlertsTopicArn]", "FromCore:", "Outputs:"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "SwitchedOnBy: [AlertsMail, AlertsTopicArn]",
+        "FromCore:",
+        "Outputs:",
+        "Parameters:",
+        "Description: Tells somebody.",
+    ],
+)
 def test_a_stack_that_does_not_say_how_it_is_nested_is_told_what_it_needs(missing: str, tmp_path: Path) -> None:
     (tmp_path / "alerts").mkdir()
     (tmp_path / "alerts/template.yaml").write_text(
-        ALERTS.replace(missing, "Other: {}" if ": [" in missing else "Other:")
+        ALERTS.replace(missing, "Other:" if missing.endswith(":") else "Other: {}")
     )
-    with pytest.raises(CommandError, match=r"stacks/alerts/template.yaml needs Outputs, and SwitchedOnBy and FromCore"):
+    words = "stacks/alerts/template.yaml needs Description, Parameters and Outputs, and SwitchedOnBy and FromCore"
+    with pytest.raises(CommandError, match=words):
         nested.read(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        pytest.param("", "alerts/template.yaml needs Outputs", id="empty"),
-        pytest.param("- a list", "alerts/template.yaml needs Outputs", id="not a template"),
+        pytest.param("", "alerts/template.yaml needs Description", id="empty"),
+        pytest.param("- a list", "alerts/template.yaml needs Description", id="not a template"),
+        pytest.param(
+            ALERTS.replace("Description: The topic, ", ""),
+            "alerts/template.yaml: the output AlertsTopicName needs a Description",
+            id="an output without a description",
+        ),
         pytest.param("a: [", "alerts/template.yaml is not YAML: while parsing", id="cut off"),
     ],
 )
