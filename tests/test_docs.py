@@ -141,9 +141,12 @@ def test_every_route_is_in_the_reference_with_its_method_and_media_types(path: s
     assert row, f"add the row of this route to the table under Routes in docs/reference.md: {begin}"
     if method == "post":
         types = operations[method]["x-amazon-apigateway-integration"]["requestTemplates"]
-        assert set(re.findall(r"`(\w+/[\w.+-]+)`", row)) == set(types)
+        named = set(re.findall(r"`(\w+/[\w.+-]+)`", row))
+        assert named == set(types), f"name the media types of its requestTemplates in the row {begin}"
     preflight = next(row for row in rows if row.startswith("| `OPTIONS` on "))
-    assert (path in preflight) == ("options" in operations)
+    assert (path in preflight) == ("options" in operations), (
+        f"edit the row `OPTIONS` on ... in docs/reference.md: {path}"
+    )
 
 
 def test_every_way_to_authorize_is_in_the_reference_and_no_other() -> None:

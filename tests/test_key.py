@@ -71,7 +71,7 @@ def resolved(node: Any, key: str) -> Any:
 
 def follow(node: Any, path: str) -> Any:
     for name in path.split("."):
-        node = node[int(name)] if isinstance(node, list) else node[name]
+        node = node[int(name)] if isinstance(node, list) else node.get(name, {})
     return node
 
 
@@ -79,7 +79,7 @@ def follow(node: Any, path: str) -> Any:
 def test_with_a_key_all_that_stores_data_uses_it(name: str) -> None:
     path, beside = KEYED[RESOURCES[name]["Type"]]
     found = resolved(RESOURCES[name]["Properties"], KEY)
-    assert follow(found, path) == KEY
+    assert follow(found, path) == KEY, f"give {name} {path}: !If [HasKmsKeyArn, !Ref KmsKeyArn, ...], as others have"
     place = follow(found, path.rpartition(".")[0]) if "." in path else found
     assert all(place[setting] != value for setting, value in beside.items()), "AWS refuses a key beside its own"
     assert place.get("SqsManagedSseEnabled") in (None, False)
@@ -112,7 +112,9 @@ def test_what_has_no_key_stores_no_data_or_stands_in_the_docs(kind: str) -> None
         kind.startswith("AWS::IAM::")
     )
     if not kind.startswith(STORES_NOTHING):
-        assert WITHOUT_A_KEY[kind] in (ROOT / "docs" / "security.md").read_text()
+        assert kind in WITHOUT_A_KEY, f"add {kind} to KEYED, STORES_NOTHING or WITHOUT_A_KEY in this file"
+        named = WITHOUT_A_KEY[kind]
+        assert named in (ROOT / "docs" / "security.md").read_text(), f"name the {named} in docs/security.md"
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
@@ -126,7 +128,7 @@ def test_who_touches_data_may_use_that_key_and_no_other(name: str) -> None:
             actions |= {*granted} if one["Effect"] == "Allow" else set()
             of_keys += [one] if any(action.startswith("kms:") for action in granted) else []
     use = {"Sid": "UseKey", "Effect": "Allow", "Action": ["kms:Decrypt", "kms:GenerateDataKey"], "Resource": KEY}
-    assert of_keys == ([use] if actions & TOUCHES else [])
+    assert of_keys == ([use] if actions & TOUCHES else []), f"{name}: a statement UseKey, if it touches data"
 
 
 def test_the_key_of_the_example_is_kept_turned_over_and_lent_to_nobody_else() -> None:

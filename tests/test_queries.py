@@ -27,8 +27,8 @@ SQL = {
 }
 SCHEMA = FILE.parent / "lambda" / "transform" / "schema.json"
 REJECTED_COLUMNS = {one["name"]: one["type"] for one in json.loads(SCHEMA.read_text())["rejected_columns"]}
-# The counting queries, which must see an event that was delivered twice once.
-COUNTING = set(SAVED) - {"latest-events", "history-of-one-event", "failures"}
+# They show rows as they were delivered. All other queries must see an event that was delivered twice once.
+SHOWING = {"latest-events", "history-of-one-event", "failures"}
 
 
 def ago(**duration: float) -> datetime:
@@ -97,7 +97,7 @@ def deliver(lake: Lake, rows: list[dict[str, Any]], dt: str | None = None, name:
 
 
 def test_every_heading_of_the_file_is_a_query() -> None:
-    assert list(SAVED) == re.findall(r"^-- ([a-z0-9-]+): ", FILE.read_text(), re.MULTILINE)
+    assert list(SAVED) == re.findall(r"^-- ([a-z0-9-]+): ", FILE.read_text(), re.MULTILINE), "end each query with a ;"
     assert len(SAVED) >= 9
 
 
@@ -109,13 +109,15 @@ class TestEverySavedQuery:
         assert isinstance(statements[0], exp.Select)
 
     def test_stands_under_a_question(self, name: str) -> None:
-        assert SAVED[name].endswith("?")
-        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+        heading = "write the line above the query as `-- its-name: Its question?`, the name in words of a-z"
+        assert SAVED[name].endswith("?"), heading
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name), heading
 
     def test_names_its_table_by_the_two_placeholders_and_has_no_other(self, name: str) -> None:
         placeholders = set(re.findall(r"\$\{[^}]*}", TEXT[name]))
-        assert placeholders == {"${AthenaDatabaseName}", "${AthenaTableName}"}
-        assert re.search(r'"\$\{AthenaDatabaseName}"\."\$\{AthenaTableName}(_errors|_rejected)?"', TEXT[name])
+        table = 'name the table in queries.sql as "${AthenaDatabaseName}"."${AthenaTableName}"'
+        assert placeholders == {"${AthenaDatabaseName}", "${AthenaTableName}"}, table
+        assert re.search(r'"\$\{AthenaDatabaseName}"\."\$\{AthenaTableName}(_errors|_rejected)?"', TEXT[name]), table
 
     def test_filters_its_partitions_or_says_why_it_reads_all(self, name: str) -> None:
         days = r"(current_date - interval '\d+' day|date_add\('day', -\?, current_date\))"
@@ -127,15 +129,18 @@ class TestEverySavedQuery:
 
     def test_counts_an_event_once_however_often_it_was_delivered(self, name: str) -> None:
         statement = sqlglot.parse_one(SQL[name], read="trino")
-        if name in COUNTING:
+        if name not in SHOWING:
             # A rejected event's text may be in several rows, its parts.
             # Which row counts: tests/local/athena/test_athena_statements.py.
-            assert re.search(r"PARTITION BY event_id(, part)?\s+ORDER BY received_at", SQL[name])
-            assert "WHERE delivery = 1" in SQL[name]
-        elif name != "failures":
-            assert not list(statement.find_all(exp.AggFunc)), (
-                f"{name} counts rows: take one of each event_id as others do, and add it to COUNTING here"
+            first = (
+                f"{name} in queries.sql must count each event once, as top-names does: row_number() OVER (PARTITION BY "
+                "event_id ORDER BY received_at, ...) AS delivery, and WHERE delivery = 1. A query that shows rows as "
+                "they were delivered goes into SHOWING in this file"
             )
+            assert re.search(r"PARTITION BY event_id(, part)?\s+ORDER BY received_at", SQL[name]), first
+            assert "WHERE delivery = 1" in SQL[name], first
+        elif name != "failures":
+            assert not list(statement.find_all(exp.AggFunc)), f"{name} counts rows: take it out of SHOWING in this file"
 
     def test_runs_on_a_lake_without_any_object(self, name: str, client: Client) -> None:
         code = re.sub(r"--.*", "", SQL[name])

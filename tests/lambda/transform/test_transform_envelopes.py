@@ -234,4 +234,4 @@ def test_every_envelope_is_read_by_the_context_line_and_by_nothing_else() -> Non
         assert type(read_event(b"{}", form)) is not bytes
     [row] = rows({"type": "track", "event": "x", "userId": "u"}, "lines")
     assert row["properties"] == {"type": "track", "event": "x", "userId": "u"}
-    assert [column.name for column in COLUMNS][-5:-1] == ["anonymous_id", "session_id", "path", "referrer"]
+    assert {"anonymous_id", "session_id", "path", "referrer"} <= {column.name for column in COLUMNS}

@@ -52,7 +52,7 @@ def test_the_edited_text_is_in_the_template_and_all_else_as_it_was(checkout: Pat
     before = (checkout / "template.yaml").read_text()
     edit(checkout / "queries.sql", "LIMIT 50", "LIMIT 100")
     assert guarded(queries.save_into_template, []) == 0
-    assert (checkout / "template.yaml").read_text() == before.replace("LIMIT 50", "LIMIT 100", 1)
+    assert (checkout / "template.yaml").read_text() == before.replace("LIMIT 50", "LIMIT 100", 1), HOW
 
 
 def test_a_template_without_a_saved_query_gets_them_all(checkout: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_template_without_a_saved_query_gets_them_all(checkout: Path) -> None:
     mine.write_text(queries.save(before, []))
     assert "NamedQuery" not in mine.read_text()
     assert guarded(queries.save_into_template, []) == 0
-    assert mine.read_text() == before
+    assert mine.read_text() == before, HOW
 
 
 @pytest.mark.parametrize(("text", "words"), [(None, "there is no file"), ("SELECT 1", "queries.sql has no query")])

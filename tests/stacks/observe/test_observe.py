@@ -143,9 +143,12 @@ def resolve(node: Any, parameters: dict[str, str]) -> Any:
     if list(node) == ["Fn::GetAtt"]:
         return node["Fn::GetAtt"][0]
     if list(node) == ["Fn::Sub"]:
+        names = {*re.findall(r"\$\{([\w:]+)\}", node["Fn::Sub"])}
+        assert names <= parameters.keys(), f"add {names - parameters.keys()} to PARAMETERS in this file"
         return re.sub(r"\$\{([\w:]+)\}", lambda name: parameters[name[1]], node["Fn::Sub"])
     if list(node) == ["Fn::If"]:
         condition, first, second = node["Fn::If"]
+        assert condition in CONDITIONS, f"add {condition} to CONDITIONS in this file"
         return resolve(first if CONDITIONS[condition] else second, parameters)
     return {key: resolve(value, parameters) for key, value in node.items()}
 
@@ -299,14 +302,15 @@ def test_without_events_there_is_no_share_of_rejected_ones(cloudwatch: CloudWatc
 @pytest.mark.parametrize("name", sorted(EVERY_ALARM))
 def test_an_alarm_says_what_it_means_and_its_last_line_what_to_type_first(name: str) -> None:
     """scripts/status.sh shows that line as a command to copy, so it is one as a shell splits it."""
-    text = resolve(EVERY_ALARM[name]["AlarmDescription"], PARAMETERS)
-    assert 60 < len(text) < 1024
+    text = resolve(EVERY_ALARM[name].get("AlarmDescription", ""), PARAMETERS)
+    assert 60 < len(text) < 1024, f"{name} needs an AlarmDescription of 61 to 1023 characters"
     assert all((ROOT / script).exists() for script in re.findall(r"scripts/\w+\.sh", text))
     meaning, _, last = text.rpartition("\n")
     assert "First" not in meaning
-    first, script, *arguments = shlex.split(last)
-    assert (first, (ROOT / script).is_file()) == ("First:", True)
-    assert arguments[arguments.index("--stack-name") + 1] == "sluice"
+    assert last.startswith("First: scripts/"), f"the last line of {name}'s description must be `First: scripts/...`"
+    _, script, *arguments = shlex.split(last)
+    assert (ROOT / script).is_file()
+    assert " --stack-name sluice" in last, f"write --stack-name ${{StackName}} into the last line of {name}"
     shown = (ROOT / script).read_text().partition("\nset -")[0]  # the header is the help
     for argument in arguments:
         if argument.startswith("--"):
@@ -325,12 +329,13 @@ def test_an_alarm_says_what_it_means_and_its_last_line_what_to_type_first(name: 
 
 @pytest.mark.parametrize("name", sorted(EVERY_ALARM))
 def test_an_alarm_tells_its_end_as_well_and_is_silent_when_nothing_is_measured(name: str) -> None:
-    assert re.fullmatch(r"(Observe|\w+\.)([A-Z][a-z0-9]+){2,}Alarm", name)
+    assert re.fullmatch(r"(Observe|\w+\.)([A-Z][a-z0-9]+){2,}Alarm", name), "name it as a sentence: Observe...Alarm"
     alarm = resolve(EVERY_ALARM[name], PARAMETERS)
-    assert alarm["AlarmActions"] == alarm["OKActions"] == [TOPIC]
+    told = alarm.get("AlarmActions"), alarm.get("OKActions")
+    assert told == ([TOPIC], [TOPIC]), f"copy AlarmActions and OKActions of another alarm to {name}"
     silence = dict.fromkeys(("ObserveNothingComesInAlarm", "pull.NoRunBeginsAlarm"), "breaching")
     expected = {**silence, "deliver.SendTooSlowAlarm": "ignore"}.get(name, "notBreaching")
-    assert alarm["TreatMissingData"] == expected
+    assert alarm.get("TreatMissingData") == expected, f"{name}: TreatMissingData must be {expected}"
 
 
 def test_every_alarm_is_explained_and_its_price_is_right() -> None:
