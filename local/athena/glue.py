@@ -10,9 +10,6 @@ from functools import partial
 from typing import Any
 
 import duckdb
-import sqlglot
-from sqlglot import exp
-from sqlglot.errors import ParseError, TokenError
 
 from local import shapes
 from local.athena.create import quoted
@@ -30,8 +27,6 @@ CALLS = {
 # What AWS says of a table's storage where nobody said otherwise.
 STORAGE: Json = {"Columns": [], "Compressed": False, "NumberOfBuckets": 0, "SerdeInfo": {}, "BucketColumns": [],
                  "SortColumns": [], "Parameters": {}, "StoredAsSubDirectories": False}  # fmt: skip
-# What an expression is made of: comparisons of partition columns with values, and AND, OR, NOT, IN, BETWEEN, LIKE.
-PARTS = (exp.Column, exp.Identifier, exp.Literal, exp.Predicate, exp.Connector, exp.Not, exp.Paren, exp.Tuple)
 
 
 class Glue:
@@ -91,6 +86,13 @@ def check(resource_type: str, properties: Json) -> None:
 
 def choose(partitions: list[GluePartition], keys: list[GlueColumn], expression: str) -> list[GluePartition]:
     """The partitions for which the expression holds. Raises ValueError when it is none over the partition columns."""
+    # sqlglot is imported only here: that takes as long as half of the start of the local AWS.
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.errors import ParseError, TokenError
+
+    # Comparisons of partition columns with values, and AND, OR, NOT, IN, BETWEEN, LIKE.
+    parts = (exp.Column, exp.Identifier, exp.Literal, exp.Predicate, exp.Connector, exp.Not, exp.Paren, exp.Tuple)
     names = {key["Name"].lower() for key in keys}
     try:
         parsed = sqlglot.parse_one(expression, read="athena")
@@ -98,7 +100,7 @@ def choose(partitions: list[GluePartition], keys: list[GlueColumn], expression: 
         raise ValueError(f"Unsupported expression '{expression}'") from None
     for node in parsed.walk():
         is_key = not isinstance(node, exp.Column) or node.name.lower() in names
-        if not isinstance(node, PARTS) or not is_key:
+        if not isinstance(node, parts) or not is_key:
             raise ValueError(f"Unsupported expression '{expression}': {node.sql('athena')}")
     values = "".join(
         f", CAST(unnest(?::VARCHAR[]) AS {COLUMN_TYPES[key['Type']]}) AS {quoted(key['Name'])}" for key in keys

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TextIO
 
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
@@ -24,6 +26,12 @@ class ServiceError(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.status, self.code, self.message = status, code, message
+
+
+def dump(value: Any, file: TextIO, **options: Any) -> None:
+    """What `json.dump` does, which encodes in Python; `json.dumps` does it in C, in a third of the time. MiniStack
+    writes what it holds of a service after every change."""
+    file.write(json.dumps(value, **options))
 
 
 class Process:
@@ -62,6 +70,7 @@ class Process:
         from ministack import app
         from ministack.core import persistence
 
+        persistence.json = SimpleNamespace(**{**vars(json), "dump": dump})
         self.app: AsgiApp = app.app
         self._services: dict[str, ServiceHandler] = app.SERVICE_HANDLERS
         self._call_on_loop = app.call_service_handler_sync

@@ -127,7 +127,7 @@ def test_a_new_column_is_filled_from_then_on_and_old_objects_still_read(aws: Loc
 
     # As docs/rules-and-schema.md tells, in a repository of one's own.
     mine = tmp_path / "mine"
-    left_out = shutil.ignore_patterns(".git", ".sluice", "__pycache__", ".*_cache", ".hypothesis")
+    left_out = shutil.ignore_patterns(".git", ".sluice", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, mine, ignore=left_out)
     schema = json.loads((mine / "lambda/transform/schema.json").read_text())
     schema["columns"].insert([one["name"] for one in schema["columns"]].index("user_id") + 1, COLUMN)

@@ -89,7 +89,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeployingUser]:
 def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository with another template."""
     repository = tmp_path_factory.mktemp("next") / "repository"
-    left_out = shutil.ignore_patterns(".git", ".sluice", "__pycache__", ".*_cache", ".hypothesis")
+    left_out = shutil.ignore_patterns(".git", ".sluice", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, repository, ignore=left_out)
     for name, changes in NEXT_RELEASE.items():
         text = (repository / name).read_text()

@@ -139,7 +139,7 @@ Verified = Callable[[str], subprocess.CompletedProcess[str]]
 def copy_repository(directory: Path, file: str, old: str, new: str) -> Path:
     """A copy of what a deployment needs of the repository, impatient, and with one thing broken in it."""
     for folder in ("scripts", "lambda", "local"):
-        shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, directory / folder)
     for name in ("template.yaml", "queries.sql"):
         shutil.copy(ROOT / name, directory / name)
     for patient, impatient in HURRY.items():
