@@ -511,7 +511,7 @@ def test_an_unknown_stack_is_exit_code_2(
 
 
 PAGE = (ROOT / "docs/cost.md").read_text()
-README = (ROOT / "README.md").read_text()
+README, REFERENCE = ((ROOT / name).read_text() for name in ("README.md", "docs/reference.md"))
 
 
 def test_the_readme_says_what_its_command_tells_for_single_events_and_for_batches() -> None:
@@ -527,10 +527,8 @@ def test_the_bill_of_the_document_is_the_one_that_its_command_tells(capsys: pyte
 @pytest.mark.parametrize("key", PRICES.by_key)
 def test_every_price_is_in_the_document_with_its_strength(key: str) -> None:
     price = PRICES[key]
-    row = re.search(rf"^\| {price.strength}: [^|]+ \| (.+) \|$", PAGE, re.MULTILINE)
-    assert row, f"edit the table under Prices in docs/cost.md: | {price.strength}: ... |"
-    name = f"{price.service}: {price.item}"
-    assert name in row[1].split("; "), f"edit the table under Prices in docs/cost.md: {name} is {price.strength}"
+    row = f"| {price.service}: {price.item} | {cost.unit_price(price)} | {price.strength} |"
+    assert f"\n{row}\n" in REFERENCE, f"edit the table under Prices in docs/reference.md: {row}"
 
 
 def test_the_document_has_the_prices_of_idle_optional_stacks() -> None:
