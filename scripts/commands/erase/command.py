@@ -1,4 +1,4 @@
-"""Erase one person: find what every zone of the bucket holds of them, remove it, prove it, and leave a receipt."""
+"""Erase one person: find their data in every zone of the bucket, remove it, prove it, and leave a receipt."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ from scripts.commands.lake.zones import RESULTS, TABLES, events_of
 
 READERS: Final = 10  # as many connections as boto3 keeps
 TRIES: Final = 5
-"""How often an object is read again that others keep changing."""
+"""How often an object is read again while others keep changing it."""
 
 SHOWN_IDS: Final = 20
-_BATCH: Final = 1_000  # versions that wait for a reader
+_BATCH: Final = 1_000  # versions waiting for a reader
 _GONE: Final = {"NoSuchKey", "NoSuchVersion", "404"}
 
 MARGIN_SECONDS: Final = 60
@@ -84,7 +84,7 @@ def erase(arguments: list[str]) -> int:
         show(scan, store)
         _confirm(scan, options.stack_name, aws)
     waited = wait(parameters, began)
-    # Also where it was looked at before: what was on its way is there by now.
+    # Also after a first look: events on their way then are in the bucket by now.
     scan = look(store, person)
     show(scan, store)
     receipt.begin(waited)
@@ -99,20 +99,20 @@ def erase(arguments: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Examined:
-    """What became of one version: what it would be without the person, or why that cannot be told."""
+    """One version as read: its remains without the person, or the reason why they are unknown."""
 
     version: Version
     remains: Remains | None = None
     why: str = ""
     """Why it is set aside."""
     is_left: bool = False
-    """It is a table without users, or none of the stack's."""
+    """It is a table without users, or not one of the stack's objects."""
     similar: Mapping[str, int] = field(default_factory=dict)
-    """How often it holds each id that differs from the person's in form alone."""
+    """How often it holds each id with the person's value in another form."""
 
 
 def look(store: Store, person: Person) -> Scan:
-    """Read every version of every object, and find what is the person's."""
+    """Read every version of every object, and find the person's data."""
     scan, began = Scan(person.column), store.bytes_read
     listed = list(store.versions())
     scan.results = [version for version in listed if store.zone(version.key) == RESULTS]
@@ -128,7 +128,7 @@ def look(store: Store, person: Person) -> Scan:
                     yield one
 
         found = {one.version: one for one in examined(versions)}
-        # By now all parts are known of the texts that are parted.
+        # By now all parts of the divided texts are known.
         found |= {one.version: one for one in examined([one for one in versions if one in scan.pool.holders])}
     for version, one in found.items():
         zone = store.zone(version.key)
@@ -147,7 +147,7 @@ def look(store: Store, person: Person) -> Scan:
 
 
 def _examine(store: Store, version: Version, whose: Person, pool: Pool) -> Examined:
-    person = Person(whose.id, whose.column)  # its own, which counts what is in this version
+    person = Person(whose.id, whose.column)  # a new one, to count the ids of this version alone
     try:
         remains = _read(store, version, person, pool)
     except WithoutUsers:
@@ -162,9 +162,9 @@ def _examine(store: Store, version: Version, whose: Person, pool: Pool) -> Exami
 
 
 def _read(store: Store, version: Version, person: Person, pool: Pool, content: bytes | None = None) -> Remains:
-    """What a version would be without the person.
+    """Return a version's remains without the person.
 
-    Of a table only what tells is read, unless there is its `content`. Raises Corrupt and WithoutUsers.
+    Of a table, only the person's column is read unless `content` is given. Raises Corrupt and WithoutUsers.
     """
     zone = store.zone(version.key)
     if not zone:
@@ -200,12 +200,12 @@ def _name(version: Version) -> str:
 
 
 def _folder(key: str) -> str:
-    """Where a table, or what is not the stack's, lies: the first two folders at most."""
+    """The folder to name for a table or for a foreign object: the first two levels of its key at most."""
     return "/".join(key.split("/")[:-1][:2]) + "/"
 
 
 def show(scan: Scan, store: Store) -> None:
-    """What is there by zone, and what would happen to which objects, on stdout."""
+    """Print the rows of each zone, and the fate of each object with some of the person's, on stdout."""
     found: Counter[str] = Counter()
     objects: Counter[str] = Counter()
     for finding in scan.findings:
@@ -241,7 +241,7 @@ def show(scan: Scan, store: Store) -> None:
 
 
 def tell_similar(scan: Scan) -> None:
-    """Name the ids that may be the person's in another form: nothing of them is erased."""
+    """Name the ids that may be the person's in another form. Their rows are not erased."""
     similar, option = scan.similar, scan.column.replace("_", "-")
     if not similar:
         return
@@ -257,7 +257,7 @@ def tell_similar(scan: Scan) -> None:
 
 
 def tell_set_aside(set_aside: Mapping[str, str]) -> None:
-    """One line for each object that cannot be read."""
+    """Print one line for each unreadable object."""
     for key, why in set_aside.items():
         say(f"set aside: {printable(key)}: {printable(why)}", style="red")
 
@@ -268,7 +268,7 @@ def tell_set_aside(set_aside: Mapping[str, str]) -> None:
 def delivery_seconds(parameters: Mapping[str, str]) -> tuple[int, str]:
     """How long an event may be on its way, and why: through the transform and a buffer, and once more if put back.
 
-    What is rejected goes through the reject stream, and what a reply has no room for through the same stream again.
+    Rejected events go through the reject stream, and those without room in a reply through the same stream again.
     """
     timeout, interval = (
         int(parameters.get(name) or most) for name, most in (("LambdaTimeout", 300), ("FirehoseBufferingInterval", 900))
@@ -284,7 +284,7 @@ def delivery_seconds(parameters: Mapping[str, str]) -> tuple[int, str]:
 
 
 def wait(parameters: Mapping[str, str], began: float) -> float:
-    """Wait until what was on its way at `began` is delivered; returns how many seconds after it that is."""
+    """Wait until events on their way at `began` are delivered; return the seconds since then."""
     seconds, why = delivery_seconds(parameters)
     left = began + seconds - time.monotonic()
     if left > 0:
@@ -297,10 +297,10 @@ def wait(parameters: Mapping[str, str], began: float) -> float:
 
 
 def remove(store: Store, person: Person, scan: Scan, receipt: Receipt) -> None:
-    """Remove what was found, an object after the other, and then the results of queries.
+    """Remove the findings, one object after the other, and then the results of queries.
 
-    Killed anywhere, the same can be done again: an object is replaced before its older versions are deleted, and of a
-    text that is parted, the part that names the person goes last.
+    It can be killed anywhere and run again: an object is replaced before its older versions are deleted, and of a
+    text in several parts, the one naming the person goes last.
     """
     keys = {finding.version.key: finding.remains.goes_last for finding in scan.findings}
     with progress() as display:
@@ -317,7 +317,7 @@ def remove(store: Store, person: Person, scan: Scan, receipt: Receipt) -> None:
 
 
 def _settle(store: Store, person: Person, key: str, scan: Scan, receipt: Receipt) -> bool:
-    """Remove the person from every version of an object; False if it changed meanwhile, and must be read again."""
+    """Remove the person from every version of an object; return False if it changed meanwhile: read it again."""
     versions = [version for version in store.versions(key) if version.key == key]
     remaining = len(versions)
     for version in sorted(versions, key=lambda version: not version.is_latest):
@@ -355,7 +355,7 @@ def _settle(store: Store, person: Person, key: str, scan: Scan, receipt: Receipt
 
 
 def _compare(store: Store, version: Version, person: Person, pool: Pool, remains: Remains) -> None:
-    """Read what is to be put as the stored object was read. Raises Corrupt if it holds other rows than it should."""
+    """Read the new content as the stored object was read. Raises Corrupt if it holds other rows than it should."""
     again = _read(store, version, person, replace(pool, holders=set()), remains.content)
     if (again.before, again.found) != (remains.after, 0):
         raise Corrupt(
@@ -365,7 +365,7 @@ def _compare(store: Store, version: Version, person: Person, pool: Pool, remains
 
 
 def conclude(scan: Scan, proof: Scan, receipt: Receipt) -> int:
-    """Say what was done, and what the second look says of it; the exit code."""
+    """Report the work done and the result of the second look; return the exit code."""
     set_aside = scan.set_aside | proof.set_aside
     tell_set_aside({key: why for key, why in set_aside.items() if key not in scan.told})
     rows, read = sum(proof.rows.values()), sum(proof.versions.values())
@@ -392,7 +392,7 @@ def conclude(scan: Scan, proof: Scan, receipt: Receipt) -> int:
     return 0
 
 
-# --- What was typed
+# --- Arguments and confirmation
 
 
 def _confirm(scan: Scan, name: str, aws: Aws) -> None:

@@ -1,7 +1,7 @@
-"""One person's rows in a Parquet object: how many they are, and the object without them.
+"""One person's rows in a Parquet object: their number, and the object without them.
 
-A new object has the columns, types and codecs of the old one, its rows in their order and in their row groups. That is
-looked at before it is used: what cannot be written as it was is refused.
+A new object has the columns, types and codecs of the old one, its rows in their order and in their row groups. It is
+read back and compared before its use: a copy with other columns, types, codecs or values is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scripts.commands.lake.objects import Corrupt
 
 
 class WithoutUsers(Exception):
-    """A table without the column: it holds no person's rows, but what was counted of them."""
+    """A table without the person's column: it holds counts, not the rows of one person."""
 
 
 def count(file: io.IOBase, person: Person) -> Remains:
@@ -39,7 +39,7 @@ def count(file: io.IOBase, person: Person) -> Remains:
 
 
 def erase(content: bytes, person: Person) -> Remains:
-    """The object without the person's rows. Raises as count() does, and Corrupt for what cannot be written alike."""
+    """The object without the person's rows. Raises as count() does, and Corrupt if it cannot be written alike."""
     sink, after = io.BytesIO(), 0
     with _open(io.BytesIO(content), person) as parquet:
         leaves = _leaves(parquet)
@@ -84,7 +84,7 @@ def _open(file: io.IOBase, person: Person) -> Iterator[pyarrow.parquet.ParquetFi
 
 
 def _staying(parquet: pyarrow.parquet.ParquetFile, person: Person) -> Iterator[pyarrow.Table]:
-    """What stays of each row group."""
+    """The rest of each row group."""
     for group in range(parquet.num_row_groups):
         rows = parquet.read_row_group(group)
         yield rows.filter(pyarrow.compute.invert(_owned(rows, person)))

@@ -1,4 +1,4 @@
-"""The receipt of scripts/erase.sh: what was done, for those who ask, without naming the person."""
+"""The receipt of scripts/erase.sh: evidence of the erasure that does not name the person."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECEIPT_FORMAT: Final = "sluice erase receipt 1"
 
 
 class ScryptCost(TypedDict):
-    """What a hash takes."""
+    """scrypt's cost parameters."""
 
     n: int
     r: int
@@ -27,7 +27,7 @@ class ScryptCost(TypedDict):
 
 
 class ReceiptUser(ScryptCost):
-    """Whose receipt it is: the column of the id, its hash and the hash's salt, both in hexadecimal digits."""
+    """The erased person: the column of the id, its hash and the hash's salt, both in hexadecimal digits."""
 
     column: str
     scrypt: str
@@ -35,7 +35,7 @@ class ReceiptUser(ScryptCost):
 
 
 class ErasedVersion(TypedDict):
-    """A version that is gone, and the one that is in its place, if any."""
+    """A deleted version, and its replacement, if any."""
 
     key: str
     version_before: str
@@ -49,7 +49,7 @@ class ErasedVersion(TypedDict):
 
 
 class Proof(TypedDict):
-    """What the second look has read and found."""
+    """The second look: its reads and its findings."""
 
     versions_read: int
     rows_read: int
@@ -57,7 +57,7 @@ class Proof(TypedDict):
 
 
 class ReceiptRun(TypedDict):
-    """One run; what follows `objects` is there once it has ended."""
+    """One run; the keys after `objects` are there once it has ended."""
 
     began: str
     waited_seconds: int
@@ -85,9 +85,9 @@ _SCRYPT: Final = ScryptCost(n=2**14, r=8, p=1)  # slow, because ids are few enou
 
 
 class Receipt:
-    """What was done, without a word about whom: the id as a slow hash with a salt, objects by key.
+    """The file that proves an erasure: the id as a slow hash with a salt, objects by key.
 
-    A receipt of the same person that is there is continued, as after a run that was killed.
+    An existing receipt of the same person is continued, as after a killed run.
     """
 
     def __init__(self, path: Path, person: Person, stack: str, place: str, bucket: str) -> None:
@@ -127,17 +127,17 @@ class Receipt:
 
     @property
     def objects(self) -> list[ErasedVersion]:
-        """What was done in this run."""
+        """The versions erased in this run."""
         return self.runs[-1]["objects"]
 
     def begin(self, waited: float) -> None:
-        """Begin with a run, before anything is changed."""
+        """Begin a run, before anything is changed."""
         self.results_deleted = 0
         self.runs.append({"began": _now(), "waited_seconds": round(waited), "objects": []})
         self.write()
 
     def add(self, version: Version, new_id: str | None, remains: Remains, content: bytes) -> None:
-        """A version that is gone, and the one that is in its place, if any."""
+        """Add a deleted version, and its replacement, if any."""
         self.objects.append(
             {
                 "key": without_ids(version.key),
@@ -154,11 +154,11 @@ class Receipt:
         self.write()
 
     def end(self, scan: Scan, proof: Scan) -> None:
-        """What the second look has found."""
+        """End the run with the findings of the second look."""
         self.runs[-1] |= {
             "results_deleted": self.results_deleted,
             "left_alone": {without_ids(f"/{key}")[1:]: count for key, count in proof.left.items()},
-            # Not why: what an error repeats may be the person's.
+            # Without the reason: an error may repeat the person's data.
             "set_aside": sorted(without_ids(key) for key in scan.set_aside | proof.set_aside),
             "similar_ids_left": len(proof.similar),
             "proof": {
@@ -178,7 +178,7 @@ class Receipt:
 
 
 def without_ids(key: str) -> str:
-    """An object's key without the id of whom a folder belongs to."""
+    """An object's key without the user id or anonymous id of its folder."""
     return USER_FOLDER.sub(r"/\1=?", key)
 
 

@@ -1,4 +1,4 @@
-"""The stack's bucket with all of its versions, as scripts/erase.sh reads and changes it, and what was found in it."""
+"""The stack's bucket with all of its versions, as scripts/erase.sh reads and changes it, and its findings there."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Finding:
-    """A version that holds something of the person, and what it would be without."""
+    """A version with data of the person, and its remains without."""
 
     version: Version
     remains: Remains
@@ -58,10 +58,10 @@ class Finding:
 
 @dataclass
 class Scan:
-    """What a look at every object has found."""
+    """The result of reading every object."""
 
     column: str
-    """Which one tells whose a row is."""
+    """The column of the person's id."""
     findings: list[Finding] = field(default_factory=list)
     versions: Counter[str] = field(default_factory=Counter)
     """How many were read, by zone."""
@@ -73,15 +73,15 @@ class Scan:
     left: Counter[str] = field(default_factory=Counter)
     """Versions without the column of the person's id, and those of other folders, by folder."""
     similar: Counter[str] = field(default_factory=Counter)
-    """How many rows or events have an id that only differs in form from the person's, by id."""
+    """How many rows or events have the person's id in another form, by that form."""
     results: list[Version] = field(default_factory=list)
     pool: Pool = field(default_factory=Pool)
     told: set[str] = field(default_factory=set)
-    """What of `set_aside` was shown."""
+    """The keys of `set_aside` already shown."""
 
 
 class Store:
-    """The stack's bucket with all of its versions; counts the bytes that are read."""
+    """The stack's bucket with all of its versions; counts the bytes read."""
 
     def __init__(self, aws: Aws, bucket: str, events: str) -> None:
         self.s3, self.bucket, self.events = aws.client("s3"), bucket, events
@@ -92,13 +92,13 @@ class Store:
         return self._bucket.exists()
 
     def zone(self, key: str) -> str:
-        """The folder of the stack in which a key lies; '' if it lies in none."""
+        """The stack's folder with this key; '' if it is in none."""
         return next((folder for folder in (self.events, *BESIDE_EVENTS) if key.startswith(folder)), "")
 
     def versions(self, prefix: str = "") -> Iterator[Version]:
-        """Every version of every object, without delete markers, and without what holds nobody's data."""
+        """Every version of every object except delete markers and objects without anybody's data."""
         for item in self._bucket.versions(prefix):
-            is_folder = item["Key"].endswith("/") and item["Size"] == 0  # that the console has made
+            is_folder = item["Key"].endswith("/") and item["Size"] == 0  # made by the console
             if not is_folder and not item["Key"].startswith((TURN, SALTS)):
                 yield Version(item["Key"], item["VersionId"], item["ETag"], item["Size"], item["IsLatest"])
 
@@ -107,13 +107,13 @@ class Store:
         return [item["VersionId"] for item in self._bucket.markers(key) if item["Key"] == key]
 
     def open(self, version: Version) -> io.IOBase:
-        """A version as a file of which only what is asked for is read."""
+        """A version as a file. A large one is fetched range by range, as far as it is read."""
         if version.size <= WHOLE_BYTES:
             return io.BytesIO(self.get(version)[0])
         return _Remote(self, version)
 
     def get(self, version: Version, byte_range: str = "") -> tuple[bytes, Json]:
-        """A version's content, or a range of it, and what S3 says of it. Raises Corrupt if it lies in an archive."""
+        """A version's content, or a range of it, and S3's response. Raises Corrupt if it is in an archive."""
         more = {"Range": byte_range} if byte_range else {}
         try:
             answer = self.s3.get_object(Bucket=self.bucket, Key=version.key, VersionId=version.id, **more)
@@ -127,7 +127,7 @@ class Store:
         return content, answer
 
     def put(self, version: Version, content: bytes, was: Json) -> str | None:
-        """Put other content in the place of the latest version; its id, or None if it is the latest no more."""
+        """Replace the latest version's content; return the new id, or None if it is not the latest any more."""
         more = {name: was[name] for name in _KEPT_HEADERS if was.get(name)}
         if was.get("TagCount"):
             tags = self.s3.get_object_tagging(Bucket=self.bucket, Key=version.key, VersionId=version.id)["TagSet"]
@@ -145,7 +145,7 @@ class Store:
         self._bucket.delete(versions)
 
     def hide(self, key: str) -> None:
-        """Put a delete marker, so that no older version comes forth when the latest is deleted."""
+        """Put a delete marker, to keep older versions hidden when the latest is deleted."""
         self.s3.delete_object(Bucket=self.bucket, Key=key)
 
 

@@ -1,11 +1,11 @@
-"""One person's events in the text zones of the bucket: which they are, and the objects without them.
+"""One person's events in the text zones of the bucket: how to tell them, and the objects without them.
 
-Everything here is pure. An object is read as scripts/commands/lake/ reads it, and what stays in it stays byte
-for byte, in its order, in the compression that it had.
+Everything here is pure. An object is read as scripts/commands/lake/ reads it. Its other events stay byte
+for byte, in their order and in the object's compression.
 
-An event is a person's if its `user_id` is that person's id after the transform's trimming, as text or as a number, or
-if the rules give it that id. A text in which no event can be read (cut off, no JSON, a number where an object belongs)
-is the person's if the id is behind the name `user_id` in it, however that is written. Where nobody has signed in, the
+An event is a person's if its `user_id` is the person's id after the transform's trimming, as text or as a number, or
+if the rules give it this id. A text without a readable event (cut off, not JSON, a number instead of an object)
+is the person's if the id follows the name `user_id` in it, in any spelling. Where nobody has signed in, the
 same holds for `anonymous_id`.
 """
 
@@ -47,7 +47,7 @@ from transform.rows import COLUMNS
 from transform.rules import RULES, Context
 
 ID_COLUMNS: Final = ("user_id", "anonymous_id")
-"""The columns that tell whose an event is."""
+"""The columns with a person's id."""
 _KEYS: Final = {column.name: column.key or column.name for column in COLUMNS if column.name in ID_COLUMNS}
 _CAMEL: Final = {"user_id": "userId", "anonymous_id": "anonymousId"}
 """As the libraries of Segment and RudderStack name them."""
@@ -57,20 +57,20 @@ _MARKS: Final = re.compile(rb"([0-9a-f]{32}\n)*")
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """What an object would be without the person."""
+    """An object without the person."""
 
     before: int
-    """Rows, or events of the records, that it holds now."""
+    """Rows, or events of the records, in it now."""
     removed: int
     """How many of them go."""
     found: int
-    """How many are the person's. More than `removed` where a row stands for many events, of which some go."""
+    """How many are the person's. More than `removed` where a row holds many events and only some go."""
     content: bytes = b""
-    """What stays, if anything was found and anything stays."""
+    """The rest, if anything was found and anything stays."""
     obstacle: str = ""
-    """What of the object could not be judged."""
+    """Why a part of the object could not be checked."""
     goes_last: bool = False
-    """It has a part of a text that names the person: without it, nobody could tell whose the other parts are."""
+    """It has a part naming the person: without it, nobody could tell whose the text's other parts are."""
 
     @property
     def after(self) -> int:
@@ -78,10 +78,10 @@ class Remains:
 
 
 class Person:
-    """Tells one person's events from everybody else's, and counts the ids that are the person's except for their form.
+    """Tells one person's events from everybody else's, and counts ids equal to the person's except for their form.
 
-    `id` is the person's in `column`, one of ID_COLUMNS. `similar` has how many events or rows hold each of the others,
-    since this was made. They are nobody else's for sure, nor the person's: a person decides.
+    `id` is the person's in `column`, one of ID_COLUMNS. `similar` has how many events or rows hold each such other id,
+    since this was made. They may be the person's or somebody else's: whoever runs the command decides.
     """
 
     def __init__(self, id: str, column: str = "user_id") -> None:
@@ -102,20 +102,20 @@ class Person:
         )
 
     def note(self, value: Any, count: int = 1) -> None:
-        """Count an id that differs from the person's in form alone."""
+        """Count an id equal to the person's except for its form."""
         text = value if isinstance(value, str) else read_id(value)
         if text and _form(text) == self._form:
             self.similar[text.strip()] += count
 
     def is_meant(self, value: Any, text: bytes = b"") -> bool:
-        """Whether the value of the column is this person's; `text` is the event's, for digits that a double loses."""
+        """Whether the value of the column is this person's; `text` is the event's, for digits lost in a double."""
         if value is None:
             return False
         if isinstance(value, bytes):
             value = value.decode(errors="replace")
         if isinstance(value, str):
             return value.strip() == self.id
-        with suppress(TypeError):  # a value that is nested too deeply is nobody's id
+        with suppress(TypeError):  # a value nested too deeply is nobody's id
             if (read_id(value) or write_json(value).decode()) == self.id:
                 return True
         if type(value) is float and text:
@@ -125,11 +125,11 @@ class Person:
         return False
 
     def owns(self, event: Json, text: bytes = b"") -> bool:
-        """Whether an event is this person's, as it was sent or as the rules make it. Takes the event apart."""
+        """Whether an event is this person's, as sent or after the rules. Changes the event."""
         own_id = event.get(self._key)
         if self.is_meant(own_id, text):
             return True
-        with suppress(Exception):  # a rule that drops the event or fails has made of it what it could
+        with suppress(Exception):  # a rule may drop the event or fail: it is checked as far as it got
             for rule in RULES.values():
                 rule(event, Context(0))
         if self.is_meant(event.get(self._key)):
@@ -138,7 +138,7 @@ class Person:
         return False
 
     def is_named_in(self, text: bytes) -> bool:
-        """Whether a text that is not an event names this person."""
+        """Whether a text without an event names this person."""
         if self._naming.search(text):
             return True
         for found in self._named.finditer(text.decode(errors="replace")):
@@ -176,7 +176,7 @@ def _query(text: bytes) -> Json:
 
 
 def _kept(text: bytes, pieces: Sequence[bytes], owned: Sequence[bool]) -> list[tuple[int, int]]:
-    """The ranges of a text that stay: its pieces are in it in their order, and one goes with what parts it."""
+    """The ranges of a text to keep. Its pieces are in it in their order; one goes together with its separator."""
     spans, position = [], 0
     for piece in pieces:
         start = text.index(piece, position)
@@ -204,7 +204,7 @@ def _with(text: str, document: Json, key: str, value: str | int) -> str:
 
 
 def _changed(content: bytes, before: int, removed: int, found: int, text: Callable[[], bytes]) -> Remains:
-    """Remains of an object of which the text stays."""
+    """Remains of an object with `text` as its rest."""
     left = pack(text(), content) if found and removed < before else b""
     return Remains(before, removed, found, left)
 
@@ -233,14 +233,14 @@ def erase_rows(content: bytes, person: Person) -> Remains:
 
 @dataclass(slots=True)
 class Pool:
-    """The parts of the rejected texts that have several: they may lie in several objects."""
+    """The parts of the rejected texts with several parts: they may be in several objects."""
 
     texts: Texts = field(default_factory=Texts)
     holders: set[Any] = field(default_factory=set)
-    """The objects that have such parts."""
+    """The objects with such parts."""
 
     def add(self, content: bytes) -> bool:
-        """Take an object's parts; whether it has any. Raises Corrupt."""
+        """Add an object's parts; return whether it has any. Raises Corrupt."""
         has_parts = False
         for row, body, _ in read_rows(content):
             if int(row["parts"]) > 1:
@@ -249,20 +249,20 @@ class Pool:
         return has_parts
 
     def parts(self, row: Json) -> dict[int, bytes]:
-        """The parts that are known of a row's text."""
+        """The known parts of a row's text."""
         text = self.texts.found.get(key_of(row))
         return text.parts if text else {}
 
 
 def erase_rejected(content: bytes, person: Person, pool: Pool) -> Remains:
-    """An object of rejected/. A row that stands for many events loses the person's alone. Raises Corrupt."""
+    """An object of rejected/. A row with many events loses only the person's. Raises Corrupt."""
     rows, own = read_rows(content), Texts()
     for row, body, _ in rows:
         own.add(row, body)
     staying, removed, found, obstacles = [], 0, 0, []
     for row, body, line in rows:
         part, parts = int(row["part"]), int(row["parts"])
-        # What this version has of the text goes before what others have: those may be cut already.
+        # This version's parts of the text win over those of other objects: they may be cut already.
         known = {**pool.parts(row), **own.found[key_of(row)].parts} if parts > 1 else {part: body}
         text = b"".join(known[number] for number in sorted(known))
         ranges: list[tuple[int, int]] | None
@@ -284,7 +284,7 @@ def erase_rejected(content: bytes, person: Person, pool: Pool) -> Remains:
             body[max(start - first, 0) : max(end - first, 0)]
             for start, end in ranges
         )  # fmt: skip
-        if "events" in row:  # between the head and the tail of the text there is a range for each event that stays
+        if "events" in row:  # between the head and the tail of the text there is a range for each kept event
             line, row = _with(line, row, "events", len(ranges) - 2), {**row, "events": len(ranges) - 2}
         staying.append(_with(line, row, "body", b64encode(cut).decode()))
         found -= cut == body  # the person's events are in other parts
@@ -294,7 +294,7 @@ def erase_rejected(content: bytes, person: Person, pool: Pool) -> Remains:
 
 
 def _rejected_ranges(text: bytes, row: Json, person: Person) -> list[tuple[int, int]] | None:
-    """The ranges that stay of a rejected text: None if nothing of it is the person's, an empty list if all is."""
+    """The ranges of a rejected text to keep: None if nothing of it is the person's, an empty list if all is."""
     reason, form = row["reason"], row.get("form")
     if reason not in OF_MANY and form:
         return [] if person.owns_text(text, form) else None
@@ -336,10 +336,10 @@ def _rows_without(data: bytes, person: Person) -> tuple[list[bytes], int, int]:
 
 
 def _record_without(data: bytes, arrived_at: int, person: Person) -> tuple[list[bytes], int, int]:
-    """The records that a record leaves, how many events it has, and how many of them go.
+    """The records left of a record, how many events it has, and how many of them go.
 
-    What stays before and behind an event becomes a record of its own that names its position, as the transform itself
-    parts records: a made-up event_id comes of the position, and so stays what it was.
+    The events before and after a removed one become records of their own with their position, as when the transform
+    itself splits records. A made-up event_id depends on the position, and so stays the same.
     """
     try:
         record = read_record(data, arrived_at)
@@ -357,7 +357,7 @@ def _record_without(data: bytes, arrived_at: int, person: Person) -> tuple[list[
 
 
 def _runs(owned: Sequence[bool]) -> Iterator[tuple[int, int]]:
-    """Where events that stay follow each other: the first, and how many."""
+    """Each run of kept events: the first, and how many."""
     first = 0
     for number, is_owned in enumerate([*owned, True]):
         if is_owned:
@@ -386,7 +386,7 @@ def erase_raw(content: bytes, person: Person) -> Remains:
 
 
 def _bare_without(content: bytes, person: Person) -> tuple[list[bytes], int, int]:
-    """The same for bare records that nothing parts: JSON values, of which an array holds events, or lines."""
+    """The same for bare records without separators: JSON values, an array being several events, or lines."""
     left, position, before, found = [], 0, 0, 0
     for value in values_or_lines(content):
         start = content.index(value, position)
