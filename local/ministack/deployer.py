@@ -100,7 +100,13 @@ def _resources(action: str, resource_type: str, name: str, properties: Json) -> 
         return [_arn("glue", one) for one in ("catalog", f"database/{database}", *tables)]
     if resource_type == "AWS::IAM::Policy":
         return [_arn("iam", f"role/{role}") for role in properties.get("Roles", [])]
-    return [name if name.startswith("arn:") else _ARNS[resource_type](name, properties)]
+    if name.startswith("arn:"):
+        return [name]
+    if resource_type not in _ARNS:
+        raise ValueError(
+            f"add {resource_type} to _ARNS in local/ministack/deployer.py, which says what {action} is about"
+        )
+    return [_ARNS[resource_type](name, properties)]
 
 
 def _paths(action: str, resource_type: str, name: str, properties: Json) -> list[str]:

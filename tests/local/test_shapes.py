@@ -344,6 +344,11 @@ def in_case(node: Any, shape: Any) -> Any:
     return node
 
 
+def places_of(kind: str) -> dict[str, str]:
+    assert kind in PLACES, f"add {kind} to PLACES in this file: the place of each property in a call"
+    return PLACES[kind]
+
+
 def check(places: dict[str, str], properties: Json) -> None:
     """Raise ValueError or AssertionError for what has no place in the calls behind a resource, or does not fit it."""
     for call, given in calls(places, properties):
@@ -357,7 +362,7 @@ def check(places: dict[str, str], properties: Json) -> None:
 
 @pytest.mark.parametrize(("logical_id", "resource"), CASES)
 def test_every_property_has_a_place_in_a_call_that_takes_its_value(logical_id: str, resource: Json) -> None:
-    check(PLACES[resource["Type"]], resource["Properties"])
+    check(places_of(resource["Type"]), resource["Properties"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -371,7 +376,8 @@ def test_every_change_of_a_stream_has_a_place_too(logical_id: str, variant: str)
 
 
 def test_the_table_has_the_types_of_our_templates_and_no_others() -> None:
-    assert {one["Type"] for template in TEMPLATES.values() for one in template["Resources"].values()} == PLACES.keys()
+    types = {one["Type"] for template in TEMPLATES.values() for one in template["Resources"].values()}
+    assert types == PLACES.keys(), "add to PLACES in this file the new types, and take out those that are gone"
 
 
 # Maps, whose names are free, and JSON that services read by rules of their own.
@@ -398,6 +404,7 @@ def test_a_property_that_no_call_takes_is_found_wherever_it_is(name: str) -> Non
     tried, passed = 0, []
     for logical_id, resource in resolver(name, "everything").resources().items():
         kind = resource["Type"]
+        places = places_of(kind)
         for index, (path, _) in enumerate(objects(resource["Properties"], f"{kind}:")):
             wrong = copy.deepcopy(resource["Properties"])
             [*objects(wrong, ":")][index][1]["Unheard-of"] = "x"
@@ -405,7 +412,7 @@ def test_a_property_that_no_call_takes_is_found_wherever_it_is(name: str) -> Non
                 continue
             tried += 1
             with contextlib.suppress(ValueError, AssertionError):
-                check(PLACES[kind], wrong)
+                check(places, wrong)
                 passed.append(f"{logical_id} {path}")
     assert tried and not passed, passed
 

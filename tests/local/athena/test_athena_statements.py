@@ -312,4 +312,4 @@ def test_every_statement_that_counts_events_takes_each_once() -> None:
     assert {"examples/datalake/refine/processed_data.sql", "examples/sensors/queries.sql: celsius-readings"} <= {
         *DEDUPLICATING
     }
-    assert len(DEDUPLICATING) == 20
+    assert len(DEDUPLICATING) >= 20
