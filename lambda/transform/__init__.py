@@ -1,1 +1,1 @@
-"""The transform function: what Firehose hands over in records becomes rows, one event at a time."""
+"""The transform function: Firehose's records become rows, one event at a time."""

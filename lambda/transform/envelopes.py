@@ -3,12 +3,12 @@
 Everything here is pure. The context line says which envelope a body has, from the route or the media type; content is
 never guessed.
 
-- `v1/<type>`: what the libraries of Segment and RudderStack post to /v1/<type>. A batch is split before (records.py),
+- `v1/<type>`: the posts of Segment's and RudderStack's libraries to /v1/<type>. A batch is split before (records.py),
   and each of its events names its own type.
 - `cloudevents`: CloudEvents 1.0 as JSON, one or an array.
 
-A key of theirs is moved to our name if the event has no such key itself, and all others stay, so that nothing is lost:
-they become `properties`.
+A key of theirs is moved to our name if the event has no such key itself. All others become `properties`, so nothing is
+lost.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from transform.records import BATCH, Form, Reject, parse
 from transform.rules import Drop, Event
 
 METRICS: Final = "metrics"
-"""The rule that drops what a library measures of itself."""
+"""The rule against a library's measurements of itself."""
 
 _TYPES: Final = ("track", "page", "screen", "identify", "group", "alias")
 """The types of the libraries' events."""
 
 _KEYS: Final = {"messageId": "event_id", "userId": "user_id", "anonymousId": "anonymous_id"}
 _TIMES: Final = ("timestamp", "originalTimestamp", "sentAt")
-"""The first one that is given is when the event happened, by the sender's clock; the others stay properties."""
+"""The first one given is the event's time, by the sender's clock; the others stay properties."""
 
 _CLOUD_KEYS: Final = {"type": "name", "time": "timestamp"}
 
 
 def unwrap(form: Form, event: Any) -> Any:
-    """The event of an envelope, which is taken apart: our own, or a Reject or a Drop; anything else as it is."""
+    """An envelope's event as one of ours, or a Reject or a Drop; anything else as it is. Takes the event apart."""
     if form == "v1/metrics":
         return Drop(METRICS)
     if form == "v1/other":

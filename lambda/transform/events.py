@@ -1,21 +1,21 @@
 """From the bytes of one Firehose record to an outcome for each event in it.
 
 Everything here is pure: no clock, no environment, no AWS. The same record gives the same outcomes, ids included, so a
-record that is delivered twice can be told from two records.
+record delivered twice can be told from two records.
 
-What becomes of input that is not plain:
+Unusual input:
 
 - One JSON object is one event; the items of a JSON array are events; so are the lines of NDJSON, where blank lines do
-  not count. A body that is not a JSON document counts as NDJSON as soon as one of its lines is a JSON object; otherwise
+  not count. A body other than a JSON document counts as NDJSON as soon as one of its lines is a JSON object; otherwise
   it is one rejected event. A bad event in an array or among lines never harms its neighbours. A query string is one
-  event of text values; of a name that is twice in it, the last counts.
+  event of text values; of a name given twice, the last value counts.
 - An event without any key is dropped: API Gateway makes `{}` of an empty body, and a pixel's query string may be empty.
 - `event_id` takes text or a whole number. Anything else is not an id: it goes into `properties` before the rules see
   the event, and the event gets an id of ours.
-- Of a key that is twice in one object, the last value counts. Whole numbers keep their digits, however many.
+- Of a key given twice in one object, the last value counts. Whole numbers keep their digits, however many.
 - The body of a well-known client is read as its context line says (envelopes.py).
 - Half a surrogate pair becomes U+FFFD, and the event is flagged with `sluice_repaired`.
-- NaN, a number that no double holds, and bytes that are not UTF-8 are not JSON: they reject the event that they are in.
+- NaN, a number too large for a double, and bytes other than UTF-8 are not JSON: they reject their event.
   So does nesting deeper than orjson writes (254 levels).
 """
 
@@ -52,26 +52,26 @@ from transform.rows import RequestColumns, format_time, make_row, merge_properti
 from transform.rules import RULES, Context, Drop, Event, IpHandling, Rule, Settings
 
 Accepted: TypeAlias = bytes
-"""An event that became a row is its row: a JSON object and a newline, its keys the columns in the schema's order."""
+"""An accepted event is its row: a JSON object and a newline, its keys the columns in the schema's order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """An event that the named rule left out."""
+    """An event left out by the named rule."""
 
     rule: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An event that is wrong; the detail says how, and repeats none of its content."""
+    """A faulty event; the detail says why, and repeats none of its content."""
 
     reason: Reason
     detail: str
     position: int
-    """Which event of its request it was, from 0."""
+    """Its position in its request, from 0."""
     others: Sequence[int] = ()
-    """The positions of further events that share this rejection."""
+    """The positions of further events with this rejection."""
 
     @property
     def events(self) -> int:
@@ -81,15 +81,15 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An event that was not looked at, because the rows before it already fill the reply."""
+    """An event left for later, because the rows before it already fill the reply."""
 
 
 EMPTY: Final = "empty"
-"""The rule that drops an event without any key, before it gets an id and the other rules see it."""
+"""The rule against an event without any key: it is dropped before it gets an id and the other rules see it."""
 
 
 WITHOUT_ID: Final = ("denied", "opted_out")
-"""Values of the key `consent`, as sluice.js sends it, that leave an event without a visitor's id."""
+"""Values of the key `consent`, as sluice.js sends it, of events without a visitor's id."""
 
 
 Outcome: TypeAlias = Accepted | Dropped | Rejected | Waiting
@@ -105,9 +105,9 @@ def transform(  # noqa: PLR0913 - the hot path: it takes no time to wrap its two
 ) -> list[Outcome]:
     """Turn one record into the outcomes of its events, one for each and in their order.
 
-    `data` is the record as it stood on the delivery stream, `arrived_at` its approximateArrivalTimestamp in epoch
+    `data` is the record as it was on the delivery stream, `arrived_at` its approximateArrivalTimestamp in epoch
     milliseconds. An empty array has no events and no outcomes. All events beyond the record's `most_events` share one
-    outcome. As soon as the rows have more than `room` characters in base64, the events that follow wait. A record with
+    outcome. As soon as the rows have more than `room` characters in base64, the following events wait. A record with
     whole numbers beyond 64 bits is read a second time, and then `exact`. Raises Fault when not the sender but we are
     wrong.
     """
@@ -174,7 +174,7 @@ def transform(  # noqa: PLR0913 - the hot path: it takes no time to wrap its two
 
 
 def _columns_of_request(context: Context, settings: Settings) -> RequestColumns:
-    """What the events of a request share."""
+    """The columns shared by the events of a request."""
     ip, user_agent = context.ip, context.user_agent
     if settings.redact_fields:
         ip = None if "ip" in settings.redact_fields else ip
@@ -187,7 +187,7 @@ def _columns_of_request(context: Context, settings: Settings) -> RequestColumns:
 def _salt_of(context: Context, settings: Settings) -> bytes | None:
     """The salt of a request's visitor id; None if it has none.
 
-    Of a replayed rejection only the network is left of the address, and would make the visitor another one.
+    A replayed rejection has only the network of its address, and would make the visitor another one.
     """
     if settings.find_salt is None or context.ip is None or "visitor_id" in settings.redact_fields:
         return None
@@ -198,7 +198,7 @@ def _salt_of(context: Context, settings: Settings) -> bytes | None:
 def handle_ip(ip: str, handling: IpHandling) -> str | None:
     """An address as its column shows it: truncated to its /24 or /48 network, in full, or not at all.
 
-    Truncating an address that cannot be read would show it whole, so it is left out.
+    An unreadable address cannot be truncated, so it is left out.
     """
     if handling != "TRUNCATE":
         return ip if handling == "FULL" else None
@@ -214,7 +214,7 @@ def handle_ip(ip: str, handling: IpHandling) -> str | None:
 
 
 def _give_event_id(event: Event, own_id: Any, context: Context, position: int, alone: bool) -> None:
-    """Give the event an id before the rules see it. A value of the sender's that is not an id moves to properties.
+    """Give the event an id before the rules see it. An invalid id of the sender's moves to properties.
 
     Raises Drop for an event without any key: it has no id, so this is the place where it costs the others nothing.
     """
@@ -230,10 +230,10 @@ def _give_event_id(event: Event, own_id: Any, context: Context, position: int, a
 
 
 def make_id(context: Context, position: int, text: bytes) -> str:
-    """An id that the same text at the same place of the same request has again when its record is delivered again.
+    """An id from an event's request, place and text: the same when its record is delivered again.
 
-    Two bare records that arrive in the same millisecond differ by their text alone; if that is the same as well, they
-    count as one event.
+    Two bare records of the same millisecond differ by their text alone; if it is the same as well, they count as one
+    event.
     """
     request = context.extended_request_id or str(context.received_at)
     return sha256(b"%b %d %b" % (request.encode(), position, text)).hexdigest()[:32]
@@ -241,5 +241,5 @@ def make_id(context: Context, position: int, text: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def make_visitor_id(salt: bytes, source: str | None, ip: str, user_agent: str | None) -> str:
-    """128 bits that are the same for one visitor of one source during one day."""
+    """128 bits, the same for one visitor of one source during one day."""
     return digest(salt, "\0".join((source or "", ip, user_agent or "")).encode(), "sha256").hex()[:32]

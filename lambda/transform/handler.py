@@ -1,25 +1,25 @@
 """The transform Lambda: Firehose's records in, rows out.
 
-This is the only module that knows Firehose's contract (record ids, base64, `result`) and the environment:
+Only this module knows Firehose's contract (record ids, base64, `result`) and the environment:
 
-    HEADLESS_BROWSERS   DROP (default) or KEEP: what becomes of the events of headless browsers
-    IP_HANDLING         TRUNCATE (default), FULL or NONE: what becomes of the client's address
+    HEADLESS_BROWSERS   DROP (default) or KEEP the events of headless browsers
+    IP_HANDLING         TRUNCATE (default), FULL or NONE: how to show the client's address
     REDACT_FIELDS       field names, separated by commas, whose values are emptied at any depth
-    SALT_BUCKET         the bucket that holds the salts of visitors' ids; without one, rows have no such ids
-    REJECT_STREAM       the delivery stream that takes rejected events; without one, their records fail as a whole
+    SALT_BUCKET         the bucket with the salts of visitors' ids; without one, rows have no such ids
+    REJECT_STREAM       the delivery stream for rejected events; without one, their records fail as a whole
 
 The contract (https://docs.aws.amazon.com/firehose/latest/dev/data-transformation.html): every recordId comes back
 exactly once with `data` and one of three results. The data of `Ok` is appended to the object as it is, so one
-record may carry many rows. A record that is `ProcessingFailed` goes, as it came, to the error output. An exception
+record may carry many rows. A `ProcessingFailed` record goes, as it came, to the error output. An exception
 would fail the records of the whole invocation, and so would a reply of more than 6 MB.
 
-Not everything leaves by the reply. Rejected events go to the reject stream, and events whose rows the reply has no room
-for go back to the stream that they came from, in smaller records. A record has its rows in the reply only when all of
-that is safely put; else it fails as a whole, and emits none.
+Not everything leaves by the reply. Rejected events go to the reject stream. Events whose rows do not fit the reply go
+back to their own stream, in smaller records. A record has its rows in the reply only when all of these are safely put;
+else it fails as a whole, and emits none.
 
-Putting back comes to an end, because every invocation settles at least one event: the first one that it looks at is
-dropped, rejected, or becomes a row; if its row is too long for any reply, it is rejected, and if it is too long beside
-the other records of this invocation, its record fails.
+Putting back comes to an end, because every invocation settles at least one event: the first is dropped, rejected, or
+becomes a row. If its row is too long for any reply, it is rejected; if it is too long beside the other records of this
+invocation, its record fails.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ REPLY_LIMIT: Final = 6_000_000
 """Bytes of a reply. Lambda's limit is 6 MB for a synchronous invocation, read here as the smaller megabyte."""
 
 REPLY_OVERHEAD: Final = 80
-"""Bytes that a record takes in the reply beside its id and its data, at most."""
+"""Bytes of a record in the reply beside its id and its data, at most."""
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -77,7 +77,7 @@ class Reply(TypedDict):
 
 
 class LambdaContext(Protocol):
-    """What the handler reads of Lambda's context object."""
+    """The used part of Lambda's context object."""
 
     @property
     def function_name(self) -> str: ...
@@ -159,28 +159,28 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Detour:
-    """A record of which something leaves by a delivery stream; its reply counts only when that is put."""
+    """A record with data for a delivery stream; its reply counts only when all of them are put."""
 
     record: Record
     reply: Reply
     tally: Tally
-    """What counts then."""
+    """Its outcomes in that case."""
     events: int
     """How many events fail otherwise."""
     rejects: list[bytes]
     """For the reject stream."""
     rest: list[bytes]
-    """For the stream that the record came from."""
+    """For the record's own stream."""
 
 
 class Invocation:
-    """What answering one record leaves for the next ones to know."""
+    """The state of an invocation, from one record to the next."""
 
     def __init__(self, records: list[Record]) -> None:
-        # Every record can at least be handed back as it came; what is left is room for rows that are longer than that.
+        # Every record can at least be handed back as it came; the rest is room for longer rows.
         handed_back = sum([len(record["data"]) + len(record["recordId"]) for record in records])
         self.room = REPLY_LIMIT - handed_back - REPLY_OVERHEAD * len(records)
-        """By how many bytes the data of further replies may be longer than that of their records."""
+        """How many bytes longer than their records the data of further replies may be."""
         self.tally = Tally()
         self.detours: list[Detour] = []
 
@@ -236,7 +236,7 @@ def answer(record: Record, invocation: Invocation) -> Reply:
 
 
 def make_reply(record: Record, rows: bytes) -> Reply:
-    """A record that has become rows, or that is dropped because it has none."""
+    """The reply with a record's rows; Dropped if it has none."""
     if not rows:
         return {"recordId": record["recordId"], "result": "Dropped", "data": record["data"]}
     return {"recordId": record["recordId"], "result": "Ok", "data": b64encode_as_string(rows)}
@@ -245,7 +245,7 @@ def make_reply(record: Record, rows: bytes) -> Reply:
 def fail(record: Record, tally: Tally, reason: str, detail: str, events: int) -> Reply:
     """Hand a record back as it came, for Firehose to keep in its error output, and say why in one line of the log.
 
-    `events` of it count as failed. The log never has a word of the record in it: what people send may be private.
+    `events` of it count as failed. The log never has a word of the record in it: it may be private.
     """
     if events:
         tally.failed[reason] += events
@@ -257,8 +257,8 @@ def fail_for_rejects(record: Record, tally: Tally, outcomes: list[Outcome], reje
     """Fail a record for the rejected events in it; they count as rejected, the others in it as failed.
 
     Without a reject stream, rejected events have no place of their own, so their record goes to Firehose's error
-    output. It goes there whole, with the good events that came with them: if those became rows here, a replay of the
-    record would make them rows again.
+    output. It goes there whole, with its good events: if those became rows here, a replay of the record would make them
+    rows again.
     """
     for outcome in rejected:
         tally.rejected[outcome.reason] += outcome.events
@@ -268,13 +268,13 @@ def fail_for_rejects(record: Record, tally: Tally, outcomes: list[Outcome], reje
     return fail(record, tally, "rejected_events", detail, all_events - wrong)
 
 
-# --- What leaves by a delivery stream -----------------------------------------------------------------------------
+# --- Detours by a delivery stream ---------------------------------------------------------------------------------
 
 
 def part(record: Record, data: bytes, outcomes: list[Outcome], invocation: Invocation) -> Reply:
-    """Answer a record of which not everything can become rows in this reply: some is wrong, or it is too much.
+    """Answer a record with rejected events, or with more rows than this reply has room for.
 
-    The rows that fit are its reply, up to the first that does not. From there on its events are put back on the stream.
+    Its reply is the rows up to the first too long to fit. From there on its events are put back on the stream.
     """
     tally, detours = invocation.tally, invocation.detours
     longest = REPLY_LIMIT - REPLY_OVERHEAD - len(record["recordId"])
@@ -342,20 +342,20 @@ def count_fitting(outcomes: list[Outcome], most: int) -> int:
 
 
 def base64_length(size: int) -> int:
-    """Characters that so many bytes have in base64."""
+    """Characters of so many bytes in base64."""
     return (size + 2) // 3 * 4
 
 
 def put_detours(
     detours: list[Detour], main_stream_arn: str, tally: Tally, milliseconds_left: Callable[[], int]
 ) -> None:
-    """Put on its stream what leaves by one, and count; a record of which something cannot be put fails.
+    """Put the detours' data on their streams, and count; a record fails if any of its data cannot be put.
 
-    The rejects go first. Of a record whose rejects are not put nothing is put back: a replay will bring it whole.
+    The rejects go first. If a record's rejects are not put, nothing of it is put back: a replay will bring it whole.
     """
 
     def put(stream: str, reason: str, data: list[list[bytes]]) -> list[Detour]:
-        """Put each detour's data; returns the detours of which all is put."""
+        """Put each detour's data; returns the detours with nothing left to put."""
         owners = [number for number, own in enumerate(data) for _ in own]
         errors = put_records(connect, stream, [record for own in data for record in own], milliseconds_left)
         failed = {number: error for number, error in zip(owners, errors, strict=True) if error is not None}

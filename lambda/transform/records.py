@@ -1,13 +1,13 @@
-"""The record on the delivery stream: a context line, a body and an end line; and the events that its body holds.
+"""The record on the delivery stream: a context line, a body with events, and an end line.
 
     sluice/1 request_id=<id> extended_request_id=<id> time=<epoch ms> ip=<address> user_agent=<base64>
     <the body>
     sluice/end extended_request_id=<the same id>
 
 The API's mapping template writes it so, and adds `form=query` for a pixel, and the name of its envelope for a body of a
-well-known client. Events that the reply to Firehose has no room for are written so here, to be put back on the stream;
-`position` then says which event of its request is the first, and `form=lines` that each line is an event. A replay may
-add `event_id` and `received_at`.
+well-known client. Events too many for the reply to Firehose are written so here, to be put back on the stream;
+`position` is then the first one's position in its request, and `form=lines` means one event a line. A replay may add
+`event_id` and `received_at`.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ MAX_EVENTS: Final = 10_000
 """Events in one record; those beyond share one rejection."""
 
 MAX_GROWTH: Final = 20
-"""How many times its own bytes the rows of a request may have. A row has hundreds of bytes, even of a tiny event, and
-rows beyond a reply go back to the stream: many tiny events would cost many times what their sender has sent."""
+"""The rows of a request may have so many times its own bytes. A row has hundreds of bytes, even of a tiny event, and
+rows beyond a reply go back to the stream: many tiny events would cost many times their own bytes."""
 
 FREE_EVENTS: Final = 100
-"""Events that a request may hold however few bytes it has."""
+"""Events allowed in a request, however few bytes it has."""
 
 LEAST_ROW: Final = 424
 """Bytes of a row with no user agent and next to no content."""
 
 MAX_AGENT_CHARACTERS: Final = 256
-"""Characters of the user agent that a row repeats."""
+"""Characters of the user agent in a row."""
 
 MAX_REST_BYTES: Final = 1_000_000
-"""Bytes of events in a record that is written here. With both its lines it stays below Firehose's 1,024,000."""
+"""Bytes of events in a record written here. With both its lines it stays below Firehose's 1,024,000."""
 
 TOO_DEEP: Final = "objects and arrays are nested deeper than 254 levels"
-"""What is said of an event that orjson does not write; from 1,024 levels on it does not even read it."""
+"""The detail of an event too deep for orjson to write; from 1,024 levels on it does not even read it."""
 
 Reason: TypeAlias = Literal[
     "not_json",
@@ -93,7 +93,7 @@ envelope."""
 ENVELOPES: Final[frozenset[Form]] = frozenset(get_args(Envelope))
 BATCH: Final = "v1/batch"
 WRAPPING: Final[frozenset[Form]] = frozenset(("array", "cloudevents", BATCH))
-"""The forms of which several events are written as an array."""
+"""The forms with several events written as an array."""
 
 
 class Fault(Exception):
@@ -118,12 +118,12 @@ class Reject(Exception):
 
 @dataclass(slots=True)
 class Record:
-    """A record, parted into what is known of its request and its body."""
+    """A record, parted into its request's context and its body."""
 
     context: Context
     body: bytes
     form: Form | None = None
-    """What the context line says of the body; if nothing, the body shows its form itself."""
+    """The form in the context line; without one, the body shows its form itself."""
     line: re.Match[bytes] | None = None
     """The context line as it came; none for a bare record."""
 
@@ -138,7 +138,7 @@ class Record:
 
 
 def describe(error: Exception) -> str:
-    """An exception's type and place. Not its message, which may repeat what the sender wrote."""
+    """An exception's type and place, without its message: it may repeat the sender's text."""
     place = extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {place.name}, {Path(place.filename).name} line {place.lineno}"
 
@@ -149,7 +149,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND: Final = timedelta(milliseconds=1)
 EARLIEST: Final = 0
 LATEST: Final = (datetime(2101, 1, 1, tzinfo=UTC) - EPOCH) // MILLISECOND
-"""The first moment that is too late, in epoch milliseconds: the years 1970 to 2100 are taken."""
+"""The first moment too late, in epoch milliseconds: the years 1970 to 2100 are taken."""
 
 MARKER: Final = b"sluice/"
 """How a record of ours begins, whatever its version."""
@@ -162,7 +162,7 @@ _CONTEXT_LINE: Final = re.compile(
 RECORD: Final = re.compile(
     rb"sluice/1 request_id=\S* extended_request_id=(\S+) [^\n]*\n.*?\nsluice/end extended_request_id=\1\n", re.DOTALL
 )
-"""A whole record of ours, to be found among the others that raw/ stores with it."""
+"""A whole record of ours, to be found among the others in an object of raw/."""
 
 _FORMS: Final[dict[str | None, Form | None]] = {
     **{None: None, "query": "query", "lines": "lines"},
@@ -171,11 +171,11 @@ _FORMS: Final[dict[str | None, Form | None]] = {
 
 
 def read_record(data: bytes, arrived_at: int, settings: Settings = DEFAULTS) -> Record:
-    """Part a record; `arrived_at` (epoch milliseconds) is the time of one that names none.
+    """Part a record; `arrived_at` (epoch milliseconds) is the time of one without a time.
 
-    The end line repeats the extended request id, which no client can choose, and it must be the record's last: whatever
-    looks like either line inside the body is body. A record that does not begin with our marker was put on the stream
-    by an SDK and is a body alone. Raises Fault for a record of ours that is not whole.
+    The end line repeats the extended request id, which no client can choose, and it must be the record's last: anything
+    like either line inside the body is body. A record without our marker at its start was put on the stream by an SDK
+    and is a body alone. Raises Fault if a record of ours is not whole.
     """
     line_end = data.find(b"\n")
     line = _CONTEXT_LINE.fullmatch(data, 0, line_end)
@@ -220,7 +220,7 @@ def _read_pairs(more: bytes) -> dict[str, str]:
 
 @lru_cache(maxsize=4096)
 def _decode_user_agent(encoded: bytes) -> str | None:
-    """The start of the user agent's text. The header may hold any bytes; U+FFFD replaces those that are not UTF-8."""
+    """The start of the user agent's text. The header may hold any bytes; U+FFFD replaces invalid UTF-8."""
     return b64decode(encoded, validate=True).decode(errors="replace")[:MAX_AGENT_CHARACTERS] or None
 
 
@@ -232,16 +232,16 @@ def sender_line(request_id: str, extended_request_id: str, time: int, ip: str = 
 
 
 def end_line(extended_request_id: bytes) -> bytes:
-    """What ends a record, with the newline after its body."""
+    """A record's end line, with the newline after its body."""
     return b"\nsluice/end extended_request_id=%b\n" % extended_request_id
 
 
 def write_rest(record: Record, first: int, row_sizes: Sequence[int], most: int) -> Iterator[bytes]:
-    """Write events of a record as smaller records, which lead to the very rows that the events would have had here.
+    """Write events of a record as smaller records; these become the very rows of the events here.
 
-    They are the events from `first` on, of which `row_sizes` has the bytes of each one's row (0: it has none); `most`
-    is how many bytes of rows one record may lead to, unless a single event leads to more. Ids stay what they are,
-    because the events keep their texts, their positions and the context of their request.
+    They are the events from `first` on; `row_sizes` has the bytes of each one's row (0: no row). One record leads to
+    rows of at most `most` bytes, unless a single event leads to more. Ids stay the same, because the events keep their
+    texts, their positions and the context of their request.
     """
     context = record.context
     form, texts = split_texts(record.body, record.form)
@@ -251,7 +251,7 @@ def write_rest(record: Record, first: int, row_sizes: Sequence[int], most: int) 
         pairs.pop("event_id", None)  # it is the id of an only event, and one of these may soon be alone
     if form == "lines":
         pairs["form"] = form  # else a line that is alone, or bad lines among themselves, would be read as a document
-    # For a bare record its time stands for the id of its request, as it does where ids are made.
+    # A bare record's time is the id of its request, as it is where ids are made.
     extended_request_id = context.extended_request_id or str(context.received_at)
     bare = sender_line("", extended_request_id, context.received_at)
     sender = line.string[: line.start("more")] if line else bare
@@ -280,10 +280,10 @@ BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some editors put it in front of a fi
 
 
 def split(body: bytes, form: Form | None = None, exact: bool = False) -> tuple[Form, list[Any]]:
-    """The form of a body, and its events in their order: what was sent as an event, or a Reject if it cannot be read.
+    """The form of a body, and its events in their order: each as it was sent, or a Reject if it cannot be read.
 
-    From MAX_EVENTS on there is one item for each event, and nothing else is said of it. Whole numbers beyond 64 bits
-    are doubles, unless `exact` asks for their digits, which takes longer.
+    Items beyond MAX_EVENTS are only there to be counted. Whole numbers beyond 64 bits are doubles; `exact` keeps their
+    digits, and takes longer.
     """
     if form == "query":
         return form, [dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))]
@@ -302,7 +302,7 @@ def split(body: bytes, form: Form | None = None, exact: bool = False) -> tuple[F
 
 
 def split_texts(body: bytes, named_form: Form | None = None) -> tuple[Form, list[bytes]]:
-    """The form of a body, and the texts of its events as they were sent: one for each that split gives."""
+    """The form of a body, and the texts of its events as they were sent: one for each of split's events."""
     form, events = split(body, named_form)
     if form in ("document", "query"):
         return form, [body]
@@ -312,15 +312,15 @@ def split_texts(body: bytes, named_form: Form | None = None) -> tuple[Form, list
             return form, texts
         # It is not several events, or its key `batch` is written with escapes.
         return form, [body] if len(events) == 1 else [write_json(event) for event in events]
-    if named_form is None:  # else the first of these lines may be any of the lines that were sent
+    if named_form is None:  # else the first of these lines may be any of the sent lines
         body = body.removeprefix(BYTE_ORDER_MARK)
     return form, _split_lines(body) if form == "lines" else _split_array(body) or []
 
 
 def parse(text: bytes, exact: bool = False) -> Any:
-    """A JSON text's value, or a Reject that says where it is wrong.
+    """A JSON text's value, or a Reject with the reason.
 
-    An object with half an emoji, as JavaScript writes for a text that was cut inside one, is repaired and flagged.
+    An object with half an emoji, as JavaScript writes for a text cut inside one, is repaired and flagged.
     """
     try:
         return _load_exactly(text) if exact else orjson.loads(text)
@@ -335,7 +335,7 @@ def parse(text: bytes, exact: bool = False) -> Any:
 
 
 REPAIRED: Final = "sluice_repaired"
-"""The key that flags an event of which U+FFFD replaces a part that was not a character."""
+"""The key that flags an event with U+FFFD in place of half a character."""
 
 # A whole pair, or half of one, or any other escape.
 _SURROGATE: Final = re.compile(
@@ -344,7 +344,7 @@ _SURROGATE: Final = re.compile(
 
 
 def _load_exactly(text: bytes) -> Any:
-    """The value of a text that orjson reads, and every digit of its whole numbers. Raises JSONDecodeError."""
+    """A JSON text's value, with every digit of its whole numbers. Raises JSONDecodeError if orjson does not read it."""
     value = orjson.loads(text)
     with suppress(ValueError):  # nested too deeply: orjson does not write such a value either
         value = parse_json(text)
@@ -352,7 +352,7 @@ def _load_exactly(text: bytes) -> Any:
 
 
 def may_have_lost_digits(written: bytes) -> bool:
-    """Whether a JSON text by orjson has a double that may have been a whole number beyond 64 bits."""
+    """Whether a double in orjson's JSON text may have been a whole number beyond 64 bits."""
     return _LARGE_DOUBLE.search(written) is not None
 
 
@@ -365,7 +365,7 @@ MAX_EXACT: Final = 2**53
 
 
 def write_json(value: Any) -> bytes:
-    """The JSON text of a value that was read here. Raises TypeError where it is nested deeper than orjson writes."""
+    """The JSON text of a value read here. Raises TypeError if it is nested deeper than orjson writes."""
     try:
         return orjson.dumps(value)
     except TypeError as error:
@@ -378,7 +378,7 @@ def write_json(value: Any) -> bytes:
 
 
 def read_id(value: Any) -> str | None:
-    """The id that a sender's `event_id` is: text that is not blank, or a whole number, also as 12345.0; else None."""
+    """A sender's `event_id` as text, if it is one: text, not blank, or a whole number, also as 12345.0; else None."""
     if type(value) is str:
         return None if not value or value.isspace() else value
     if type(value) is float and value.is_integer() and abs(value) < MAX_EXACT:
@@ -440,12 +440,12 @@ def _find_batch(body: bytes) -> bytes:
 
 
 def _parse_each(texts: list[bytes], exact: bool) -> list[Any]:
-    # What is beyond the limit is only counted: a megabyte of short bad lines would take a lot of time and memory.
+    # Texts beyond the limit are only counted: a megabyte of short bad lines would take a lot of time and memory.
     return [*[parse(text, exact) for text in texts[:MAX_EVENTS]], *texts[MAX_EVENTS:]]
 
 
 def _split_unreadable(body: bytes, complaint: Reject, exact: bool) -> tuple[Form, list[Any]]:
-    """The form and the events of a body that orjson refuses; the complaint is what orjson says of it."""
+    """The form and the events of a body refused by orjson; `complaint` is orjson's reason."""
     lines = _parse_each(_split_lines(body), exact)
     if not lines:
         return "document", [Reject("not_json", "the body is empty")]
@@ -464,14 +464,14 @@ def _split_lines(body: bytes) -> list[bytes]:
 
 
 _WHITE_SPACE: Final = b" \t\r\n"
-# A string, which ends with the text if nothing else ends it, or a character that gives an array its structure.
+# A string (an unfinished one ends with the text), or a character of an array's structure.
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)
 
 
 def _split_array(body: bytes) -> list[bytes] | None:
-    """The texts of an array's items, whatever they are, so that each answers for itself; None if it is not an array.
+    """The texts of an array's items, right or wrong, each to be read by itself; None if it is not an array.
 
-    Nothing between two commas counts as little as a blank line.
+    An empty place between two commas counts as little as a blank line.
     """
     body = body.strip(_WHITE_SPACE)
     if not (body.startswith(b"[") and body.endswith(b"]")):

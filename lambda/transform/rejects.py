@@ -2,7 +2,7 @@
 
 Everything here is pure. A row is one JSON object and a newline, its keys the `rejected_columns` of schema.json in their
 order. The text of an event is in its row byte for byte as it was sent, in base64, because much of it is not JSON and
-some of it no text. For the same reason no field of it can be redacted. A long text becomes several rows with the same
+some of it not text. For the same reason no field of it can be redacted. A long text becomes several rows with the same
 id, numbered in `part`: decode each body, and join them.
 """
 
@@ -24,7 +24,7 @@ MAX_REJECTS: Final = 500
 """Rejected events of one record that have rows of their own; those beyond share one."""
 
 MAX_PART_BYTES: Final = 600_000
-"""Bytes of an event's text in one row: 800,000 in base64, so that a row fits a record of Firehose's 1,024,000."""
+"""Bytes of an event's text in one row: 800,000 in base64, for a row to fit a record of Firehose's 1,024,000."""
 
 MAX_PACKED_BYTES: Final = 1_000_000
 """Bytes of rows in one record of the reject stream."""
@@ -34,7 +34,7 @@ MAX_ID_CHARACTERS: Final = 1_024
 
 
 def limit(rejected: list[Rejected]) -> list[Rejected]:
-    """At most MAX_REJECTS rejections, and one that stands for all others."""
+    """At most MAX_REJECTS rejections, and one for all others."""
     if len(rejected) <= MAX_REJECTS + 1:
         return rejected
     rest = rejected[MAX_REJECTS:]
@@ -48,7 +48,7 @@ def make_rows(record: Record, rejected: list[Rejected], settings: Settings, reje
     form, texts = split_texts(record.body, record.form)
     context = record.context
     redacted = settings.redact_fields
-    # Whoever is wrong may be wrong often: a network is enough to find out who, even where IpHandling says FULL.
+    # A faulty client sends many rejects, so its network identifies it well enough, even where IpHandling says FULL.
     handling = "NONE" if settings.ip_handling == "NONE" or "ip" in redacted else "TRUNCATE"
     row: dict[str, Any] = {
         "received_at": format_time(context.received_at),
@@ -98,7 +98,7 @@ def pack(rows: Iterable[bytes], most: int = MAX_PACKED_BYTES) -> Iterator[bytes]
 
 
 def _find_id(text: bytes, form: Form) -> str | None:
-    """The id that the sender gave the event, if it can be read and is one."""
+    """The sender's id of the event, if it can be read and is valid."""
     event: Any
     if form == "query":
         event = split(text, form)[1][0]

@@ -1,14 +1,14 @@
 """From an event to its row: the columns of schema.json, and how the value of each is read.
 
-Everything here is pure. What a sender may write for a column of each type:
+Everything here is pure. A column takes these values of a sender, by its type:
 
 - null and blank text count as "not given", for every column.
 - A string column takes text. A number or a boolean becomes its JSON text, and 12345.0 is the same text as 12345. So
   does an object or an array, as in Athena's own JSON reader. A double of 2^53 or more rejects the event: it may have
-  been a long id that lost its last digits, and two users must not become one.
-- `properties` holds every key that is not a column, and every key that only the pipeline sets. The keys of the sender's
-  own `properties` object are in it directly; those that are also keys of the event stay in an object under
-  `properties`. So nothing is ever lost, and `$.plan` finds a sender's `plan` whatever its neighbours are.
+  been a long id, now without its last digits, and two users must not become one.
+- `properties` holds every key except those of the columns set by the sender. The keys of the sender's own `properties`
+  object are in it directly; keys also in the event stay in an object under `properties`. So nothing is ever lost,
+  and `$.plan` finds a sender's `plan` whatever its neighbours are.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Row: TypeAlias = dict[str, Any]
 """The values of a row by its columns, all of them, in the schema's order."""
 
 RequestColumns: TypeAlias = tuple[str, str | None, str | None, str | None]
-"""What the events of a request share: received_at, ip, user_agent and request_id."""
+"""The columns shared by the events of a request: received_at, ip, user_agent and request_id."""
 
 MakeRow: TypeAlias = Callable[[Event, int, RequestColumns], Row]
-"""Makes the row of an event, which it takes apart, received at these epoch milliseconds; raises Reject."""
+"""Makes the row of an event received at these epoch milliseconds, and takes the event apart; raises Reject."""
 
 
-# --- Values: what a sender may write for a column of each type ----------------------------------------------------
+# --- Values, by the column's type ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +51,21 @@ class Column:
     set_by: Literal["sender", "pipeline"]
     description: str
     key: str = ""
-    """The event's key that fills the column, where it is not the column's name."""
+    """The event's key for the column, if it is not the column's name."""
     required: bool = False
     max_length: int | None = None
     """Characters, for a column of text."""
 
     @property
     def longest_text(self) -> int:
-        """Characters of text that the column takes as they are; none, if it is not a column of text."""
+        """How many characters of text the column takes as they are; 0, if it is not a column of text."""
         return (self.max_length or sys.maxsize) if self.type == "string" else 0
 
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 Reader: TypeAlias = Callable[[Any], Any]
-"""Makes a column's value from what the sender wrote, never null; returns None for blank text. Raises Reject."""
+"""Makes a column's value from the sender's, never null; returns None for blank text. Raises Reject."""
 
 
 def _text_reader(column: Column) -> Reader:
@@ -172,7 +172,7 @@ def _read_time(value: Any) -> tuple[int, str] | None:
         since = moment - EPOCH
         milliseconds = (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
         if len(value) == 24 and value[7] == "-" and value[19] == "." and value[23] == "Z":
-            # What browsers write, as in 2026-11-21T06:20:00.123Z: nearly the form that we write.
+            # The form of browsers, as in 2026-11-21T06:20:00.123Z: nearly our own.
             text = f"{value[:10]} {value[11:23]}"
     elif type(value) is int or type(value) is float:
         milliseconds = LATEST
@@ -191,7 +191,7 @@ _HOW_TO_WRITE_TIMES: Final = (
     "the time must be text such as 2026-11-21T06:20:00Z, or epoch seconds or milliseconds; day and month in figures"
     " are ambiguous unless the year is first"
 )
-# Of one meaning, though not ISO-8601: 2026/1/5 6:20:00,123 UTC, and what Ruby, Go and e-mail write.
+# Of one meaning, though not ISO-8601: 2026/1/5 6:20:00,123 UTC, and the forms of Ruby, Go and e-mail.
 _RELATIVE: Final = re.compile(
     r"(\d{4})[-/](\d\d?)[-/](\d\d?)(?:(?:\s*T\s*|\s+)(\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?"
     r"\s*(?:Z|UTC|GMT|([+-]\d\d):?(\d\d)?(?:\s+[A-Z]{3,5})?)?)?",
@@ -205,7 +205,7 @@ _OF_MAIL: Final = re.compile(
 
 
 def _read_relative(text: str) -> datetime:
-    """The moment of a text that is not quite ISO-8601 and has one meaning; raises ValueError for any other."""
+    """The moment of a text that is not quite ISO-8601 but has one meaning; raises ValueError for any other."""
     text = text.strip()
     if found := _RELATIVE.fullmatch(text):
         year, month, day, hour, minute, second, fraction, offset_hours, offset_minutes = found.groups()
@@ -220,7 +220,7 @@ def _read_relative(text: str) -> datetime:
 
 
 def format_time(milliseconds: int) -> str:
-    """The form of a timestamp that OpenX JSON, Parquet conversion and Athena all read."""
+    """A timestamp in a form common to OpenX JSON, Parquet conversion and Athena."""
     return _format_second(milliseconds // 1000) + _THOUSANDTHS[milliseconds % 1000]
 
 
@@ -249,7 +249,7 @@ COLUMNS: Final[tuple[Column, ...]] = tuple(
 
 
 def row_maker(columns: Sequence[Column]) -> MakeRow:
-    """The function that makes a row of an event, with just these columns in their order."""
+    """The function from an event to its row, with just these columns in their order."""
     blank: Row = dict.fromkeys([column.name for column in columns])
     surplus = [name for name in COMPUTED if name not in blank]
     sent = []
@@ -266,7 +266,7 @@ def row_maker(columns: Sequence[Column]) -> MakeRow:
         take = event.pop
         for name, key, read, longest, required in sent:
             value = take(key, None)
-            # Most values are text that the column takes as it is: this spares a call for each.
+            # Most values are text to be taken as it is: this spares a call for each.
             if type(value) is str and value and len(value) <= longest and not value.isspace():
                 row[name] = value
                 continue
@@ -294,15 +294,15 @@ COMPUTED: Final = (
     *("occurred_at", "received_at", "clock_skew_ms", "properties", "ip", "user_agent", "request_id"),
     "visitor_id",
 )
-"""The columns that are not a key's value as it was read."""
+"""The columns whose value is not simply a key's, as it was read."""
 
 [_TIME_KEY] = [column.key for column in COLUMNS if column.name == "occurred_at"]
 
 
 def merge_properties(event: Event, properties: Any) -> Event:
-    """Move the keys of a sender's `properties` into an event, which is returned.
+    """Move the keys of a sender's `properties` into an event, and return the event.
 
-    Keys that the event has itself stay in an object under `properties`, and so does a value that is not an object.
+    Keys also in the event stay in an object under `properties`, and so does a value other than an object.
     """
     if type(properties) is not dict:
         if properties is not None:

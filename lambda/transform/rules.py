@@ -1,24 +1,24 @@
-"""The rules that every event passes before it becomes a row. This is the file to edit.
+"""The rules for every event, on its way to a row. This is the file to edit.
 
 A rule is a function of the event and the context of its request. It may
 
-- change the event in place: set, rename or delete keys. A key that is a column of schema.json fills that column,
-  every other key goes into `properties`;
+- change the event in place: set, rename or delete keys. A key named like a column of schema.json fills it, every
+  other key goes into `properties`;
 - leave the event out: `raise Drop`. The event is counted under the rule's name in RULES, and stored nowhere;
 - do nothing.
 
 Your own rule is a function and one line in RULES:
 
     def drop_internal_traffic(event: Event, context: Context) -> None:
-        "Leave out what our own office sends."
+        "Leave out the events of our own office."
         if context.ip is not None and context.ip.startswith("198.51.100."):
             raise Drop
 
     RULES = {"trim": trim, "debug": drop_debug, "bot": drop_known_bots, "internal": drop_internal_traffic, ...}
 
-An event is what the sender wrote: any key may be missing, and any value may have any JSON type. Every event has an
-`event_id` by now, the sender's or ours; an `event_id` of the sender's that is not valid is in `event["properties"]`. An
-event without any key never comes here: it is dropped, and counted as `empty`. An exception other than Drop is a fault:
+An event is as the sender wrote it: any key may be missing, and any value may have any JSON type. Every event has an
+`event_id` by now, the sender's or ours; an invalid `event_id` of the sender's is in `event["properties"]`. An event
+without any key never comes here: it is dropped, and counted as `empty`. An exception other than Drop is a fault:
 Firehose then keeps the whole record untouched in its error output, to be replayed when the rule is fixed.
 """
 
@@ -40,13 +40,13 @@ class Drop(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the parameters of the stack decide."""
+    """The stack's parameters for the transform."""
 
     ip_handling: IpHandling = "TRUNCATE"
     redact_fields: frozenset[str] = frozenset()
     """Names of fields, each as `fold` gives it."""
     keep_headless: bool = False
-    """Whether events of headless browsers become rows, as tests want that run in one."""
+    """Whether events of headless browsers become rows, for tests in such a browser."""
     find_salt: Callable[[int], bytes | None] | None = None
     """The salt of visitors' ids at these epoch milliseconds, if rows are to have such ids."""
 
@@ -56,7 +56,7 @@ DEFAULTS = Settings()
 
 @dataclass(slots=True)
 class Context:
-    """What the pipeline knows about the request that brought an event; the same for all events of a record.
+    """The request of an event, as far as it is known; the same for all events of a record.
 
     A bare record, put on the delivery stream by an SDK, has an arrival time and nothing else.
     """
@@ -71,9 +71,9 @@ class Context:
     user_agent: str | None = None
     """The first 256 characters of the client's User-Agent header."""
     event_id: str | None = None
-    """The id that the record's only event had before, when it comes from a replay."""
+    """The earlier id of the record's only event, if it comes from a replay."""
     position: int = 0
-    """The position of the record's first event in the request that it came with; above 0 only after a requeue."""
+    """The position of the record's first event in its request; above 0 only after a requeue."""
     settings: Settings = DEFAULTS
 
 
@@ -109,13 +109,13 @@ def trim(event: Event, context: Context) -> None:
 
 
 def drop_debug(event: Event, context: Context) -> None:
-    """Leave out what a developer marked as a trial: `"debug": true`, or `debug=true` in a query string."""
+    """Leave out a developer's trials: `"debug": true`, or `debug=true` in a query string."""
     if "debug" in event and (event["debug"] is True or event["debug"] == "true"):
         raise Drop
 
 
 def drop_known_bots(event: Event, context: Context) -> None:
-    """Leave out events of programs that say so in their user agent."""
+    """Leave out events whose user agent names a known bot."""
     if is_known_bot(context.user_agent) and not (
         context.settings.keep_headless and HEADLESS_BROWSERS.search(context.user_agent or "")
     ):
@@ -143,7 +143,7 @@ def redact(event: Event, context: Context) -> None:
     names = context.settings.redact_fields
     if not names:
         return
-    # A list of what is still to be visited, not recursion: a sender chooses how deep an event is nested.
+    # A list of containers to visit, not recursion: a sender chooses how deep an event is nested.
     waiting: list[Any] = [event]
     while waiting:
         container = waiting.pop()
@@ -161,7 +161,7 @@ RULES: Mapping[str, Rule] = {
     "trim": trim,
     "debug": drop_debug,
     "bot": drop_known_bots,
-    # Last, so that the rules above can still decide on what it empties.
+    # Last: the rules above may decide by the values emptied here.
     "redact": redact,
 }
-"""Every rule, in the order in which they run, under the name by which its drops are counted."""
+"""Every rule, in running order, under the name for counting its drops."""

@@ -1,8 +1,8 @@
 """Putting records on a delivery stream, as many of them as time allows.
 
 The contract (https://docs.aws.amazon.com/firehose/latest/APIReference/API_PutRecordBatch.html): one call takes 500
-records and 4 MiB; it answers 200 even when single records of it failed, and `RequestResponses` says which. After a
-timeout a record may have arrived all the same, so what is put again may be there twice: every row has an id to tell.
+records and 4 MiB; it answers 200 even when single records of it failed, and `RequestResponses` names them. After a
+timeout a record may have arrived all the same, so a record put again may be there twice: every row has an id to tell.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_BATCH_BYTES: Final = 3 * 1024 * 1024 - 2 * MAX_BATCH_RECORDS
 within 4 MiB however those are counted."""
 
 CALL_SECONDS: Final = 6
-"""How long a call may take at most. None is begun with less time left, so that the function can always answer."""
+"""How long a call may take at most. None is begun with less time left: the function must still answer."""
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 3.0
@@ -28,20 +28,20 @@ LONGEST_PAUSE: Final = 3.0
 
 
 class RecordReply(TypedDict):
-    """What became of a record: without an error it was taken."""
+    """Firehose's reply for a record: without an error it was taken."""
 
     ErrorCode: NotRequired[str]
 
 
 class BatchReply(TypedDict):
-    """What became of the records of one call, in their order."""
+    """Firehose's reply for the records of one call, in their order."""
 
     FailedPutCount: int
     RequestResponses: list[RecordReply]
 
 
 class Firehose(Protocol):
-    """What is used of boto3's Firehose client."""
+    """The used part of boto3's Firehose client."""
 
     def put_record_batch(self, *, DeliveryStreamName: str, Records: list[dict[str, bytes]]) -> BatchReply: ...
 
@@ -63,8 +63,8 @@ def put_records(
 ) -> list[str | None]:
     """Put records on the named stream; returns for each why it could not be put, or None when it was.
 
-    A record that Firehose failed is tried again, after a pause, until there are no more than CALL_SECONDS left. What
-    another try would not fix, such as a missing permission, is not tried again. Never raises.
+    A failed record is tried again, after a pause, until there are no more than CALL_SECONDS left. A failed call is
+    tried again only if its error may pass: a missing permission does not. Never raises.
     """
     errors: list[str | None] = ["there was no time left to try"] * len(records)
     waiting = []

@@ -1,7 +1,7 @@
-"""The salts of visitors' ids, which are hashes (see events.py) that need nothing stored at the visitor.
+"""The salts of visitors' ids. An id is a hash (see events.py), and needs nothing stored at the visitor.
 
-The salt of a day (UTC, by when the request was received) is 32 random bytes in one object of the bucket. Who needs it
-first writes it, under the condition that nobody has, so two functions never make two. S3 deletes it later, in all
+The salt of a day (UTC, by when the request was received) is 32 random bytes in one object of the bucket. Its first
+user writes it, on condition of being the first, so two functions never make two. S3 deletes it later, in all
 versions, and nobody can compute the ids again. An event never fails for its visitor's id: without a salt it has none.
 """
 
@@ -18,7 +18,7 @@ from transform.records import describe
 FOLDER: Final = "salts/"
 MILLISECONDS_A_DAY: Final = 86_400_000
 PAUSE_SECONDS: Final = 60
-"""How long a salt that could not be had is not asked for again."""
+"""How long to wait before another try for a missing salt."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class FoundObject(TypedDict):
 
 
 class S3(Protocol):
-    """What is used of boto3's S3 client."""
+    """The used part of boto3's S3 client."""
 
     def put_object(self, *, Bucket: str, Key: str, Body: bytes, IfNoneMatch: str) -> None: ...
 
@@ -66,7 +66,7 @@ class Salts:
     def find(self, received_at: int) -> bytes | None:
         """The salt of the day of these epoch milliseconds; None without one. Never raises.
 
-        A clock may be wrong around midnight, so that the days beside today have one, too. Older ones are deleted, and a
+        A clock may be wrong around midnight, so the days beside today have one, too. Older ones are deleted, and a
         new one in their place would make one visitor two.
         """
         day = received_at // MILLISECONDS_A_DAY
@@ -86,7 +86,7 @@ class Salts:
         return self._found[day]
 
     def _keep(self, day: int) -> bytes:
-        """Write a new salt unless there is one; returns the one that counts."""
+        """Write a new salt unless there is one; returns the stored one."""
         key = FOLDER + time.strftime("%Y-%m-%d", time.gmtime(day * 86_400))
         salt = secrets.token_bytes(32)
         s3 = connect()
