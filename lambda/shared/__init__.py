@@ -1,1 +1,1 @@
-"""What several functions use: requests to other people's services, and the secrets that those ask for."""
+"""Code for several functions: requests to other people's services, and the secrets for them."""

@@ -1,4 +1,4 @@
-"""What Athena answers: every value is a text, and the metadata of the result says which type its column has.
+"""Athena's results: every value is a text, and the metadata has the type of its column.
 
 https://docs.aws.amazon.com/athena/latest/ug/data-types.html
 """
@@ -23,7 +23,7 @@ class ColumnInfo(TypedDict):
 
 
 class ResultSetMetadata(TypedDict):
-    """What a result says of itself."""
+    """The columns of a result."""
 
     ColumnInfo: list[ColumnInfo]
 
@@ -59,7 +59,8 @@ class NamedQuery(TypedDict):
 def typed(kind: str, value: str | None) -> str | int | float | bool | None:
     """A value of a column of Athena's type `kind` as JSON has it.
 
-    Decimals, NaN and infinities stay text, which JSON would bend or refuse; so does everything that is not a number.
+    Decimals, NaN and infinities stay text, because JSON would bend or refuse them; so do all types except
+    numbers and boolean.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Structures of AWS with the keys that we read or write, and the calls that we make: boto3 itself has no types."""
+"""The structures of AWS with the keys used here, and the calls: boto3 itself has no types."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BatchItemFailures(TypedDict):
 
 
 class MessageAttribute(TypedDict):
-    """A value that goes with a message's body."""
+    """A value beside a message's body."""
 
     DataType: str
     StringValue: str
@@ -79,7 +79,7 @@ class FailedEntry(BatchEntry):
 
 
 class BatchAnswer(TypedDict):
-    """What SQS took of a batch, and what not."""
+    """The messages of a batch taken by SQS, and the others."""
 
     Successful: list[BatchEntry]
     Failed: NotRequired[list[FailedEntry]]
@@ -141,7 +141,7 @@ class FoundItem(TypedDict):
 
 
 class DynamoDbExceptions(Protocol):
-    """The errors that are expected."""
+    """The expected errors."""
 
     @property
     def ConditionalCheckFailedException(self) -> type[Exception]: ...

@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote."""
+"""Other people's JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Json: TypeAlias = dict[str, Any]
 def parse_json(text: str | bytes, **options: Any) -> Any:
     """The document, as json.loads reads it with these options.
 
-    Raises ValueError for everything that cannot be read. json.loads has a RecursionError for what is nested too deeply,
-    which callers forget: it is not a ValueError, and a hundred kilobytes of brackets are enough for it.
+    Raises ValueError if it cannot be read. json.loads itself raises RecursionError for deep nesting, and callers forget
+    it: it is not a ValueError, and a hundred kilobytes of brackets are enough for it.
     """
     try:
         return json.loads(text, **options)  # noqa: TID251 - this is the place to do it

@@ -1,4 +1,4 @@
-"""Secrets that somebody else gave us, kept in AWS Secrets Manager."""
+"""Secrets of other people's services, kept in AWS Secrets Manager."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from shared.documents import parse_json
 CACHE_SECONDS: Final = 300
 
 cache: Final[dict[str, tuple[float, dict[str, Any]]]] = {}
-"""Of each secret that was read: until when it counts, in monotonic seconds, and what it holds."""
+"""By secret: until when its values count, in monotonic seconds, and the values."""
 
 
 class SecretMissing(Exception):
-    """The secret has no such key. Says which, and how to set it; never what the secret holds."""
+    """The secret has no such key. Names the key and says how to set it; shows nothing of the secret."""
 
 
 def read(secret_arn: str, key: str, *, fresh: bool = False) -> Any:
     """The value of a key of the secret, whose text is a JSON object.
 
-    What was read counts for five minutes, unless `fresh` is asked for: when a service refuses a token, a newer one may
-    have been set. Raises SecretMissing when there is no such key, or no text yet, or one that is not a JSON object.
+    A value is kept for five minutes, unless `fresh` is asked for: when a service refuses a token, a newer one may have
+    been set. Raises SecretMissing if there is no such key, or no text yet, or it is not a JSON object.
     """
     until, values = cache.get(secret_arn, (0.0, {}))
-    # A key that is missing is looked for again: somebody may be setting it right now.
+    # A missing key is looked for again: somebody may be setting it right now.
     if fresh or time.monotonic() >= until or key not in values:
         values = _fetch(secret_arn)
         cache[secret_arn] = (time.monotonic() + CACHE_SECONDS, values)
@@ -42,7 +42,7 @@ def _fetch(secret_arn: str) -> dict[str, Any]:
     try:
         text = client.get_secret_value(SecretId=secret_arn).get("SecretString", "")
     except client.exceptions.ResourceNotFoundException:
-        # So answers a secret that has no text yet.
+        # The secret has no text yet.
         return {}
     try:
         values = parse_json(text)
@@ -53,7 +53,7 @@ def _fetch(secret_arn: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def connect() -> Any:
-    """The client. boto3 is imported only here: a function that needs no secret starts without it."""
+    """The client. boto3 is imported only here: a function without secrets starts without it."""
     import boto3
 
     return boto3.client("secretsmanager")

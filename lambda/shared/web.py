@@ -42,7 +42,7 @@ class Unreachable(Exception):
 
 
 class Answer(NamedTuple):
-    """An answer that came whole, whatever it says. The names of the headers are in lower case."""
+    """A whole answer, of any status. The names of the headers are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -50,12 +50,12 @@ class Answer(NamedTuple):
 
 
 class _Call(threading.local):
-    """The call that a thread makes."""
+    """A thread's call."""
 
     deadline = math.inf
     """When it must have ended, in monotonic seconds."""
     lateness = ""
-    """What to say when it has not."""
+    """The error if it has not."""
 
     def seconds_left(self) -> float:
         """For the next step of the call; raises TimeoutError when there are none."""
@@ -81,11 +81,11 @@ def ask(  # noqa: PLR0913 - a request of HTTP and its two limits
 
     `timeout` is the seconds until this function returns: looking up the name, connecting, TLS, every redirect and the
     last byte of the answer have to fit, however slowly the server sends. `largest` is in bytes, after decompression.
-    A GET follows redirects within its own origin; every other redirect is itself the answer, so that no header of
-    ours, such as a token, reaches another host.
+    A GET follows redirects within its own origin; every other redirect is itself the answer: no header of ours,
+    such as a token, may reach another host.
 
     Raises Unreachable when no whole answer came: refused, no such name, TLS, timeout, cut off, or beyond `largest`.
-    Raises ValueError for a URL or header that cannot be sent; it names the header and does not show its value.
+    Raises ValueError if the URL or a header cannot be sent; it names the header and does not show its value.
     """
     deadline = time.monotonic() + timeout
     host = _host(url)
@@ -103,7 +103,7 @@ def ask(  # noqa: PLR0913 - a request of HTTP and its two limits
         except BaseException as error:
             answer.set_exception(error)
 
-    # Nothing interrupts the look-up of a name: a thread that is still at it is left behind, and then sends nothing.
+    # Nothing interrupts the look-up of a name: a thread still at it is left behind, and then sends nothing.
     threading.Thread(target=call, daemon=True).start()
     try:
         return answer.result(timeout)
@@ -112,9 +112,9 @@ def ask(  # noqa: PLR0913 - a request of HTTP and its two limits
 
 
 def retry_after(answer: Answer, now: float) -> float | None:
-    """The seconds that the answer asks to wait (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after), if it does.
+    """The seconds to wait, as the answer asks (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after).
 
-    `now` is in seconds since 1970. None when there is no such header, or when nobody can read it.
+    `now` is in seconds since 1970. None if there is no such header, or it cannot be read.
     """
     text = answer.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
@@ -133,10 +133,10 @@ def backoff(
     at_least: float = 0.0,
     random: Callable[[], float] = randomness.random,
 ) -> float:
-    """The seconds to wait after the given attempt, the first of which is 1: exponential backoff with full jitter.
+    """The seconds to wait after an attempt, the first being 1: exponential backoff with full jitter.
 
-    Anything from 0 to `base` seconds after the first, twice that after each one more, never more than `longest`. What
-    the service itself asked for, `at_least`, comes on top: else all who were told the same would return at one moment.
+    Anything from 0 to `base` seconds after the first, twice that after each one more, never more than `longest`. The
+    service's own wish, `at_least`, comes on top: else all clients with the same wish would return at one moment.
     See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
     """
     # The exponent is bounded because a float is.
@@ -144,7 +144,7 @@ def backoff(
 
 
 class _Socket(socket.socket):
-    """Keeps the deadline of the call that uses it: the timeout of a socket begins anew with each byte."""
+    """Keeps the deadline of its call: the timeout of a socket begins anew with each byte."""
 
     def recv_into(self, *arguments: Any, **options: Any) -> int:
         self.settimeout(_call.seconds_left())
@@ -160,7 +160,7 @@ class _Socket(socket.socket):
 
 
 class _TlsSocket(_Socket, ssl.SSLSocket):
-    """The same over TLS, whose handshake has a deadline of its own: the timeout that is left when it begins."""
+    """The same over TLS, whose handshake has a deadline of its own: the timeout left at its beginning."""
 
 
 class _Connection(HTTPConnection):
@@ -175,7 +175,7 @@ class _Pool(urllib3.HTTPConnectionPool):
 
 @lru_cache(maxsize=1)
 def connections() -> urllib3.PoolManager:
-    """The connections, which stay open between the invocations of one function."""
+    """The connections; they stay open between the invocations of one function."""
     context = create_urllib3_context()
     context.load_default_certs()
     context.sslsocket_class = _TlsSocket
