@@ -1,4 +1,4 @@
-"""The stack's API as its clients reach it: connections, its key, and when it asks to be tried again."""
+"""The stack's API for its clients: connections, the API key, and the pause before a retry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSWER_SECONDS = 35.0  # API Gateway gives an integration 29 s
 
 
 def open_later(url: SplitResult) -> http.client.HTTPConnection:
-    """A connection to the URL's host that opens with its first use; HTTPS honours the environment's proxy."""
+    """A connection to the URL's host, opened with its first use; HTTPS honours the environment's proxy."""
     host = url.hostname or ""
     if url.scheme != "https":
         return http.client.HTTPConnection(host, url.port, timeout=CONNECT_SECONDS)
@@ -43,7 +43,7 @@ def seconds_of_retry_after(header: str | None, now: float) -> float:
 
 
 def read_api_key(aws: Aws, key_id: str) -> str:
-    """The value of an API key by its id, which is all that a stack's outputs tell of it."""
+    """The value of an API key by its id: a stack's outputs have only the id."""
     try:
         return str(aws.client("apigateway").get_api_key(apiKey=key_id, includeValue=True)["value"])
     except ClientError as error:

@@ -27,7 +27,7 @@ _LITERAL = re.compile(r"(?i)((date|timestamp|decimal)\s+)?'([^']|'')*'|true|fals
 
 @dataclass(frozen=True)
 class SavedQuery:
-    """A named query of the workgroup. `question` is its description: what a person wants to know."""
+    """A named query of the workgroup. `question` is its description: a person's question."""
 
     name: str
     question: str
@@ -49,7 +49,7 @@ class QueryPlace(TypedDict):
 
 
 class AthenaError(TypedDict):
-    """What went wrong."""
+    """The reason of a failure."""
 
     ErrorMessage: NotRequired[str]
 
@@ -64,7 +64,7 @@ class QueryStatus(TypedDict):
 
 
 class QueryStatistics(TypedDict, total=False):
-    """What a query took."""
+    """A query's use of data and time."""
 
     DataScannedInBytes: int
     EngineExecutionTimeInMillis: int
@@ -78,7 +78,7 @@ class QueryContext(TypedDict, total=False):
 
 
 class QueryExecution(TypedDict):
-    """A query that Athena runs or has run."""
+    """A query that is running or has ended."""
 
     QueryExecutionId: str
     Query: NotRequired[str]
@@ -90,9 +90,9 @@ class QueryExecution(TypedDict):
 
 
 def place(stack: Stack) -> QueryPlace:
-    """Where somebody's query runs and leaves its result.
+    """Where the caller's query runs and leaves its result.
 
-    A stack with analysts keeps a folder for each of those who ask: docs/analyst.md.
+    A stack with analysts keeps a folder for each caller: docs/analyst.md.
     """
     if "AnalystWorkGroupName" not in stack.outputs:
         return {"WorkGroup": stack.output("WorkGroupName")}
@@ -118,7 +118,7 @@ def choose(saved: list[SavedQuery], name: str) -> SavedQuery:
     """The query of this name; case, spaces, hyphens and underscores do not matter.
 
     Raises:
-        CommandError: there is none; it suggests those that contain the name, else those with a similar one.
+        CommandError: there is none; it suggests queries containing the name, else those with a similar one.
     """
     by_key = {_key(item.name): item for item in saved}
     if _key(name) in by_key:
@@ -130,7 +130,7 @@ def choose(saved: list[SavedQuery], name: str) -> SavedQuery:
 
 
 def fill(sql: str, stack: Stack) -> str:
-    """SQL with the two names that queries.sql uses replaced by those of the stack."""
+    """SQL with the names of the stack's database and table for the two placeholders of queries.sql."""
     for name, key in (("AthenaDatabaseName", "DatabaseName"), ("AthenaTableName", "TableName")):
         if f"${{{name}}}" in sql:
             sql = sql.replace(f"${{{name}}}", stack.output(key))
@@ -138,7 +138,7 @@ def fill(sql: str, stack: Stack) -> str:
 
 
 def literal(value: str) -> str:
-    """A parameter as the SQL literal that Athena takes for a `?`: numbers and literals as they are, else a string."""
+    """A parameter as Athena's SQL literal for a `?`: numbers and literals stay as they are, the rest is a string."""
     if _NUMBER.fullmatch(value) or _LITERAL.fullmatch(value):
         return value
     return "'" + value.replace("'", "''") + "'"
@@ -213,7 +213,7 @@ def results(athena: Any, execution_id: str, **paging: dict[str, int]) -> tuple[l
 
 
 def account(rows: int, statistics: QueryStatistics) -> str:
-    """One line: rows, bytes scanned, run time and what Athena charges for it."""
+    """One line: rows, bytes scanned, run time and Athena's charge."""
     scanned = statistics.get("DataScannedInBytes", 0)
     seconds = statistics.get("TotalExecutionTimeInMillis", statistics.get("EngineExecutionTimeInMillis", 0)) / 1000
     return (
@@ -223,7 +223,7 @@ def account(rows: int, statistics: QueryStatistics) -> str:
 
 
 def cost(scanned: int) -> float:
-    """Athena's charge in US dollars for a query that scanned so many bytes."""
+    """Athena's charge in US dollars for scanning so many bytes."""
     return max(scanned, SMALLEST_CHARGE) * DOLLARS_PER_TERABYTE / BYTES_PER_TERABYTE
 
 

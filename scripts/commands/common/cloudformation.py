@@ -1,4 +1,4 @@
-"""CloudFormation's structures, with the keys that the commands read.
+"""CloudFormation's structures, with the keys read by the commands.
 
 https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_Types.html
 """
@@ -10,14 +10,14 @@ from typing import NotRequired, TypedDict
 
 
 class Output(TypedDict):
-    """What a stack tells of itself."""
+    """An output of a stack."""
 
     OutputKey: str
     OutputValue: str
 
 
 class Parameter(TypedDict):
-    """A value that a stack was given."""
+    """The value of one of a stack's parameters."""
 
     ParameterKey: str
     ParameterValue: NotRequired[str]
@@ -38,7 +38,7 @@ class StackDescription(TypedDict):
 
 
 class Happening(TypedDict):
-    """What events and resources of a stack have in common."""
+    """The keys shared by a stack's events and resources."""
 
     LogicalResourceId: str
     PhysicalResourceId: NotRequired[str]
@@ -54,7 +54,7 @@ class StackEvent(Happening):
 
 
 class StackResource(TypedDict):
-    """A resource that exists: the API's StackResourceSummary."""
+    """An existing resource: the API's StackResourceSummary."""
 
     LogicalResourceId: str
     PhysicalResourceId: str
@@ -64,7 +64,7 @@ class StackResource(TypedDict):
 
 
 class ResourceChange(TypedDict):
-    """What a change set does to one resource."""
+    """A change set's effect on one resource."""
 
     Action: str
     LogicalResourceId: str

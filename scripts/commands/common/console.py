@@ -1,4 +1,4 @@
-"""What every command shares towards the person who typed it: data goes to stdout, talk to stderr, errors take one line.
+"""Every command's input and output at the terminal: data goes to stdout, talk to stderr, errors take one line.
 
 Set DEBUG=1 to see the traceback behind an error's one line.
 """
@@ -42,27 +42,27 @@ _INVALID = {
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "UnauthorizedAccess"}
-# S3 answers HEAD with a status alone, so that no text says which action is missing.
+# S3 answers HEAD with a status alone, without the name of the missing action.
 _TAKES = {"HeadBucket": "s3:ListBucket", "HeadObject": "s3:GetObject"}
 
 
 class CommandError(Exception):
-    """What stops a command: one line for the person, with the bad value and the way out."""
+    """An error that stops a command: one line for the person, with the bad value and the way out."""
 
     exit_code = EXIT_FAILED
 
 
 class UsageError(CommandError):
-    """The call cannot be carried out as it was given: an argument is wrong, or what it names is not there or not fit.
+    """The call cannot be carried out as given: an argument is wrong, or the thing it names is missing or unfit.
 
-    docs/operating.md#exit-codes tells the rule for both errors.
+    docs/operating.md#exit-codes has the rule for both errors.
     """
 
     exit_code = EXIT_USAGE
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised so that a command tidies up as it does after Ctrl-C."""
+    """SIGTERM, raised to make a command tidy up as after Ctrl-C."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,7 +85,7 @@ def main(command: Callable[[list[str]], int]) -> NoReturn:
 
 
 def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Run a command; return its exit code, or report what stopped it in one line and return the code for that."""
+    """Run a command and return its exit code; after an error or an interruption, one line tells it."""
     try:
         code = command(arguments)
         sys.stdout.flush()
@@ -95,7 +95,7 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _stopped("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # The reader (head, less) has gone: nothing to tell, and nothing that the interpreter may flush at its end.
+        # The reader (head, less) has gone: nothing to tell, and nothing for the interpreter to flush at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except CommandError as error:
@@ -105,7 +105,7 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 
 def explain(error: aws.BotoCoreError | aws.ClientError) -> str:
-    """What an AWS error means for the person, and the way out."""
+    """An AWS error in words for the person, and the way out."""
     match error:
         case aws.NoCredentialsError() | aws.PartialCredentialsError() | aws.CredentialRetrievalError():
             return "no AWS credentials: run `aws configure` or set AWS_PROFILE, or add --local"
@@ -132,7 +132,7 @@ def explain(error: aws.BotoCoreError | aws.ClientError) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without control characters: what a sender wrote must not steer the terminal that shows it."""
+    """Text without control characters: a sender's text must not steer the terminal."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
@@ -143,7 +143,7 @@ def say(text: str, style: str | None = None) -> None:
 
 
 def nobody_to_ask() -> UsageError:
-    """The error of a command that asks before it acts and has no person to ask."""
+    """The error of a command with a question and no person to ask."""
     return UsageError("nothing was done, as stdin is not a terminal to ask at: add --yes to go on without a question")
 
 
@@ -182,7 +182,7 @@ def status(text: str) -> Iterator[None]:
 
 
 def _talk() -> Console:
-    # Made anew each time, so that it writes to the stderr of now, also where a test or a caller has replaced it.
+    # Made anew each time, to write to the current stderr, even if a test or a caller has replaced it.
     return Console(stderr=True)
 
 

@@ -1,4 +1,4 @@
-"""Runs of the optional stacks: how far one is and why it failed, the queues that it fills, and its credentials."""
+"""Runs of the optional stacks: their progress and the reasons of failures, their queues, and their credentials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.aws import ReceivedMessage, Sqs
 from shared.documents import parse_json
 
 LOOK_SECONDS = 2
-"""How long a message stays hidden that was only looked at."""
+"""How long a message stays hidden after a look."""
 
 REDRIVE_SECONDS = 60
 """How long one stays hidden while it goes back; if this command dies meanwhile, it is a dead letter again."""
@@ -36,7 +36,7 @@ class ExecutionDescription(Failure):
 
 
 def follow(aws: Aws, execution: str, seconds: float) -> Iterator[ExecutionDescription]:
-    """What DescribeExecution says of a run, again and again with a pause between, for as long as it is asked."""
+    """Yield DescribeExecution's description of a run without end, with a pause between."""
     states = aws.client("stepfunctions")
     while True:
         yield states.describe_execution(executionArn=execution)
@@ -46,7 +46,7 @@ def follow(aws: Aws, execution: str, seconds: float) -> Iterator[ExecutionDescri
 def cause(execution: Failure) -> str:
     """Why an execution failed, in one line.
 
-    That is what a function raised, or why a query of Athena failed, or else the cause as it is.
+    The line is a function's error, or the reason why a query of Athena failed, or else the cause as it is.
     """
     text = str(execution.get("cause") or execution.get("error") or "no reason given")
     try:
@@ -61,7 +61,7 @@ def cause(execution: Failure) -> str:
 
 
 def read_secret(prompt: str) -> str:
-    """What a person types unseen, or what standard input holds."""
+    """A secret: typed unseen at a terminal, else the content of standard input."""
     return (getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.read()).strip()
 
 
@@ -98,7 +98,7 @@ def depth(sqs: Sqs, url: str) -> Depth:
 
 
 def look(sqs: Sqs, url: str, most: int) -> list[ReceivedMessage]:
-    """Some of the messages, at most so many, which stay where they are, with their attributes."""
+    """Some of the messages, at most so many, with their attributes. They stay in the queue."""
     found: dict[str, ReceivedMessage] = {}
     for batch in _receive(sqs, url, LOOK_SECONDS):
         before = len(found)
@@ -111,7 +111,7 @@ def look(sqs: Sqs, url: str, most: int) -> list[ReceivedMessage]:
 def redrive(sqs: Sqs, source: str, target: str) -> Iterator[int]:
     """Move every message of `source` to `target`, without its attributes; yields how many each step moved.
 
-    A message is deleted only when it has been sent, so that none is lost, and one may be sent twice.
+    A message is deleted only after it has been sent, so none is lost, and one may be sent twice.
     """
     for batch in _receive(sqs, source, REDRIVE_SECONDS):
         entries = [{"Id": str(number), "MessageBody": message["Body"]} for number, message in enumerate(batch)]

@@ -42,7 +42,7 @@ _NOT_RUNNING = "the local AWS is not running: start it with scripts/local.sh sta
 class Aws:
     """Where the commands send their requests.
 
-    `endpoint` is the local AWS's URL, None for a real account. `chosen` has the options that chose it.
+    `endpoint` is the local AWS's URL, None for a real account. `chosen` has the options given to choose it.
     """
 
     session: boto3.Session
@@ -61,7 +61,7 @@ class Aws:
 
     @property
     def flag(self) -> str:
-        """What a command line needs to reach the same place."""
+        """The options of a command line for the same place."""
         return _flag(self.is_local, self.chosen)
 
     @functools.cache  # noqa: B019 - a command has one or two of these, and they live as long as it does
@@ -77,7 +77,7 @@ class Aws:
 
 
 def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that name a stack and its place; SLUICE_LOCAL=1 and SLUICE_STACK_NAME give two."""
+    """Give a parser the options for a stack and its place; SLUICE_LOCAL=1 and SLUICE_STACK_NAME are two defaults."""
     parser.add_argument("--local", action="store_true", default=os.environ.get("SLUICE_LOCAL") == "1")
     parser.add_argument("--profile")
     parser.add_argument("--region")
@@ -99,11 +99,11 @@ def stack_name(text: str) -> str:
 
 
 def session(options: argparse.Namespace) -> Aws:
-    """The place that the options of `add_stack_arguments` name: the real AWS as the AWS CLI would reach it, or the
-    running local AWS, whatever the AWS_* variables say.
+    """The place named by the options of `add_stack_arguments`: the real AWS as the AWS CLI would reach it, or the
+    running local AWS, regardless of the AWS_* variables.
 
     Raises:
-        UsageError: the local AWS is not running, or cannot be what the options ask for.
+        UsageError: the local AWS is not running, or the options contradict it.
         NoRegionError: neither the options, the environment nor the profile names a region.
     """
     if options.local:
@@ -119,7 +119,7 @@ def session(options: argparse.Namespace) -> Aws:
 
 
 def command_options(options: argparse.Namespace) -> str:
-    """What another command line needs to reach the same stack: ` --region eu-west-1 --stack-name other`."""
+    """The options of another command line for the same stack: ` --region eu-west-1 --stack-name other`."""
     return _flag(options.local, _chosen(options)) + stack_option(options.stack_name)
 
 
@@ -164,7 +164,7 @@ def local_endpoint() -> str:
 
 
 class Stack:
-    """One stack, by its name or id. What CloudFormation says of it is asked once, when it is first needed."""
+    """One stack, by its name or id. CloudFormation is asked once for each fact, when it is first needed."""
 
     def __init__(self, aws: Aws, name: str) -> None:
         self.aws, self.name = aws, name
@@ -183,14 +183,14 @@ class Stack:
 
     @property
     def missing(self) -> UsageError:
-        """The error for a stack that is not there."""
+        """The error for a missing stack."""
         return UsageError(
             f"stack '{self.name}' does not exist in {self.aws.place}: "
             f"deploy it with scripts/deploy.sh{self.aws.flag} --stack-name {self.name}"
         )
 
     def lacks(self, part: str, switch: str) -> UsageError:
-        """The error for an optional stack that is off; `switch` are the options of deploy.sh that switch it on."""
+        """The error for an optional stack that is off; `switch` are the options of deploy.sh to switch it on."""
         return UsageError(
             f"stack '{self.name}' in {self.aws.place} has no optional stack '{part}': "
             f"switch it on with scripts/deploy.sh{self.aws.flag} --stack-name {self.name} {switch}"
@@ -232,7 +232,7 @@ class Stack:
 
     @functools.cached_property
     def resources(self) -> list[StackResource]:
-        """CloudFormation's StackResourceSummary structures of what exists."""
+        """CloudFormation's StackResourceSummary structures of the existing resources."""
         return resources(self.aws, self.name)
 
     @functools.cached_property
@@ -251,7 +251,7 @@ def describe_stack(aws: Aws, name: str) -> StackDescription | None:
     try:
         stacks: list[StackDescription] = aws.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
     except ClientError as error:
-        # CloudFormation has no code of its own for it: ValidationError is also what a malformed name gets.
+        # CloudFormation has no code of its own for it: a malformed name also gets ValidationError.
         if "does not exist" in error.response["Error"].get("Message", ""):
             return None
         raise
@@ -265,13 +265,13 @@ def stack_status(aws: Aws, name: str) -> str:
 
 
 def stack_parameters(stack: StackDescription | None) -> dict[str, str]:
-    """The values of a stack's parameters, of what describe_stack found; none for no stack."""
+    """The values of a stack's parameters, from the result of describe_stack; none for no stack."""
     given = stack.get("Parameters", []) if stack else []
     return {item["ParameterKey"]: item.get("ParameterValue", "") for item in given}
 
 
 def resources(aws: Aws, name: str) -> list[StackResource]:
-    """CloudFormation's StackResourceSummary structures of what exists now."""
+    """CloudFormation's StackResourceSummary structures of the resources existing now."""
     try:
         pages = list(aws.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=name))
     except ClientError as error:
@@ -282,13 +282,13 @@ def resources(aws: Aws, name: str) -> list[StackResource]:
         item
         for page in pages
         for item in page["StackResourceSummaries"]
-        # One that was not created yet has no id; a deleted one is listed for as long as its stack.
+        # A resource not created yet has no id; a deleted one is listed for as long as its stack.
         if item.get("PhysicalResourceId") and item["ResourceStatus"] != "DELETE_COMPLETE"
     ]
 
 
 def listed_metrics(aws: Aws, namespace: str, dimension: str, value: str, *names: str) -> Iterator[dict[str, str]]:
-    """The dimensions of each metric that has this one and was written in the last two weeks."""
+    """The dimensions of each metric with this one, if written in the last two weeks."""
     wanted = {"Namespace": namespace, "Dimensions": [{"Name": dimension, "Value": value}]}
     pages = aws.client("cloudwatch").get_paginator("list_metrics")
     for page in pages.paginate(**wanted, **({"MetricName": names[0]} if names else {})):
@@ -303,12 +303,12 @@ def stack_events(aws: Aws, stack_id: str) -> Iterator[StackEvent]:
 
 
 def newest_event(aws: Aws, stack_id: str) -> str:
-    """The EventId of the stack's last event, by one call; empty where it has none. `watch` shows what comes after."""
+    """The EventId of the stack's last event, by one call; empty where it has none. `watch` shows later events."""
     return next((str(event["EventId"]) for event in stack_events(aws, stack_id)), "")
 
 
 def _events_after(aws: Aws, stack_id: str, last: str) -> list[StackEvent]:
-    """The events since the one with this EventId, newest first; it asks for no more pages than they need."""
+    """The events since the one with this EventId, newest first; asks only for the pages with them."""
     return list(itertools.takewhile(lambda event: event["EventId"] != last, stack_events(aws, stack_id)))
 
 
@@ -317,10 +317,10 @@ def follow(aws: Aws, stack_id: str, after: str) -> Iterator[StackEvent]:
 
     Args:
         stack_id: the id (an ARN), since a deleted stack is not found by its name.
-        after: the EventId of the last event that is not told again, empty for none.
+        after: the EventId of the last known event, empty for none; the events after it are yielded.
     """
     looks, has_begun, is_running = 0, False, True
-    # AWS may show the status of before for a moment.
+    # AWS may show the earlier status for a moment.
     while is_running or (not has_begun and looks < LOOKS_BEFORE_THE_FIRST_EVENT):
         if looks:
             time.sleep(0.2 if aws.is_local else 2)
@@ -335,11 +335,11 @@ def follow(aws: Aws, stack_id: str, after: str) -> Iterator[StackEvent]:
 
 
 def watch(aws: Aws, stack_id: str, after: str, display: tuple[str, int], done: frozenset[str]) -> Iterator[StackEvent]:
-    """Show what `follow` tells. Yields the event of each resource that failed, at once.
+    """Show the events of `follow`. Yields the event of each failed resource at once.
 
     Args:
-        display: the title of the progress bar, and the number of resources that it counts up to.
-        done: the statuses in which a resource counts as done.
+        display: the title of the progress bar, and its total number of resources.
+        done: the statuses of a resource that count as done.
     """
     title, total = display
     with progress() as bar:
@@ -381,13 +381,13 @@ def delete_stack(aws: Aws, name: str, stack_id: str, total: int) -> None:
 
 
 def is_failure(event: Happening | StackResource) -> bool:
-    """Whether a resource failed by itself: when one fails, CloudFormation cancels the others, and calls that failed."""
+    """Whether a resource failed by itself: when one fails, CloudFormation cancels the others and calls them failed."""
     is_cancelled = "cancelled" in event.get("ResourceStatusReason", "").lower()
     return event["ResourceStatus"].endswith("_FAILED") and not is_cancelled
 
 
 def failure(aws: Aws, event: Happening, verb: str = "") -> str:
-    """What failed and why; for a nested stack, the first that failed in it, as its own event only lists names."""
+    """A failed resource and the reason; for a nested stack, its first failed one, as its own event only lists names."""
     inner_id = event.get("PhysicalResourceId", "")
     if event["ResourceType"] == "AWS::CloudFormation::Stack" and inner_id:
         is_deletion = event.get("ResourceStatus", "").startswith("DELETE")
@@ -397,7 +397,7 @@ def failure(aws: Aws, event: Happening, verb: str = "") -> str:
             if inner.get("PhysicalResourceId") != inner_id:
                 first = inner if is_failure(inner) else first
             elif inner["ResourceStatus"] in begins:
-                break  # What is older belongs to other deployments.
+                break  # Older events belong to other deployments.
         if first:
             return f"{event['LogicalResourceId']}: {failure(aws, first, verb)}"
     return f"{event['LogicalResourceId']} ({event['ResourceType']}){verb}: {event.get('ResourceStatusReason', '')}"
@@ -410,10 +410,10 @@ def is_being_changed(stack: StackDescription) -> bool:
 
 
 def reachable_url(aws: Aws, url: str) -> str:
-    """The URL under which this machine reaches an API: locally, an invoke URL is a path of the local AWS.
+    """An API's URL for this machine: locally, an invoke URL is a path of the local AWS.
 
     `https://{api}.execute-api.{region}.amazonaws.com/{stage}/track` becomes
-    `{endpoint}/_aws/execute-api/{api}/{stage}/track`; every other URL, and every URL on AWS, stays what it is.
+    `{endpoint}/_aws/execute-api/{api}/{stage}/track`; every other URL, and every URL on AWS, stays the same.
     """
     match = _INVOKE_URL.fullmatch(url)
     if not aws.is_local or not match:

@@ -17,7 +17,7 @@ from rich.text import Text
 from scripts.commands.common.console import printable
 from shared.athena import FLOATS, INTEGERS
 
-# A cell that begins so is a formula to a spreadsheet, also in the wide forms of these characters.
+# A cell with such a beginning is a formula to a spreadsheet, also in the wide forms of these characters.
 _FORMULA = re.compile(r"[=+\-@\t\n＝＋－＠]")  # noqa: RUF001 - the wide forms are meant
 
 
@@ -45,7 +45,7 @@ def write_table(columns: list[Column], rows: Iterable[Sequence[str | None]]) -> 
 def write_rows(columns: list[Column], rows: Iterable[Row]) -> None:
     """A table on stdout, or each row as lines of a name and a value if the table is wider than the terminal.
 
-    A value is never cut or wrapped by this, so that a person can copy an id out of it.
+    Values are never cut or wrapped, so a person can copy an id.
     """
     console, rows = Console(), list(rows)
     table = _table(columns, rows)
@@ -98,7 +98,7 @@ def many(count: int, noun: str) -> str:
 
 
 def counts(found: dict[str, int]) -> str:
-    """How many of each, as in `3 bot, 1 debug`; what has none is left out."""
+    """How many of each, as in `3 bot, 1 debug`; zeros are left out."""
     return ", ".join(f"{count:,} {name}" for name, count in found.items() if count)
 
 
@@ -111,10 +111,10 @@ def csv_cells(columns: list[Column], row: Row) -> list[str]:
 
 
 def csv_text(value: str) -> str:
-    """A text that does not run in the spreadsheet that opens the file.
+    """A text made harmless: a spreadsheet does not run it as a formula.
 
-    One that begins as a formula does gets an apostrophe in front. A carriage return, which begins a row to some, is a
-    newline.
+    A text with the beginning of a formula gets an apostrophe in front. A carriage return becomes a newline, because
+    some programs begin a row with it.
     """
     text = value.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{text}" if _FORMULA.match(text) else text
