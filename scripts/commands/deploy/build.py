@@ -1,4 +1,4 @@
-"""Builds the zip of lambda/ and the functions of stacks/: one for all, with libraries for the machine that runs it."""
+"""Builds the zip of lambda/ and the functions of stacks/: one for all, with libraries for the target machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUILD = HOME / "build"
 
 @dataclass(frozen=True)
 class Target:
-    """A machine that functions run on; `pip_options` make pip fetch the libraries for it."""
+    """A machine to run functions on; `pip_options` make pip fetch the libraries for it."""
 
     name: str
     pip_options: tuple[str, ...]
@@ -38,7 +38,7 @@ LOCAL = Target(f"local-{sys.implementation.cache_tag}", ())
 
 
 def build(target: Target) -> Path:
-    """Build and return the zip. Its name is its content's hash, so that the same code is the same object in S3."""
+    """Build and return the zip. Its name has its content's hash: the same code is the same object in S3."""
     BUILD.mkdir(parents=True, exist_ok=True)
     # One after the other: two would fetch the libraries into the same folder.
     with (BUILD / "build.lock").open("w") as lock:
@@ -57,7 +57,7 @@ def _build(target: Target) -> Path:
                     _add(archive, path, package + path.relative_to(root).as_posix())
     digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:16]
     built = draft.replace(BUILD / f"lambda-{target.name}-{digest}.zip")
-    # A deployment that runs beside this one may still have to upload its own.
+    # A deployment running beside this one may still have to upload its own.
     oldest = built.stat().st_mtime - KEPT_SECONDS
     for path in BUILD.glob(f"lambda-{target.name}-*.zip"):
         if path.stat().st_mtime < oldest:
@@ -80,7 +80,7 @@ def _libraries(target: Target) -> Path:
     folder = BUILD / f"libraries-{target.name}-{digest}"
     if folder.exists():
         return folder
-    # Those of before, and what an interrupted run has left: pip would keep half a library as it is.
+    # Those of before, and the leftovers of an interrupted run: pip would keep half a library as it is.
     for path in BUILD.glob(f"libraries-{target.name}-*"):
         shutil.rmtree(path)
     draft = BUILD / f"{folder.name}.draft"

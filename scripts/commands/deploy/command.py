@@ -37,12 +37,12 @@ from scripts.commands.deploy.lake_formation import check_new_tables
 from scripts.commands.deploy.product import FOLDERS, OFF, Product, file_name, own_database, read_product
 from scripts.commands.deploy.states import ROLLBACKS, alone, make_updatable
 
-# What this script itself fills in, with values that let the others be checked before the first call.
+# The parameters filled in by this script, with values for checking the others before the first call.
 FILLED_IN = {"ArtifactBucket": "artifacts", "TransformCodeKey": "key"}
 
 DONE = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE"})
 
-# What cannot change on a stack that holds data: the change would be refused by AWS, or hide what is stored.
+# These cannot change on a stack with data: AWS would refuse the change, or it would hide stored data.
 FIXED_PARAMETERS = {
     "OutputFormat": "the table would no longer read the events that are stored",
     "FirehoseS3Prefix": "the table would no longer find the events that are stored",
@@ -76,7 +76,7 @@ def deploy(arguments: list[str]) -> int:
         environment = environments.read(options.environment)
         name = environment.stack_name if name == usual_stack_name() else name
         given = {**environment.parameters, **given}
-    # The bucket of a package is the one that the other pipeline has.
+    # The bucket of a package is the other pipeline's.
     filled_in = FILLED_IN if options.package is None else {"TransformCodeKey": FILLED_IN["TransformCodeKey"]}
     for parameter in filled_in.keys() & given.keys():
         raise UsageError(f"{parameter} is filled in by this script: leave '{given[parameter]}' out")
@@ -109,7 +109,7 @@ def deploy(arguments: list[str]) -> int:
 
 
 def _start_local_aws() -> None:
-    """Start the local AWS unless it runs, so that a first deployment is one command."""
+    """Start the local AWS unless it runs, to make a first deployment one command."""
     with suppress(UsageError):
         local_endpoint()
         return
@@ -125,7 +125,7 @@ def deploy_stack(aws: Aws, name: str, product: Product, given: dict[str, str], *
     if stack is None:
         given = {**own_database(name), **given}
     if aws.is_local and "HeadlessBrowsers" not in previous:
-        given = {"HeadlessBrowsers": "KEEP", **given}  # a test that runs in one expects its events to be rows
+        given = {"HeadlessBrowsers": "KEEP", **given}  # a test running in one expects its events to be rows
     _refuse_what_would_hide_data(name, previous, given)
     product.check_delivered_query({**previous, **given})
     if key := given.get("KmsKeyArn"):
@@ -159,7 +159,7 @@ def _key_and_value(text: str) -> tuple[str, str]:
 def _refuse_what_would_hide_data(name: str, previous: dict[str, str], given: dict[str, str]) -> None:
     for parameter, reason in FIXED_PARAMETERS.items():
         before, after = previous.get(parameter), given.get(parameter)
-        # What is DISABLED or empty can be switched on.
+        # A DISABLED or empty one can be switched on.
         if after is not None and before not in (None, "", "DISABLED", after):
             raise CommandError(
                 f"{parameter} cannot change from '{before}' to '{after}' on stack '{name}': {reason}. Deploy a second "
@@ -212,7 +212,7 @@ def _artifact_bucket(aws: Aws) -> str:
 
 
 def _upload(aws: Aws, bucket: str, key: str, content: bytes) -> None:
-    """Put content under a key that carries its hash, unless it is there already."""
+    """Put content under a key with its hash, unless it is there already."""
     s3 = aws.client("s3")
     try:
         s3.head_object(Bucket=bucket, Key=key)
@@ -235,7 +235,7 @@ def _upload_template(aws: Aws, bucket: str, text: str) -> str:
 def _create_change_set(
     aws: Aws, name: str, stack: StackDescription | None, url: str, parameters: dict[str, str]
 ) -> dict[str, str]:
-    """Ask for a change set: the names by which the other calls find it, and its stack."""
+    """Ask for a change set; return its id and its stack's, as arguments of the other calls."""
     try:
         with alone(aws, name, stack):
             made = aws.client("cloudformation").create_change_set(
@@ -249,13 +249,13 @@ def _create_change_set(
     except ClientError as error:
         if error.response["Error"]["Code"] != "ValidationError":
             raise
-        # A Rule that does not hold, or a template that CloudFormation cannot read: nothing has been created.
+        # A Rule does not hold, or CloudFormation cannot read the template: nothing has been created.
         raise CommandError(f"CloudFormation refuses this: {error.response['Error']['Message']}") from error
     return {"ChangeSetName": made["Id"], "StackName": made["StackId"]}
 
 
 def _apply(aws: Aws, name: str, stack: StackDescription | None, change_set: dict[str, str], *, ask: bool) -> bool:
-    """Show a change set, ask, execute it and follow it to its end. Returns whether there was anything to change."""
+    """Show a change set, ask, execute it and follow it to its end. Return whether there was anything to change."""
     try:
         with alone(aws, name, stack):
             changes = _changes(aws, change_set)
@@ -266,7 +266,7 @@ def _apply(aws: Aws, name: str, stack: StackDescription | None, change_set: dict
                 _confirm(name)
             with alone(aws, name, stack):
                 newest = newest_event(aws, change_set["StackName"])
-                # A first deployment that fails leaves no empty bucket behind; what holds data is retained all the same.
+                # A failed first deployment leaves no empty bucket behind; one with data is retained all the same.
                 aws.client("cloudformation").execute_change_set(**change_set, RetainExceptOnCreate=True)
     except BaseException:
         with suppress(ClientError):  # the first error is the one to tell
@@ -297,7 +297,7 @@ def _changes(aws: Aws, change_set: dict[str, str]) -> list[ResourceChange]:
 
 
 def _discard(aws: Aws, change_set: dict[str, str], *, created: bool) -> None:
-    """Remove a change set, and the shell of a stack that it made, unless somebody else has deployed into that since."""
+    """Remove a change set, and the stack's shell made by it, unless somebody else has deployed into the shell since."""
     aws.client("cloudformation").delete_change_set(**change_set)
     stack = describe_stack(aws, change_set["StackName"]) if created else None
     if stack and stack["StackStatus"] == "REVIEW_IN_PROGRESS":

@@ -1,4 +1,4 @@
-"""Prints the template as scripts/deploy.sh deploys it, for the default parameters: what the linters read.
+"""Prints the template as scripts/deploy.sh deploys it, for the default parameters: the linters' input.
 
 python -m scripts.commands.deploy.deployed
 """

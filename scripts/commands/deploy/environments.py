@@ -1,4 +1,4 @@
-"""The environments of scripts/environments/, or of a file: what sets, say, dev apart from prod."""
+"""The environments of scripts/environments/, or of a file: the differences between, say, dev and prod."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Environment:
 
     name: str
     parameters: dict[str, str]
-    """Values of the template's parameters; what is given on the command line wins."""
+    """Values of the template's parameters; those on the command line win."""
     needs_one_of: list[str]
-    """Parameters of which the stack must have one, with a value that no file can know, such as an e-mail address."""
+    """The stack must have one of these parameters, with a value unknown to any file, such as an e-mail address."""
     has_termination_protection: bool
     """Whether CloudFormation refuses to delete the stack."""
 
@@ -40,7 +40,7 @@ class Environment:
         return f"{DEFAULT_STACK_NAME}-{self.name}"
 
     def check(self, parameters: Mapping[str, str]) -> None:
-        """Raise CommandError unless the effective parameters have what the environment needs."""
+        """Raise UsageError unless the effective parameters have one of `needs_one_of`."""
         if self.needs_one_of and not any(parameters.get(name) for name in self.needs_one_of):
             names = " or ".join(self.needs_one_of)
             raise UsageError(
@@ -49,7 +49,7 @@ class Environment:
 
 
 def read(name: str) -> Environment:
-    """The environment of this name, or in this file (*.json); CommandError if there is none."""
+    """The environment of this name, or in this file (*.json); UsageError if there is none or it is malformed."""
     path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.json")))
@@ -65,7 +65,7 @@ def read(name: str) -> Environment:
 
 
 def _problem(content: Any) -> str | None:
-    """What is wrong with the content of a file, as the end of a sentence about it."""
+    """The fault in a file's content, as the end of a sentence about it; None if there is none."""
     if not isinstance(content, dict):
         return "must be a JSON object"
     for key, (kind, name) in _KINDS.items():

@@ -1,7 +1,7 @@
-"""Whether IAM alone says who may use a new table of the account, or Lake Formation as well.
+"""Whether IAM alone controls access to a new table of the account, or Lake Formation as well.
 
-Where Lake Formation does, AWS refuses to create the delivery stream that converts to Parquet: its role has no grant on
-the table that describes the rows, and cannot have one before both exist. docs/operating.md#lake-formation has the rest.
+Where Lake Formation does, AWS refuses to create a delivery stream with conversion to Parquet: its role has no grant on
+the table of the rows, and cannot have one before both exist. docs/operating.md#lake-formation has the rest.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ _MORE = "docs/operating.md#lake-formation"
 
 
 class DataLakePrincipal(TypedDict):
-    """Who is granted something."""
+    """The receiver of a grant."""
 
     DataLakePrincipalIdentifier: str
 
 
 class PrincipalPermissions(TypedDict):
-    """What somebody is granted on everything that is new."""
+    """A principal's grants on every new table or database."""
 
     Principal: DataLakePrincipal
     Permissions: list[str]
 
 
 def check_new_tables(aws: Aws, output_format: str) -> None:
-    """Stop where a new stack could not be created; say so where its tables could not be queried, or it is not known.
+    """Stop where a new stack could not be created; warn where its tables could not be queried, or it is not known.
 
     Raises:
         CommandError: Lake Formation rules new tables, and the stream would convert to Parquet.
     """
-    if aws.is_local:  # which has no Lake Formation
+    if aws.is_local:  # there is no Lake Formation
         return
     try:
         settings = aws.client("lakeformation").get_data_lake_settings()["DataLakeSettings"]
@@ -56,7 +56,7 @@ def check_new_tables(aws: Aws, output_format: str) -> None:
 
 
 def _is_open(granted: list[PrincipalPermissions]) -> bool:
-    """Whether what is new is granted to everybody whom IAM allows it."""
+    """Whether new tables are granted to everybody with IAM's permission."""
     return any(
         one["Principal"]["DataLakePrincipalIdentifier"] == "IAM_ALLOWED_PRINCIPALS" and "ALL" in one["Permissions"]
         for one in granted

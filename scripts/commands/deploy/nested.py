@@ -1,16 +1,16 @@
-"""The nested stacks of stacks/, and what each adds to the template: parameters, a condition, a resource and outputs.
+"""The nested stacks of stacks/, and their additions to the template: parameters, a condition, a resource and outputs.
 
-The template.yaml in a folder of stacks/ is a whole template that says in its Metadata how it is nested:
+The template.yaml in a folder of stacks/ is a whole template. Its Metadata describe the nesting:
 
     Sluice:
-      SwitchedOnBy: [DeliverUrl]         its parameters of which one must have a value, or else nothing of it is made
-      FromCore:                          its parameters that a user never sees, and where their values come from:
+      SwitchedOnBy: [DeliverUrl]         one of these parameters must have a value, or else nothing of it is made
+      FromCore:                          parameters never shown to a user, and where their values come from:
         BucketName: StoreBucket            a resource or parameter of the template (Ref)
         StreamArn: StreamDelivery.Arn      an attribute of a resource
         Partition: AWS::Partition          a pseudo parameter
         MachineArn: RefineStack.Outputs.RefineMachineArn    an output of another nested stack; empty when that is off
 
-All its other parameters become parameters of the template, so that they are given and kept as any other.
+All its other parameters become parameters of the template, to be given and kept as any other.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Label(TypedDict):
 
 
 class ParameterGroup(TypedDict):
-    """Parameters that the console of AWS shows together."""
+    """Parameters shown together in the console of AWS."""
 
     Label: Label
     Parameters: list[str]
@@ -53,7 +53,7 @@ class ParameterGroup(TypedDict):
 
 @dataclass(frozen=True)
 class NestedStack:
-    """One folder of stacks/. `text` is what it says, `template` the same as data."""
+    """One folder of stacks/. `text` is its template.yaml, `template` the same as data."""
 
     name: str
     text: str
@@ -66,22 +66,22 @@ class NestedStack:
 
     @property
     def switches(self) -> list[str]:
-        """The parameters that switch it on."""
+        """The parameters to switch it on."""
         return self.template["Metadata"]["Sluice"]["SwitchedOnBy"]
 
     @property
     def from_core(self) -> dict[str, str]:
-        """Where the values of its other parameters come from, for those that a user does not give."""
+        """The sources of the parameters not given by a user, by parameter."""
         return self.template["Metadata"]["Sluice"]["FromCore"]
 
     @property
     def parameters(self) -> dict[str, ParameterDeclaration]:
-        """The parameters that a user gives, as they are declared."""
+        """The declarations of the parameters given by a user."""
         return {name: value for name, value in self.template["Parameters"].items() if name not in self.from_core}
 
 
 def read(folder: Path = STACKS) -> list[NestedStack]:
-    """The nested stacks, by name; CommandError for a template that does not say how it is nested."""
+    """The nested stacks, by name; CommandError for a template without a description of its nesting."""
     texts = {path.parent.name: path.read_text() for path in sorted(folder.glob("*/template.yaml"))}
     stacks = [NestedStack(name, text, _load(name, text)) for name, text in texts.items()]
     for stack in stacks:
@@ -107,7 +107,7 @@ def _load(name: str, text: str) -> Template:
 
 
 def insert(text: str, stacks: list[NestedStack], key_of: Callable[[NestedStack], str]) -> str:
-    """The template with the nested stacks in it; `key_of` says under which key the artifact bucket has each file."""
+    """The template with the nested stacks in it; `key_of` returns each file's key in the artifact bucket."""
     groups = "".join(_item(_parameter_group(stack), 6) for stack in stacks)
     parameters = "".join(_entries(stack.parameters) for stack in stacks)
     conditions = "".join(_entries({f"Use{stack.logical_id}": _is_switched_on(stack)}) for stack in stacks)
@@ -143,7 +143,7 @@ def _resource(stack: NestedStack, key: str, present: set[str]) -> ResourceDeclar
     return {
         "Type": "AWS::CloudFormation::Stack",
         "Condition": f"Use{stack.logical_id}",
-        # What must outlive it says so itself.
+        # Resources of it with a longer life say so themselves.
         "DeletionPolicy": "Delete",
         "UpdateReplacePolicy": "Delete",
         "Properties": {"TemplateURL": {"Fn::Sub": f"{BUCKET_URL}/{key}"}, "Parameters": values},
@@ -151,7 +151,7 @@ def _resource(stack: NestedStack, key: str, present: set[str]) -> ResourceDeclar
 
 
 def _reference(source: str, present: set[str]) -> Json | str:
-    """The value that a name of FromCore means. A nested stack that was deleted gives as little as one that is off."""
+    """The value for a source of FromCore. An output of a nested stack is empty if the stack is off or deleted."""
     if output := re.fullmatch(r"(\w+Stack)\.(Outputs\.\w+)", source):
         if output[1] not in present:
             return ""

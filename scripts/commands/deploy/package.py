@@ -1,4 +1,4 @@
-"""Leaves in a folder all that another pipeline needs to deploy the stack, and gives the commands that deploy it."""
+"""Writes a folder for another pipeline to deploy the stack from, and gives the commands to deploy it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from scripts.commands.deploy import build, template
 from scripts.commands.deploy.product import Product
 
 FILES = "files"
-"""The folder in it whose files the bucket must have before the template is deployed."""
+"""The folder in it with the files for the bucket: they must be there before the template is deployed."""
 
 
 def write(folder: Path, product: Product, target: build.Target, given: Mapping[str, str]) -> None:
-    """Write the complete template, the files that it names, and a value for each parameter into an empty folder."""
+    """Write the complete template, the files named in it, and a value for each parameter into an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder: give a new one, or empty it")
     archive = build.build(target)
@@ -36,7 +36,7 @@ def write(folder: Path, product: Product, target: build.Target, given: Mapping[s
 
 
 def commands(folder: Path, stack_name: str, bucket: str, *, protects: bool) -> list[str]:
-    """The commands of the AWS CLI that deploy a package."""
+    """The commands of the AWS CLI to deploy a package."""
     deploy = {
         "--stack-name": stack_name,
         "--template-file": str(folder / "template.yaml"),

@@ -1,4 +1,4 @@
-"""What is deployed, read and checked before any of it reaches AWS, and how the parts become one template."""
+"""The parts of a deployment, read and checked before any of it reaches AWS, and their union in one template."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from scripts.commands.deploy import nested, queries, template
 FOLDERS = tuple(
     path.parent.name for path in sorted(STACKS.glob("*/template.yaml")) if path.with_name("folder.py").exists()
 )
-"""The nested stacks that a user's folder switches on: their folder.py makes one artifact of it."""
+"""The nested stacks switched on by a user's folder: their folder.py makes one artifact of it."""
 OFF = "off"
 
 
 @dataclass(frozen=True)
 class Product:
-    """The nested stacks, the saved queries, and the content of the folders that switch a stack on."""
+    """The nested stacks, the saved queries, and the artifacts of the users' folders."""
 
     stacks: list[nested.NestedStack]
     saved_queries: list[queries.SavedQuery]
     artifacts: dict[str, bytes]
-    """By parameter: the file whose key the parameter names. An empty file switches the stack off."""
+    """By parameter: the content of the file it names. An empty file switches the stack off."""
 
     @functools.cached_property
     def template(self) -> template.Template:
-        """The template with its nested stacks, as data: parsed once, because that takes a while. It has no keys yet."""
+        """The template with its nested stacks, as data: parsed once, because it takes a while. It has no keys yet."""
         return template.load(nested.insert(template.TEMPLATE.read_text(), self.stacks, lambda stack: ""))
 
     def check_delivered_query(self, parameters: Mapping[str, str]) -> None:
-        """Refuse parameters that deliver the rows of a query which is not among the saved ones."""
+        """Refuse parameters for a delivery whose query is not among the saved ones."""
         query, names = parameters.get("DeliverQuery"), sorted(query.name for query in self.saved_queries)
         if parameters.get("DeliverUrl") and query not in (None, *names):
             raise UsageError(
@@ -47,7 +47,7 @@ class Product:
     def complete(
         self, archive: Path, previous: Mapping[str, str], given: Mapping[str, str], put: Callable[[str, bytes], object]
     ) -> tuple[str, dict[str, str]]:
-        """The whole template, and the value of each parameter. `put` stores the files that they name."""
+        """The whole template, and the value of each parameter. `put` stores the files named in them."""
 
         def stored(name: str, content: bytes) -> str:
             put(name, content)
@@ -66,7 +66,7 @@ class Product:
 
 
 def read_product(folders: Mapping[str, str] | None = None, more_queries: Sequence[Path] = ()) -> Product:
-    """Read what is to be deployed. `folders` has a folder, or `off`, by the option's name; raises CommandError."""
+    """Read the parts of a deployment. `folders` has a folder, or `off`, by the option's name; raises CommandError."""
     stacks, artifacts = nested.read(), {}
     for stack in stacks:
         if folder := (folders or {}).get(stack.name):
@@ -77,11 +77,11 @@ def read_product(folders: Mapping[str, str] | None = None, more_queries: Sequenc
 
 
 def own_database(name: str) -> dict[str, str]:
-    """The parameter that names a new stack's database: each stack has its own, the first that of the template."""
+    """The parameter for a new stack's database: each stack has its own, the first the template's default."""
     return {} if name == DEFAULT_STACK_NAME else {"AthenaDatabaseName": name.lower().replace("-", "_")}
 
 
 def file_name(name: str, content: bytes) -> str:
-    """The name with the content's hash in it, so that the same content is stored once."""
+    """The name with the content's hash in it, to store the same content once."""
     stem, _, suffix = name.partition(".")
     return f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"

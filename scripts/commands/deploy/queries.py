@@ -1,4 +1,4 @@
-"""The saved queries of queries.sql, and the named queries that they are in template.yaml.
+"""The saved queries of queries.sql, and their copies as named queries in template.yaml.
 
 CloudFormation cannot read a file, so scripts/save-queries.sh copies the SQL into the template.
 """
@@ -61,13 +61,13 @@ def read_all(paths: Sequence[Path]) -> list[SavedQuery]:
 
 
 def save(template: str, queries: Sequence[SavedQuery]) -> str:
-    """The template's text with these saved queries in place of those that it has."""
+    """The template's text with its saved queries replaced by these."""
     without = _NAMED_QUERIES.sub("", template)
     return without.replace("\nOutputs:\n", "".join(map(_resource, queries)) + "\nOutputs:\n", 1)
 
 
 def check(template: str) -> None:
-    """Refuse a template whose saved queries are not those of queries.sql: the file that people edit would lie."""
+    """Refuse a template whose saved queries are not those of queries.sql: people edit queries.sql, and it would lie."""
     if save(template, read_all([QUERIES])) != template:
         raise UsageError(
             "template.yaml does not have the saved queries of queries.sql: edit queries.sql alone, and run "

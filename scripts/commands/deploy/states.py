@@ -1,4 +1,4 @@
-"""What to do about a stack before it is deployed, in each state that CloudFormation knows.
+"""How to make a stack fit for deployment, from each of CloudFormation's states.
 
 docs/operating.md#states-of-a-stack tells the same to a person.
 """
@@ -33,17 +33,17 @@ UPDATABLE = {
 }
 # CloudFormation only deletes these.
 LEFT_OVERS = {"CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED"}
-# An update that failed halfway, and the call that brings back what was before.
+# An update failed halfway, by the call to restore the earlier state.
 ROLLBACKS = {"UPDATE_ROLLBACK_FAILED": "continue_update_rollback", "UPDATE_FAILED": "rollback_stack"}
-# What a call answers where somebody else has changed the stack since.
+# A call's error codes where somebody else has changed the stack since.
 _OVERTAKEN = {"ValidationError", "AlreadyExistsException", "InvalidChangeSetStatus", "ChangeSetNotFound"}
 _NEVER: frozenset[str] = frozenset()
 
 
 def make_updatable(aws: Aws, name: str, *, ask: bool) -> StackDescription | None:
-    """What describe_stack finds once the stack can be updated, or None where it has to be created.
+    """Return describe_stack's result once the stack can be updated, or None where it has to be created.
 
-    Removes what a failed creation or deletion has left, and rolls back what failed halfway; asks before, if it may.
+    Removes the remains of a failed creation or deletion, and rolls back a half-failed update; asks before, if it may.
 
     Raises:
         CommandError: somebody else is changing the stack, the answer was no, or there is no way out from here.
@@ -110,7 +110,7 @@ def _roll_back(aws: Aws, name: str, stack: StackDescription, *, ask: bool) -> No
 
 
 def _failed(aws: Aws, stack_id: str, prefix: str) -> dict[str, str]:
-    """Why each resource of a stack is in a failed state, by the name that continue-update-rollback has for it."""
+    """The reason for each failed resource of a stack, by its name for continue-update-rollback."""
     found: dict[str, str] = {}
     for part in resources(aws, stack_id):
         if not is_failure(part):
@@ -134,7 +134,7 @@ def _running(aws: Aws, name: str, stack: StackDescription) -> CommandError:
 
 
 def _version(stack: StackDescription | None) -> tuple[str | datetime | None, ...] | None:
-    """What tells one version of a stack from another; a stack in review has none."""
+    """A value unique to each version of a stack; None for a stack in review, gone or deleted."""
     if stack is None or stack["StackStatus"] in NO_STACK:
         return None
     return stack["StackId"], stack["StackStatus"], stack.get("LastUpdatedTime")

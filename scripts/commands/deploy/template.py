@@ -1,4 +1,4 @@
-"""The CloudFormation template as data, and what is written into it before it is deployed."""
+"""The CloudFormation template as data, and the change to its text before it is deployed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEPLOYMENT = "IngestDeployment"
 
 
 class ParameterDeclaration(TypedDict, total=False):
-    """A parameter, and which values it takes."""
+    """A parameter, and its allowed values."""
 
     Type: Required[str]
     Description: str
@@ -34,7 +34,7 @@ class ParameterDeclaration(TypedDict, total=False):
 
 
 class ResourceDeclaration(TypedDict):
-    """A resource. What its properties are depends on its type."""
+    """A resource. Its properties depend on its type."""
 
     Type: str
     Condition: NotRequired[str]
@@ -52,14 +52,14 @@ class OutputDeclaration(TypedDict):
 
 
 class Nesting(TypedDict):
-    """How a template is nested: nested.py says what both mean."""
+    """How a template is nested: nested.py explains both keys."""
 
     SwitchedOnBy: list[str]
     FromCore: dict[str, str]
 
 
 class Metadata(TypedDict, total=False):
-    """Of a template's metadata what is ours."""
+    """Our part of a template's metadata."""
 
     Sluice: Nesting
 
@@ -76,7 +76,7 @@ class Template(TypedDict, total=False):
     Outputs: dict[str, OutputDeclaration]
 
 
-# libyaml is six times as fast; a PyYAML that was built from its source may come without it.
+# libyaml is six times as fast; a PyYAML built from source may come without it.
 _Safe: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -108,9 +108,9 @@ def load(text: str) -> Template:
 
 
 def effective_parameters(template: Template, previous: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """The value that each parameter will have: the given one, else the stack's previous one, else the default.
+    """The future value of each parameter: the given one, else the stack's previous one, else the default.
 
-    Raises CommandError for a parameter that the template does not have, lacks a value for, or does not allow.
+    Raises UsageError for an unknown parameter, a missing value, or a value that is not allowed.
     """
     declared = template["Parameters"]
     for name in given:
@@ -127,7 +127,7 @@ def effective_parameters(template: Template, previous: Mapping[str, str], given:
 
 
 def _check(name: str, definition: ParameterDeclaration, value: str) -> None:
-    """Refuse what CloudFormation would refuse, before anything is uploaded or created."""
+    """Refuse a value as CloudFormation would, before anything is uploaded or created."""
     constraint = definition.get("ConstraintDescription")
     if allowed := [str(choice) for choice in definition.get("AllowedValues", [])]:
         constraint = f"must be one of {', '.join(allowed)}"
@@ -144,10 +144,10 @@ def _check(name: str, definition: ParameterDeclaration, value: str) -> None:
 
 
 def render(text: str, template: Template, parameters: Mapping[str, str]) -> str:
-    """The template's text with the API's deployment renamed after what it deploys; `template` is the same as data.
+    """The template's text with the API's deployment renamed after its content; `template` is the same as data.
 
-    A deployment is a snapshot. Only a new logical id makes a new one, so that the id carries a hash of the API's
-    definition and of the effective value of every parameter that the definition depends on.
+    A deployment is a snapshot. Only a new logical id makes a new one, so the id carries a hash of the API's
+    definition and of the effective value of every parameter used by the definition.
     """
     definition = template["Resources"][API]["Properties"]
     depends_on = {name: parameters[name] for name in sorted(parameters_of_api(template))}
@@ -157,12 +157,12 @@ def render(text: str, template: Template, parameters: Mapping[str, str]) -> str:
 
 
 def parameters_of_api(template: Template) -> set[str]:
-    """The parameters whose change takes a new deployment of the API."""
+    """The parameters whose change requires a new deployment of the API."""
     return parameters_of(template, template["Resources"][API]["Properties"])
 
 
 def parameters_of(template: Template, node: Any) -> set[str]:
-    """The parameters that a part of the template depends on, through conditions too; not through other resources."""
+    """The parameters used by a part of the template, through conditions too; not through other resources."""
     names = {name for name in references(node) if name in template["Parameters"]}
     for condition in conditions(node):
         names |= parameters_of(template, template["Conditions"][condition])
@@ -170,7 +170,7 @@ def parameters_of(template: Template, node: Any) -> set[str]:
 
 
 def references(node: Any) -> Iterator[str]:
-    """Every name that Ref, Fn::GetAtt or Fn::Sub refers to, anywhere below."""
+    """Every name referred to by Ref, Fn::GetAtt or Fn::Sub, anywhere below."""
     if isinstance(node, list):
         for item in node:
             yield from references(item)
@@ -189,7 +189,7 @@ def references(node: Any) -> Iterator[str]:
 
 
 def conditions(node: Any) -> Iterator[str]:
-    """Every condition that Fn::If or Condition names, anywhere below."""
+    """Every condition named by Fn::If or Condition, anywhere below."""
     if isinstance(node, list):
         for item in node:
             yield from conditions(item)
