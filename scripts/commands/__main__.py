@@ -1,6 +1,6 @@
 """Runs the command behind a script: python -m scripts.commands MODULE ARGUMENTS...
 
-Needs the standard library alone, to say in one line what is missing where a folder of stacks/ is gone or half there.
+Needs the standard library alone, to name a missing module in one line where a folder of stacks/ is gone or half there.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.
 LOADER = "sluice-demo/1"
 BOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
 HELLO = {"event_id": str(uuid.uuid5(_IDS, "hello")), "name": "John", "action": "charge", "value": 100}
-# What the pipeline does not store as a row, and why: the event, and the user agent that sends it.
+# Events not stored as rows, each with its user agent: from a bot, for debugging, with a bad value, in an array.
 ODD = [
     ({"name": "John", "action": "view"}, BOT),
     ({"name": "John", "action": "view", "debug": True}, BROWSER),
@@ -96,7 +96,7 @@ def _headline(text: str) -> None:
 
 
 def fetch_dataset(name: str) -> Path:
-    """A file of real data out of the package that carries it, which is fetched once."""
+    """A file of real data out of a package, fetched once."""
     path = DATA / "vega_datasets" / "_data" / name
     if not path.exists():
         say(f"Fetching {DATASETS} for its {name} ...")
@@ -143,7 +143,7 @@ def _post(stack: Stack, temperatures: Path) -> list[Answer]:
 
 
 def count_outcomes(stack: Stack) -> dict[str, int]:
-    """What the transform has counted so far, by outcome: the sum over the lines that it prints for CloudWatch."""
+    """The transform's counts so far, by outcome: the sum over its lines for CloudWatch."""
     group = stack.ids["TransformLogGroup"]
     pages = stack.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
     counts = dict.fromkeys(("Received", "Accepted", "Dropped", "Rejected", "Failed"), 0)
@@ -163,7 +163,7 @@ def _rows(stack: Stack, sql: str) -> list[Row]:
 
 
 def _wait_for_delivery(stack: Stack, before: dict[str, int], taken: int) -> dict[str, int]:
-    """Wait until every event that was taken has an outcome, and what was accepted is in the table."""
+    """Wait until every event taken by the API has an outcome, and the accepted ones are in the table."""
     rows = 'SELECT count(*) FROM "${AthenaDatabaseName}"."${AthenaTableName}"'
     wanted = before["Accepted"]
     deadline = time.monotonic() + DELIVERY_SECONDS
@@ -183,7 +183,7 @@ def _wait_for_delivery(stack: Stack, before: dict[str, int], taken: int) -> dict
 
 
 def account_for(answers: list[Answer], before: dict[str, int], after: dict[str, int]) -> bool:
-    """Show where each event went; whether the figures add up."""
+    """Show where each event went; return whether the figures add up."""
     counted = {outcome: after[outcome] - before[outcome] for outcome in after}
     refused = sum(not answer.is_accepted for answer in answers)
     table = Table(title="Where each event went", title_justify="left")

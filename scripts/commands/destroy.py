@@ -47,7 +47,7 @@ def destroy(arguments: list[str]) -> int:
 
 
 def empty_bucket(bucket: Bucket) -> int:
-    """Delete every version of every object, and every delete marker; how many there were.
+    """Delete every version of every object, and every delete marker; return how many there were.
 
     Raises:
         CommandError: S3 refused to delete an object.

@@ -90,7 +90,7 @@ def _wait_for(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _refuse_what_is_not_ours() -> None:
-    """Nobody's files get into a state that `reset` removes as a whole."""
+    """Refuse a folder with other files: `reset` removes it as a whole."""
     found = {path.name for path in LOCAL_STATE.iterdir()} if LOCAL_STATE.is_dir() else set()
     if found - {"server.log"} and "lock" not in found:
         raise CommandError(
@@ -99,7 +99,7 @@ def _refuse_what_is_not_ours() -> None:
 
 
 def stop() -> bool:
-    """Stop the local AWS; what it acknowledged stays on disk. False when it was not running."""
+    """Stop the local AWS; acknowledged data stays on disk. False when it was not running."""
     if not is_running():
         return False
     pid = int((LOCAL_STATE / "lock").read_text())

@@ -17,9 +17,9 @@ from scripts.commands.common.stack import Stack, add_stack_arguments, session
 from scripts.commands.common.tables import Column, Row, csv_cells, csv_text, duration, write_rows, write_table
 from shared.athena import typed
 
-# The columns of the saved queries that say when an event was received.
+# The columns of the saved queries with the time when an event was received.
 _RECEIVED = (Column("received_at", "timestamp"), Column("last_received_at", "timestamp"))
-# What steers a terminal and JSON leaves as it is: the control characters beyond ASCII, and those of the direction.
+# Not escaped by JSON, but steering a terminal: the control characters beyond ASCII, and those of the direction.
 _UNESCAPED = re.compile(r"[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 

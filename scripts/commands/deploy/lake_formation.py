@@ -56,7 +56,7 @@ def check_new_tables(aws: Aws, output_format: str) -> None:
 
 
 def _is_open(granted: list[PrincipalPermissions]) -> bool:
-    """Whether new tables are granted to everybody with IAM's permission."""
+    """Whether everything new is granted to everybody with IAM's permission."""
     return any(
         one["Principal"]["DataLakePrincipalIdentifier"] == "IAM_ALLOWED_PRINCIPALS" and "ALL" in one["Permissions"]
         for one in granted

@@ -1,6 +1,6 @@
 """The nested stacks of stacks/, and their additions to the template: parameters, a condition, a resource and outputs.
 
-The template.yaml in a folder of stacks/ is a whole template. Its Metadata describe the nesting:
+The template.yaml in a folder of stacks/ is a whole template. Its Metadata section describes the nesting:
 
     Sluice:
       SwitchedOnBy: [DeliverUrl]         one of these parameters must have a value, or else nothing of it is made

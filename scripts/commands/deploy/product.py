@@ -28,7 +28,7 @@ class Product:
     stacks: list[nested.NestedStack]
     saved_queries: list[queries.SavedQuery]
     artifacts: dict[str, bytes]
-    """By parameter: the content of the file it names. An empty file switches the stack off."""
+    """The content of the file for each parameter. An empty file switches the stack off."""
 
     @functools.cached_property
     def template(self) -> template.Template:

@@ -33,7 +33,7 @@ UPDATABLE = {
 }
 # CloudFormation only deletes these.
 LEFT_OVERS = {"CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED"}
-# An update failed halfway, by the call to restore the earlier state.
+# States after an update that failed halfway, each with the call to restore the earlier state.
 ROLLBACKS = {"UPDATE_ROLLBACK_FAILED": "continue_update_rollback", "UPDATE_FAILED": "rollback_stack"}
 # A call's error codes where somebody else has changed the stack since.
 _OVERTAKEN = {"ValidationError", "AlreadyExistsException", "InvalidChangeSetStatus", "ChangeSetNotFound"}
