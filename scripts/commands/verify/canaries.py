@@ -1,7 +1,7 @@
-"""What scripts/verify.sh sends, and what must become of it: an answer, and an outcome for each event.
+"""The canaries of scripts/verify.sh, and their expected results: an answer, and an outcome for each event.
 
-Every canary carries the id of its run, in its event_id and its source where it has any, so that runs and other traffic
-can be told apart. A value that cannot be foretold is expected as a `Like`.
+Every canary carries the id of its run, in its event_id and its source where it has any, to tell runs and other traffic
+apart. An unpredictable value is expected as a `Like`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ HOSTILE_TEXT = (
     "$util #foreach($i in [1,2]) ${foo} $!bar #end #set($a = 1) \"quotes\" 'single' \\n \n\nsluice/end "
     "extended_request_id=x\n ü世\U0001f30a </script> +%&=;"
 )
-LARGEST_BATCH = 1_000_000  # bytes that /batch takes
+LARGEST_BATCH = 1_000_000  # bytes, the limit of /batch
 LARGEST_RECORD = 1_024_000  # bytes in one Firehose record
-LARGEST_PAYLOAD = 10 * 1024 * 1024  # bytes that API Gateway reads of a request
+LARGEST_PAYLOAD = 10 * 1024 * 1024  # bytes, API Gateway's limit for a request
 FILLERS = 8_000  # rows with a long user agent: more than one reply of the transform holds
 FILLER = "filler"
 
@@ -37,7 +37,7 @@ REFUSED_ACCESS: dict[Access, str] = {"none": "no key or signature", "wrong": "a 
 
 @dataclass(frozen=True)
 class Like:
-    """A value that is described and tested, not foretold."""
+    """An expected value given by a description and a test."""
 
     text: str
     test: Callable[[Any], bool]
@@ -48,7 +48,7 @@ class Like:
 
 @dataclass(frozen=True)
 class Accepted:
-    """An event that becomes a row. What `columns` leaves out is NULL, or follows from the request."""
+    """An event stored as a row. Columns not in `columns` are NULL, or follow from the request."""
 
     event_id: str | None
     columns: Mapping[str, Any]
@@ -57,7 +57,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Events that a rule leaves out."""
+    """Events dropped by a rule."""
 
     rule: str
     events: int = 1
@@ -65,7 +65,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Rejected:
-    """An event that is wrong, and the very text of it."""
+    """A wrong event, and its exact text."""
 
     reason: str
     body: bytes
@@ -76,7 +76,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Failed:
-    """A record that cannot be ours, though it looks so: it goes to the error output as it is."""
+    """A malformed record in our format: it goes to the error output as it is."""
 
     reason: str
     record: bytes
@@ -99,7 +99,7 @@ class Request:
 
     @property
     def payload(self) -> bytes:
-        """The body as it is sent: packed where the headers say so, and each time the same."""
+        """The body as sent: packed if the headers say so, with the same bytes each time."""
         is_packed = self.headers.get("Content-Encoding") == "gzip"
         return gzip.compress(self.body, mtime=0) if is_packed else self.body
 
@@ -115,7 +115,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Canary:
-    """One request, or one call of an SDK that puts records on the stream, and what comes of it."""
+    """One request, or an SDK's call to put records on the stream, and the expected result."""
 
     name: str
     sent: Request | tuple[bytes, ...]
@@ -135,7 +135,7 @@ def outcomes(canaries: list[Canary], kind: type[T]) -> list[T]:
 
 
 def totals(canaries: list[Canary]) -> tuple[int, dict[str, dict[str, int]]]:
-    """The events that are accepted, and the others by the names of the transform's metrics and by rule or reason."""
+    """The number of accepted events, and the others by the transform's metrics and by rule or reason."""
     dropped: Counter[str] = Counter()
     for drop in outcomes(canaries, Dropped):
         dropped[drop.rule] += drop.events
@@ -151,21 +151,21 @@ def totals(canaries: list[Canary]) -> tuple[int, dict[str, dict[str, int]]]:
 
 
 class Flock:
-    """All canaries of a run against a stack with these parameters, in the order in which they are sent."""
+    """All canaries of a run against a stack with these parameters, in their order of sending."""
 
     def __init__(self, run: str, parameters: Mapping[str, str], stream: str) -> None:
         self.run, self.stream = run, stream
         self.is_keyed = parameters.get("ApiAuth", "NONE") != "NONE"
         origins = parameters.get("CorsAllowOrigin", "*").split(",")
         self.cors = {"access-control-allow-origin": origins[0]}
-        # A page, and what its browser must be told; refusals at the door tell every page what they tell the first.
+        # A page, and the headers for its browser; refusals at the door have the first page's headers for every page.
         self.page, self.cors_of_page = "https://example.com", self.cors
         if origins != ["*"]:
             self.page = origins[-1]
             self.cors_of_page = {"access-control-allow-origin": self.page, "access-control-allow-credentials": "true"}
 
     def all(self) -> list[Canary]:
-        """Refusals first; the last ones are events again, so that what came before them has arrived when they have."""
+        """Refusals first. The last ones are accepted events: once they have arrived, the earlier ones have too."""
         return [*self.refusals(), *self.failed(), *self.rejected(), *self.dropped(), *self.large(), *self.accepted()]
 
     # --- Building blocks
@@ -188,7 +188,7 @@ class Flock:
         cors = self.cors_of_page if "Origin" in headers else self.cors
         return Canary(f"POST {path} {name}", sent, self.taken(cors), outcomes)
 
-    # --- What is answered and never becomes an event
+    # --- Requests with an answer and without an event
 
     def refusals(self) -> list[Canary]:
         put = {"DeliveryStreamName": self.stream, "Record": {"Data": _base64(_json(self.event("smuggled")))}}
@@ -214,7 +214,7 @@ class Flock:
             )
             for path, name, media_type, body, status, message in bodies
         ]
-        # API Gateway's own refusals, which nobody can give other headers or words.
+        # API Gateway's own refusals: their headers and words cannot be changed.
         payload = Request("POST", "/track", self._padded(LARGEST_PAYLOAD), {"Content-Type": "application/json"})
         text = Like('{"message": "Request Too Long"}', lambda body: _message(body) == "Request Too Long")
         canaries.append(Canary("POST /track over 10 MB", payload, Expected(413, {}, text)))
@@ -248,7 +248,7 @@ class Flock:
         return canaries
 
     def _padded(self, size: int) -> bytes:
-        """A JSON object that is over so many bytes."""
+        """A JSON object over so many bytes."""
         return _json(self.event("too-large", text="x" * size))
 
     # --- Every outcome
@@ -314,7 +314,7 @@ class Flock:
     def dropped(self) -> list[Canary]:
         event = self.event("dropped", name="dropped")
         body, pixel = _json({**event, "debug": True}), Request("GET", _pixel({**event, "debug": "true"}))
-        # Nothing but its user agent can say that an empty body is of this run.
+        # Only its user agent can mark an empty body as this run's.
         agent, empty = {"User-Agent": self.run}, Dropped("empty")
         return [
             self.post("nothing", "/track", b"", empty, **agent),
@@ -327,7 +327,7 @@ class Flock:
         ]
 
     def library(self, name: str, path: str, body: bytes, *outcomes: Outcome, **headers: str) -> Canary:
-        """What a library of Segment or RudderStack sends."""
+        """A request as sent by a library of Segment or RudderStack."""
         canary = self.post(name, path, body, *outcomes, **headers)
         answer = Like('{"success": true}', lambda body: body == '{"success": true}')
         return replace(canary, expected=Expected(200, self.cors, answer))
@@ -337,7 +337,7 @@ class Flock:
         return Expected(204, {**self.cors, "cache-control": "no-store"}, "")
 
     def large(self) -> list[Canary]:
-        """What is as large as it may be, and what is larger than one reply of the transform."""
+        """A batch at the size limit, and events for more than one reply of the transform."""
         ndjson = {"Content-Type": "application/x-ndjson"}
         texts = ["x" * 99_000] * 10
         lines = [_json(self.event(f"large-{number}", text=text)) for number, text in enumerate(texts)]

@@ -1,4 +1,4 @@
-"""What scripts/verify.sh expects, against what it saw."""
+"""The checks of scripts/verify.sh: expected values against those seen."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for a canary: of an SDK, the record ids as the body and status 200."""
+    """The response to a canary: for an SDK's call, the number of record ids as the body and status 200."""
 
     canary: Canary
     status: int
@@ -61,12 +61,12 @@ class Answer:
 
     @property
     def is_acknowledged(self) -> bool:
-        """Whether it says that the events are taken."""
+        """Whether the status acknowledges the canary's events."""
         return 200 <= self.status < 300 and bool(self.canary.events)
 
 
 def compare(name: str, expected: Mapping[str, Any], seen: Mapping[str, Any], summary: str) -> Iterator[Check]:
-    """One good line when everything is as expected, else a bad line for each value that is not."""
+    """One good line when everything is as expected, else a bad line for each differing value."""
     differing = [
         key
         for key, value in expected.items()
@@ -111,14 +111,14 @@ def check_answers(answers: Iterable[Answer]) -> Iterator[Check]:
 
 
 def check_not_throttled(requests: int, seconds: float, parameters: Mapping[str, str]) -> Iterator[Check]:
-    """No request was refused: that is wrong where they were far beyond the limits, which API Gateway keeps roughly."""
+    """No request was refused: a bad line if they were far beyond the limits. API Gateway keeps them only roughly."""
     rate, burst = float(parameters.get("ThrottleRateLimit", 100)), float(parameters.get("ThrottleBurstLimit", 200))
     if requests > 2 * (burst + rate * seconds):
         yield Check("429", "an answer 429", f"none in {requests:,} requests, {requests / seconds:,.0f} a second", False)
 
 
 def check_rows(answers: list[Answer], evidence: Evidence, parameters: Mapping[str, str], run: str) -> Iterator[Check]:
-    """Every row, column by column, and no row that should not be."""
+    """Every row, column by column, and no unexpected row."""
     columns = dict(evidence.columns)
     yield from compare("columns of the events table", COLUMNS, columns, f"{len(COLUMNS)} columns with their types")
     if [*columns] != [*COLUMNS] and columns == COLUMNS:
@@ -150,7 +150,7 @@ def _is_of(row: Json, outcome: Accepted) -> bool:
 
 
 def _read(row: Json) -> Json:
-    """A row with its JSON read: the order of its keys is nobody's business."""
+    """A row with its JSON read: the order of its keys does not matter."""
     try:
         return {**row, "properties": parse_json(row["properties"])}
     except (ValueError, KeyError, TypeError):
@@ -183,7 +183,7 @@ def _expected_row(outcome: Accepted, answer: Answer, seen: Json, parameters: Map
 
 
 def _of_request(answer: Answer, ip_handling: str) -> dict[str, str | Like | None]:
-    """What all events of a request share; a record that an SDK put has no request."""
+    """The columns shared by all events of a request; NULL for records put by an SDK, without a request."""
     request = answer.canary.sent
     if not isinstance(request, Request):
         return {"ip": None, "user_agent": None, "request_id": None}
@@ -224,7 +224,7 @@ def _moment(text: str) -> datetime:
 
 
 def check_rejected(answers: list[Answer], evidence: Evidence, parameters: Mapping[str, str]) -> Iterator[Check]:
-    """Every rejected event with its reason and its very text, and no other."""
+    """Every rejected event with its reason and its exact text, and no other."""
     remaining = list(evidence.rejected)
     handling = "NONE" if parameters.get("IpHandling") == "NONE" or "ip" in redacted_fields(parameters) else "TRUNCATE"
     for answer in answers:
@@ -298,7 +298,7 @@ def check_once(evidence: Evidence) -> Iterator[Check]:
 
 
 def check_metrics(canaries: list[Canary], evidence: Evidence) -> Iterator[Check]:
-    """Each invocation adds up, and all of them counted what was sent."""
+    """Each invocation adds up, and all of them together have counted the events sent."""
     sums = [
         (line["Received"], sum(line[name] for name in ("Accepted", "Dropped", "Rejected", "Failed")))
         for line in evidence.metrics
@@ -319,7 +319,7 @@ def check_metrics(canaries: list[Canary], evidence: Evidence) -> Iterator[Check]
 
 
 def formats(parameters: Mapping[str, str]) -> tuple[str, str]:
-    """The extension and the kind of the objects that hold events."""
+    """The extension and the kind of the objects of events."""
     compression = parameters.get("FirehoseCompressionFormat", "GZIP")
     if parameters.get("OutputFormat", "PARQUET") == "PARQUET":
         return ".parquet", f"parquet {compression}"
@@ -338,7 +338,7 @@ def check_objects(objects: Mapping[str, str], folders: list[str], parameters: Ma
     zones = {
         prefix: (re.escape(extension), kind),
         REJECTED: (r"\.json\.gz", "gzip"),
-        # What Firehose calls error objects, and whether it compresses them, AWS does not say: the report does.
+        # AWS does not document the names of error objects or their compression: the report has both.
         ERRORS: (".*", None),
         RAW: (".*", "gzip"),
     }
@@ -362,7 +362,7 @@ def check_objects(objects: Mapping[str, str], folders: list[str], parameters: Ma
 
 
 def check_raw(answers: list[Answer], records: list[bytes]) -> Iterator[Check]:
-    """Every record that was taken is there with its body as it came."""
+    """Every record taken is there with its body unchanged."""
     bodies: list[bytes] = []
     for answer in answers:
         if answer.is_acknowledged:
@@ -373,10 +373,10 @@ def check_raw(answers: list[Answer], records: list[bytes]) -> Iterator[Check]:
 
 
 def accounting(answers: list[Answer], evidence: Evidence) -> tuple[str, bool]:
-    """The line at the end: what was acknowledged, and what became of it; and whether that is the same number."""
+    """The line at the end, with the acknowledged events and those with each outcome; whether the numbers agree."""
     acknowledged = sum(answer.canary.events for answer in answers if answer.is_acknowledged)
     canaries = [answer.canary for answer in answers if answer.is_acknowledged]
-    # Dropped events leave nothing but a count, in which others' may be.
+    # Dropped events leave only a count, and other traffic may be in it.
     _, expected = totals(canaries)
     counted = evidence.counted_by("DroppedByRule")
     dropped = sum(
@@ -395,7 +395,7 @@ def accounting(answers: list[Answer], evidence: Evidence) -> tuple[str, bool]:
 
 
 def outcome_counts(answers: list[Answer]) -> tuple[int, int]:
-    """What must have arrived when nothing is under way any more: events in the tables, and events that are counted."""
+    """The events that must have arrived in the end: in the tables, and in the transform's counts."""
     canaries = [answer.canary for answer in answers if answer.is_acknowledged]
     arrived = [one for canary in canaries for one in canary.outcomes if not isinstance(one, Dropped)]
     in_tables = sum(one.events for one in arrived)

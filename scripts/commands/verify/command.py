@@ -1,4 +1,4 @@
-"""Prove that a running stack accounts for every event: canaries through every door, and a look where each one went."""
+"""Prove that a running stack accounts for every event: send canaries through every door, and find each one again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from scripts.commands.verify.checks import OTHERS, Answer, Check
 from scripts.commands.verify.evidence import Evidence, Reader
 
 SHOWN = 80  # characters of a value
-TRIES = 8  # of a canary that is throttled
+TRIES = 8  # of a throttled canary
 THROTTLE_THREADS, THROTTLE_REQUESTS = 64, 6_000
 NEEDED_FIELDS = {"event_id", "source", "timestamp", "name", "action", "value"}
 
@@ -52,7 +52,7 @@ def verify(arguments: list[str]) -> int:
         removed = remove(Reader(stack, options.remove, _started(options.remove)))
         show(removed)
         return int(not all(check.is_ok for check in removed))
-    # The time is in it, so that --remove knows since when to look.
+    # The time is in it, for --remove to know since when to look.
     run = f"verify-{int(time.time()):08x}{uuid.uuid4().hex[:4]}"
     canaries = Flock(run, parameters, outputs["StreamName"]).all()
     if not (options.yes or aws.is_local):
@@ -95,7 +95,7 @@ def verify(arguments: list[str]) -> int:
 
 
 class Door:
-    """The API of a stack and its delivery stream, with what lets a request in."""
+    """The API of a stack and its delivery stream, with the API key or signature for requests."""
 
     def __init__(self, stack: Stack) -> None:
         aws, outputs = stack.aws, stack.outputs
@@ -114,7 +114,7 @@ class Door:
         return answers
 
     def request(self, canary: Canary) -> Answer:
-        """One HTTP request; tried again as long as it is throttled."""
+        """Send one HTTP request; a throttled one is sent up to TRIES times."""
         request = canary.sent
         assert isinstance(request, Request)
         url = urlsplit(self.base + request.path)
@@ -141,7 +141,7 @@ class Door:
         return Answer(canary, response.status, headers, text, sent_at)
 
     def headers(self, request: Request) -> Mapping[str, str]:
-        """The headers of a request, with the key or signature that its `access` names."""
+        """The headers of a request, with the key or signature for its `access`."""
         if request.access == "none" or self.mode == "NONE":
             return request.headers
         if self.mode == "API_KEY":
@@ -176,7 +176,7 @@ class Door:
         return Answer(canary, 200, {}, f"{len(ids)} record ids", sent_at)
 
     def throttle(self, parameters: Mapping[str, str]) -> list[Check]:
-        """Ask for preflights, which are not events, until one is refused; the checks of that refusal."""
+        """Send preflights (they are not events) until one is refused; return the checks of the refusal."""
         message = Like('{"message": ...}', lambda body: "message" in body)
         cors = {
             "access-control-allow-origin": parameters.get("CorsAllowOrigin", "*").split(",")[0],
@@ -213,9 +213,9 @@ class Door:
 
 
 def wait(reader: Reader, answers: list[Answer], parameters: Mapping[str, str], is_local: bool) -> Evidence:
-    """Look until everything has arrived, or until it is late: what is late is seen as it then is.
+    """Poll until everything has arrived or is late; return the evidence at that time.
 
-    The transform's counts come first. Tables are asked when they are complete, as each question costs.
+    The transform's counts come first. Tables are queried once the counts are complete, as each query costs.
     """
     in_tables, counted = verify_checks.outcome_counts(answers)
     interval = float(parameters.get("FirehoseBufferingInterval", "60"))
@@ -259,8 +259,8 @@ def _wait_for_raw(reader: Reader, answers: list[Answer], seconds: float) -> None
 
 
 def _marks(answer: Answer) -> tuple[bytes, ...]:
-    """What each record of a canary holds and no other does. Bare records that are stored side by side cannot be told
-    apart, so they are not counted."""
+    """A mark unique to each record of a canary: the request's id, or the record itself. Bare records in raw/ have no
+    separator, so marks are counted instead."""
     sent = answer.canary.sent
     return (answer.headers["x-amz-apigw-id"].encode(),) if isinstance(sent, Request) else sent
 
@@ -290,7 +290,7 @@ def judge(
 
 
 def remove(reader: Reader) -> list[Check]:
-    """Delete the objects that hold nothing but this run's data, with the results of its queries."""
+    """Delete the objects with only this run's data, and the results of its queries."""
     evidence = reader.look()
     raw = reader.raw()
     own = [reader.key(path) for path, (ours, rows) in evidence.objects.items() if ours >= rows]
@@ -309,7 +309,7 @@ def remove(reader: Reader) -> list[Check]:
 
 
 def show(checks: list[Check]) -> None:
-    """A table of all checks on stdout, wide enough for what it says where nobody's terminal limits it."""
+    """Print a table of all checks on stdout, wide enough for its text if stdout is not a terminal."""
     table = Table("check", "expected", "seen", "verdict", box=box.SIMPLE_HEAD)
     for check in checks:
         verdict = Text("ok", style="green") if check.is_ok else Text("DIFFERS", style="bold red")

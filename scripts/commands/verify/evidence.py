@@ -1,4 +1,4 @@
-"""What a run of scripts/verify.sh left behind: rows, objects, metrics; how it is read back, and how it is removed."""
+"""The traces of a run of scripts/verify.sh (rows, objects, metrics), and how to read and remove them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from shared.documents import Json, parse_json
 
 @dataclass
 class Evidence:
-    """What the tables and the log hold of one run; times are as Athena shows them.
+    """One run's data in the tables and the log; times are as Athena shows them.
 
-    A rejected event comes with its parts joined, as `text`; a failed record as `record`. `objects` says how many rows
-    of each object are the run's, and how many there are. `stored` says by zone how many different rows
-    the run has, and how many with those that were delivered more than once.
+    A rejected event comes with its parts joined, as `text`; a failed record as `record`. `objects` has how many rows
+    of each object are the run's, and how many there are. `stored` has by zone how many different rows
+    the run has, and how many with repeated deliveries.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Evidence:
     metrics: list[Json] = field(default_factory=list)
     objects: dict[str, tuple[int, int]] = field(default_factory=dict)
     stored: dict[str, tuple[int, int]] = field(default_factory=dict)
-    foreign: int = 0  # Rows of others that were delivered meanwhile.
+    foreign: int = 0  # Rows of others delivered meanwhile.
 
     @property
     def events(self) -> int:
@@ -58,7 +58,7 @@ class Evidence:
         return sum(line.get(name, 0) for line in self.metrics)
 
     def counted_by(self, name: str) -> dict[str, int]:
-        """The same for a metric that is told apart by rule or reason."""
+        """The same for a metric counted by rule or reason."""
         counter: Counter[str] = Counter()
         for line in self.metrics:
             counter.update(line.get(name, {}))
@@ -66,13 +66,13 @@ class Evidence:
 
 
 class Reader:
-    """Reads what a run left in a stack. `since` is when the run began."""
+    """Reads a run's traces in a stack. `since` is the time when the run began, in seconds since the epoch."""
 
     def __init__(self, stack: Stack, run: str, since: float) -> None:
         aws, outputs = stack.aws, stack.outputs
         self.outputs, self.ids, self.run = outputs, stack.ids, run
         self.bucket = Bucket(aws.client("s3"), outputs["BucketName"])
-        # A clock that is wrong by minutes hides nothing: the run's id tells what belongs to it.
+        # A clock wrong by minutes hides nothing: the run's id marks its events.
         self.since = datetime.fromtimestamp(since, UTC) - timedelta(minutes=10)
         self.started_at = int(since * 1000)
         self.athena = aws.client("athena")
@@ -107,7 +107,7 @@ class Reader:
         ]
 
     def look(self) -> Evidence:
-        """Everything that is there by now."""
+        """Everything delivered by now."""
         day, arrived = f"{self.since:%Y-%m-%d}", f"TIMESTAMP '{self.since:%Y-%m-%d %H:%M:%S}'"
         started = f"TIMESTAMP '{datetime.fromtimestamp(self.started_at / 1000, UTC):%Y-%m-%d %H:%M:%S}'"
         own = f"dt >= '{day}' AND source = '{self.run}'"
@@ -154,7 +154,7 @@ class Reader:
             zones.ERRORS: (len(evidence.failed), len(own_failed)),
         }
         evidence.objects = {path["object"]: (owned[path["object"]], int(path["n"])) for path in (*paths, *sizes)}
-        # What is in the objects of others alone is theirs.
+        # Objects without any of the run's rows are somebody else's.
         evidence.objects = {path: counts for path, counts in evidence.objects.items() if counts[0]}
         evidence.foreign = sum(int(path["others"]) for path in paths)
         return evidence
@@ -162,7 +162,7 @@ class Reader:
     # --- Metrics
 
     def read_metrics(self) -> list[Json]:
-        """The lines of metrics (CloudWatch's embedded format) that the transform has printed since the run began."""
+        """The transform's lines of metrics (CloudWatch's embedded format) since the run began."""
         lines = []
         pages = self.logs.get_paginator("filter_log_events").paginate(
             logGroupName=self.ids["TransformLogGroup"], startTime=self.started_at, filterPattern='"CloudWatchMetrics"'
@@ -175,7 +175,7 @@ class Reader:
         return lines
 
     def incoming_records(self) -> float | None:
-        """Firehose's own count of the records that came in since the run began; None where it has not counted yet."""
+        """Firehose's own count of incoming records since the run began; None where it has not counted yet."""
         answer = self.cloudwatch.get_metric_statistics(
             Namespace="AWS/Firehose",
             MetricName="IncomingRecords",
@@ -191,11 +191,11 @@ class Reader:
     # --- Objects
 
     def key(self, path: str) -> str:
-        """An object's key, of the URL that Athena shows."""
+        """An object's key, from its URL in Athena."""
         return urlsplit(path).path.lstrip("/")
 
     def kind(self, key: str) -> str:
-        """What an object really is, by its first and last bytes: parquet with its codec, gzip, json or other."""
+        """An object's real format, by its first and last bytes: parquet with its codec, gzip, json or other."""
         size = self.bucket.s3.head_object(Bucket=self.bucket.name, Key=key)["ContentLength"]
 
         def part(start: int, end: int) -> bytes:
@@ -212,9 +212,9 @@ class Reader:
         return self.run.encode() in record or base64.b64encode(self.run.encode()) in record
 
     def raw(self) -> dict[str, list[bytes]]:
-        """The objects of raw/ with the run's records, each with all records that it holds.
+        """The objects of raw/ with the run's records, each with all of its records.
 
-        Records are there as they came, one after the other; what lies between two of ours is taken as one record.
+        Records are there as they came, one after the other; bytes between two of ours count as one record.
         """
         found = {}
         for day in (self.since, self.since + timedelta(days=1)):
@@ -233,7 +233,7 @@ class Reader:
 
         with ThreadPoolExecutor(8) as executor:
             found = [version for listed in executor.map(versions, keys) for version in listed]
-        with contextlib.suppress(CommandError):  # what is left is told by its name
+        with contextlib.suppress(CommandError):  # the leftovers are named by a check
             self.bucket.delete(found)
 
     def delete_results(self) -> None:
@@ -243,10 +243,10 @@ class Reader:
 
 
 def join_parts(parts: list[Json], run: str) -> list[Json]:
-    """The run's rejected events, each with its parts joined, which may be in several objects.
+    """The run's rejected events, each with its parts joined; they may be in several objects.
 
-    A text without the run's id may be an attempt of an event that has it. `rows` counts the different parts, `objects`
-    all rows by their object.
+    A text without the run's id may be another attempt of an event of the run. `rows` counts the different parts,
+    `objects` all rows by their object.
     """
     texts, objects = Texts(), defaultdict[Key, Counter[str]](Counter)
     for row in sorted(parts, key=lambda row: int(row["part"])):
@@ -270,7 +270,7 @@ def _decoded(text: str | None) -> bytes:
 
 
 def _distinct(rows: list[Json], *keys: str) -> list[Json]:
-    """Rows without what was delivered more than once: the same id with the same content, of the same request."""
+    """Rows without repeated deliveries: the same id with the same content, of the same request."""
 
     def identity(row: Json) -> tuple[Any, ...]:
         return tuple(row[key] for key in (keys or [name for name in row if name not in ("object", "dt")]))

@@ -1,4 +1,4 @@
-"""What a run of scripts/verify.sh saw, as JSON, with answers to what AWS leaves open."""
+"""The observations of a run of scripts/verify.sh as JSON, with answers to open questions about AWS."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from scripts.commands.verify.checks import Answer, Check
 from scripts.commands.verify.evidence import Evidence, Reader
 from shared.documents import Json, parse_json
 
-CUT = 2_000  # characters of a text that a report shows
+CUT = 2_000  # characters of a text in a report
 
 
 class Report:
-    """Everything that was seen. Objects are looked at when it is made, as they are deleted soon."""
+    """Everything seen by a run. Objects are read when it is made, as they are deleted soon."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Report:
         self.put_errors = [*self._put_errors()]
 
     def _put_errors(self) -> Iterator[Json]:
-        """What Firehose answers to a put that it refuses: API Gateway's integration sees the same."""
+        """Firehose's errors for refused puts: API Gateway's integration gets the same."""
         firehose, stream = self.reader.firehose, self.reader.outputs["StreamName"]
         for name, target, size in (("too large", stream, LARGEST_RECORD + 1), ("no such stream", "no-such-stream", 1)):
             try:
@@ -54,7 +54,7 @@ class Report:
                 yield {"name": name, "status": status, **error.response["Error"]}
 
     def unsourced(self) -> Json:
-        """An answer to each question that AWS's documentation leaves open, as far as this run can give one."""
+        """An answer to each question left open by AWS's documentation, as far as this run can give one."""
         by_name = {answer.canary.name: answer for answer in self.answers}
         pixel = next((row for row in self.evidence.rows if row["event_id"].endswith("-pixel")), {})
         documents = [envelopes(content) for content in self.error_objects.values()]
