@@ -1,7 +1,7 @@
 """From Athena's SQL to DuckDB's: names, types and clauses as Trino understands them.
 
 A statement is a tree of `local.athena.syntax`. Each expression becomes SQL with a Trino type, each relation a subquery
-with an alias of its own, so that DuckDB has nothing to resolve or to convert by itself. What is not implemented is
+with an alias of its own, so DuckDB has nothing to resolve or to convert by itself. SQL not implemented here is
 refused by name; errors come in Athena's words, with their place.
 
 Facts: https://trino.io/docs/current/sql/select.html
@@ -39,7 +39,7 @@ COLUMN_TYPES = {"INTEGER": t.INTEGER, "DOUBLE": t.DOUBLE, "BIGINT": t.BIGINT, "B
 
 @dataclass
 class Scan:
-    """A table that is read: under which alias, and the conditions on its partitions."""
+    """A table to read: its alias, and the conditions on its partitions."""
 
     name: tuple[str, str]
     table: Table
@@ -49,7 +49,7 @@ class Scan:
 
 @dataclass
 class Relation:
-    """What is in a FROM: its SQL with an alias, its columns, the scans whose rows are in it as they are."""
+    """The source of a FROM: its SQL with an alias, its columns, the scans whose rows are in it as they are."""
 
     sql: str
     columns: list[Column]
@@ -100,7 +100,7 @@ def has_query(node: Node) -> bool:
 
 
 class Analysis(Calls):
-    """One statement. `find` gives the table of a name, or a view's text; `scans` are the tables that it reads."""
+    """One statement. `find` gives the table of a name, or a view's text; `scans` are the tables it reads."""
 
     def __init__(self, sql: str, now: datetime, find: Callable[[Node], Any]) -> None:
         super().__init__(sql, now)
@@ -247,7 +247,7 @@ class Analysis(Calls):
         return Result(" UNION ALL ".join(selects), [("", kind) for _, kind in columns])
 
     def select(self, node: Node, names: Names, outer: Scope | None, order: list[Node]) -> Result:
-        """SELECT ... FROM ... with the ORDER BY that follows it."""
+        """SELECT ... FROM ... with its ORDER BY."""
         source = self.relation(node["source"], names, outer) if node["source"] else Relation("", [])
         windows = {one["name"].lower(): one["window"] for one in node["windows"] or []}
         scope = Scope(source.columns, outer, windows=windows, clause="SELECT", names=names)
@@ -289,7 +289,7 @@ class Analysis(Calls):
         return scope.grouping.keys[one.sql]
 
     def where(self, node: Node | None, scope: Scope, source: Relation) -> str:
-        """The WHERE clause; what it says of partition columns alone chooses partitions."""
+        """The WHERE clause; its conditions on partition columns alone choose partitions."""
         if node is None:
             return ""
         scope = replace(scope, clause="WHERE")
@@ -327,7 +327,7 @@ class Analysis(Calls):
     def sorts(
         self, order: list[Node], made: list[tuple[str, Typed]], scope: Scope, node: Node
     ) -> list[tuple[str, str, str]]:
-        """What each ORDER BY item sorts by: its SQL, the column o0, o1 ... or s0, s1 ... that has it, and how."""
+        """Each ORDER BY item: its SQL, its column (o0, o1 ... or s0, s1 ...), and how it sorts."""
         sqls = [value.sql for _, value in made]
         columns = [Column((), name, value.type, value.sql) for name, value in made]
         found = []
@@ -381,7 +381,7 @@ class Analysis(Calls):
         return value
 
     def grouped(self, node: Node, scope: Scope) -> Typed | None:
-        """An expression that is a key of the GROUP BY."""
+        """An expression as a key of the GROUP BY; None if it is not one."""
         grouping = scope.grouping
         if not grouping or not grouping.keys or node.kind in ("number", "string", "null", "true", "false"):
             return None
@@ -636,7 +636,7 @@ class Analysis(Calls):
 
     def of_field(self, node: Node, scope: Scope) -> Typed:
         names = self.names_of(node)
-        for count in range(len(names), 0, -1):  # the longest that is a column; what follows are its fields
+        for count in range(len(names), 0, -1):  # the longest name of a column; the rest are its fields
             if found := self.resolve(names[:count], node, scope):
                 break
         else:
@@ -924,7 +924,7 @@ class Analysis(Calls):
         return f" FILTER (WHERE {self.condition(node['filter'], scope).sql})" if node["filter"] else ""
 
     def window(self, node: Node, scope: Scope) -> str:
-        """What is within OVER (...)."""
+        """The inside of OVER (...)."""
         partition, order, frame = node["partition"], node["order"], node["frame"]
         if node["base"]:
             base = scope.windows.get(node["base"].lower())
@@ -944,7 +944,7 @@ class Analysis(Calls):
         return " ".join(parts)
 
     def bound(self, node: Node, frame: Node, scope: Scope) -> str:
-        """An end of a frame: a number of rows or groups, or what is added to the values of a range."""
+        """An end of a frame: a number of rows or groups, or the distance of a range."""
         side, amount = node["side"], node["value"]
         if amount is None:
             return "CURRENT ROW" if side == "CURRENT" else f"UNBOUNDED {side}"

@@ -1,4 +1,4 @@
-"""Functions, casts and operators: which types they take, what they give, and how DuckDB computes it."""
+"""Functions, casts and operators: the types they take and return, and their DuckDB SQL."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from local.athena.values import (
 )
 
 UNITS = ("millisecond", "second", "minute", "hour", "day", "week", "month", "quarter", "year")
-# Aggregates for which DISTINCT makes no difference.
+# Aggregates with the same result under DISTINCT.
 IDEMPOTENT = ("min", "max", "bool_and", "bool_or", "every", "arbitrary", "any_value", "approx_distinct")
-# What is a form of the grammar, with how many arguments.
+# Forms of the grammar, with their numbers of arguments.
 FORMS_COUNT = {"if": (2, 3), "nullif": (2,), "try": (1,), "coalesce": range(2, 9999)}
-# What CAST reads from text.
+# The texts CAST reads, by type.
 FORMS = {
     **dict.fromkeys(t.INTEGERS, r"[+-]?\d+"),
     "date": r"\s*\d{4}-\d{1,2}-\d{1,2}\s*",
@@ -49,7 +49,7 @@ FORMS = {
     "decimal": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?",
     "boolean": "(?i)true|false|t|f|1|0",
 }
-# What Trino has, too.
+# Trino's other types.
 OTHER_TYPES = ("char", "time", "time with time zone", "ipaddress", "hyperloglog", "qdigest", "tdigest", "geometry")
 
 
@@ -60,7 +60,7 @@ def literal(text: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column that can be named: `key` is the number of the scan whose partition column it is."""
+    """A column in scope. For a partition column, `key` is the number of its scan."""
 
     qualifier: tuple[str, ...]
     name: str
@@ -72,7 +72,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Typed:
-    """An expression in DuckDB's SQL. `columns` are those that it reads; None if it reads more than columns."""
+    """An expression in DuckDB's SQL. `columns` are the columns it reads; None if it reads more than columns."""
 
     sql: str
     type: t.Type
@@ -81,7 +81,7 @@ class Typed:
 
 @dataclass
 class Named:
-    """A query of a WITH: under which alias DuckDB has it, and its columns."""
+    """A query of a WITH: its alias in DuckDB, and its columns."""
 
     alias: str
     columns: list[tuple[str, t.Type]]
@@ -99,7 +99,7 @@ class Grouping:
 
 @dataclass
 class Scope:
-    """What an expression can name, and where it is."""
+    """The names an expression can use, and its place in the statement."""
 
     columns: list[Column] = field(default_factory=list)
     parent: Scope | None = None
@@ -133,7 +133,7 @@ class Call:
 
 
 def merged(values: Iterable[Typed]) -> frozenset[Column] | None:
-    """The columns that several expressions read."""
+    """The columns read by several expressions; None if one reads more than columns."""
     found: frozenset[Column] = frozenset()
     for value in values:
         if value.columns is None:
@@ -143,7 +143,7 @@ def merged(values: Iterable[Typed]) -> frozenset[Column] | None:
 
 
 def utc(value: Typed) -> str:
-    """The moment of a timestamp with a time zone; any other value as it is. What compares and groups."""
+    """The moment of a timestamp with a time zone, to compare and group by; any other value as it is."""
     return f"{value.sql}.utc" if value.type.name == t.ZONED and not value.type.zone else value.sql
 
 
@@ -152,7 +152,7 @@ def zone_of(value: Typed) -> str:
 
 
 def wall(value: Typed) -> str:
-    """What the clock shows: of a date midnight."""
+    """A value's time by the clock: midnight for a date."""
     if value.type.name != t.ZONED:
         return f"CAST({value.sql} AS TIMESTAMP)" if value.type.name == "date" else value.sql
     zone = value.type.zone
@@ -162,7 +162,7 @@ def wall(value: Typed) -> str:
 
 
 def shifted(sql: str, zone: str, sign: int) -> str:
-    """From UTC to what the clock shows in a zone, or with the sign -1 back."""
+    """UTC as the clock's time in a zone, or with the sign -1 back."""
     if (ahead := offset(zone)) is not None:
         return f"({sql} + to_seconds({sign * int(ahead.total_seconds())}))"
     if sign > 0:
@@ -171,7 +171,7 @@ def shifted(sql: str, zone: str, sign: int) -> str:
 
 
 def at_wall(sql: str, value: Typed) -> str:
-    """The moment at which the clock shows this in the zone of a value."""
+    """The moment of this clock time in the zone of a value."""
     zone = value.type.zone
     if zone or value.type.name != t.ZONED:
         return sql if zone in ("UTC", "") else shifted(sql, zone, -1)
@@ -179,7 +179,7 @@ def at_wall(sql: str, value: Typed) -> str:
 
 
 class Calls:
-    """Compiles functions, casts and operators. `udfs` are the DuckDB functions that only this statement needs."""
+    """Compiles functions, casts and operators. `udfs` are DuckDB functions for this statement alone."""
 
     def __init__(self, sql: str, now: datetime) -> None:
         self.sql, self.now = sql, now.replace(microsecond=now.microsecond // 1000 * 1000)
@@ -228,7 +228,7 @@ class Calls:
         return replace(value, sql=f"CAST({value.sql} AS {kind.duckdb})", type=kind)
 
     def within(self, value: Typed, kind: t.Type, change: Callable[[Typed, t.Type], Typed]) -> str:
-        """An array, map or row, each item of it changed to that of a type."""
+        """An array, map or row with its items changed to those of a type."""
         of, sql = value.type, value.sql
         if of.name == "array":
             return self.each(sql, lambda item: change(Typed(item, of.items[0]), kind.items[0]).sql)
@@ -526,7 +526,7 @@ class Calls:
     # --- Functions
 
     def call(self, node: Node, scope: Scope) -> Typed:
-        """A function that is not an aggregate."""
+        """A call of a scalar function."""
         name = node["name"]
         if name not in SCALAR_FUNCTIONS:
             raise self.unknown_function(node)
@@ -537,14 +537,14 @@ class Calls:
         return self.render(self.match(SCALAR_FUNCTIONS[name], node, scope))
 
     def unknown_function(self, node: Node) -> QueryFailed:
-        """The error for a function that no table has. Raises Missing for one that Trino has."""
+        """The error for a function in no table. Raises Missing if Trino has it."""
         name = node["name"]
         if name in TRINO or name in WINDOW_FUNCTIONS or name in AGGREGATE_FUNCTIONS:
             raise Missing(f"the function {name}")
         return self.error("FUNCTION_NOT_FOUND", node, f"Function '{name}' not registered")
 
     def match(self, signatures: list[Signature], node: Node, scope: Scope) -> Call:
-        """The first signature that takes the arguments as they are, else the first that takes them as wider types."""
+        """The call by the first signature for the arguments' types, else by the first for wider types."""
         given: list[Typed | None] = [
             None if one.kind == "lambda" else self.value(one, scope) for one in node["arguments"]
         ]
@@ -592,7 +592,7 @@ class Calls:
         return replace(value, sql=wall(value)) if pattern == "wall" else self.coerce(value, kind)
 
     def lambda_of(self, node: Node, pattern: str, bound: dict[str, t.Type], scope: Scope) -> Typed | None:
-        """A lambda in DuckDB's form, its type that of its result."""
+        """A lambda in DuckDB's form, with the type of its result."""
         taken, _, result = pattern[2:].partition(")->")
         kinds = [written(one, bound) for one in split_types(taken)]
         if len(kinds) != len(node["names"]):
@@ -615,7 +615,7 @@ class Calls:
         return replace(body, sql=f"lambda {', '.join(names)}: {body.sql}")
 
     def render(self, call: Call) -> Typed:
-        """What DuckDB computes for a call."""
+        """A call in DuckDB's SQL."""
         signature = call.signature
         columns = None if signature.name in ("random", "rand", "uuid") else merged(call.arguments)
         if signature.sql.startswith("!"):
@@ -631,10 +631,10 @@ class Calls:
             return t.array(kind) if result.startswith("array") else kind
         return written(result, call.bound)
 
-    # What one template cannot say. Each method makes the SQL of one or more functions.
+    # Functions beyond one template. Each method makes the SQL of one or more.
 
     def constant(self, call: Call, number: int) -> str:
-        """The text of an argument that is written as a literal."""
+        """The text of an argument. Raises Missing if it is not a literal."""
         node = call.node["arguments"][number]
         if node.kind != "string":
             raise Missing(f"the function {call.signature.name} with an argument that is not a literal")
@@ -737,7 +737,7 @@ class Calls:
         return Typed(f"athena_join({texts}, {call.sqls[1]})", t.VARCHAR)
 
     def do_array_sort(self, call: Call) -> Typed:
-        """By a comparison: each item goes behind all that it is greater than."""
+        """By a comparison: each item goes behind all smaller ones."""
         items, compare = call.sqls
         item, at, other = (self.alias("e") for _ in range(3))
         rank = f"len(list_filter({items}, lambda {other}: {inlined(compare, other, item)} < 0))"
@@ -859,7 +859,7 @@ class Calls:
         return replace(made, sql=self.precise(f"({made.sql})", value.type)) if unit == "millisecond" else made
 
     def later(self, value: Typed, step: str, by_clock: bool) -> Typed:
-        """A timestamp and a DuckDB interval: added to what the clock shows, or to the moment."""
+        """A timestamp plus a DuckDB interval, by the clock or by the moment."""
         if value.type.name == t.ZONED and by_clock:
             return Typed(at_wall(f"({wall(value)} + {step})", value), value.type)
         if value.type.name == t.ZONED and not value.type.zone:
@@ -912,7 +912,7 @@ class Calls:
     # --- Aggregates
 
     def aggregate(self, node: Node, scope: Scope, window: str, signatures: dict[str, list[Signature]]) -> Typed:
-        """An aggregate or a window function: `window` is what follows its parentheses."""
+        """An aggregate or a window function: `window` is the SQL after its parentheses."""
         name = node["name"]
         if node["star"] and name != "count":
             self.fail("FUNCTION_NOT_FOUND", node, f"Unexpected parameters () for function {name}")
@@ -1018,7 +1018,7 @@ def unscaled(value: Typed) -> str:
 
 
 def rescaled(sql: str, kind: t.Type) -> str:
-    """The decimal that has these digits."""
+    """The decimal with these digits."""
     precision, scale = kind.size
     number = f"CAST({sql} AS DECIMAL(38,0))"
     if scale:
@@ -1071,7 +1071,7 @@ def written(pattern: str, bound: dict[str, t.Type]) -> t.Type:
 
 
 def fit(pattern: str, kind: t.Type, bound: dict[str, t.Type], exact: bool) -> t.Type | None:
-    """The type that an argument has, or becomes, where a signature says this; None if it does not fit."""
+    """An argument's type under a signature's pattern, wider if needed; None if it does not fit."""
     if pattern == "any" or (pattern == "orderable" and kind.is_orderable) or kind.name in GROUPS.get(pattern, ()):
         return kind
     if pattern == "orderable" or (pattern in GROUPS and (pattern != "text" or kind.name != "unknown")):

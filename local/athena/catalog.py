@@ -1,4 +1,4 @@
-"""What the catalog holds, as SQL shows it: information_schema, SHOW and DESCRIBE.
+"""The catalog as SQL shows it: information_schema, SHOW and DESCRIBE.
 
 AWS facts: https://docs.aws.amazon.com/athena/latest/ug/querying-glue-catalog.html
 """
@@ -35,7 +35,7 @@ def columns_of(glue: GlueTable) -> list[GlueColumn]:
 
 
 def information(name: str, emulator: Emulator) -> Result:
-    """A table of information_schema as a relation. Raises Missing for one that is not implemented."""
+    """A table of information_schema as a relation. Raises Missing for any other table."""
     if name not in INFORMATION:
         raise Missing(f"the table information_schema.{name}")
     rows: list[tuple[Any, ...]] = []
@@ -111,7 +111,7 @@ def answer(
 
 
 def matching(names: list[str], pattern: str) -> list[list[str]]:
-    """The names in order that match a pattern with * and |."""
+    """The names matching a pattern with * and |, in order."""
     form = re.compile(pattern.replace("*", ".*") or ".*", re.IGNORECASE)
     return [[name] for name in sorted(names) if form.fullmatch(name)]
 

@@ -25,7 +25,7 @@ from local.ministack import Emulator
 Json = dict[str, Any]
 
 MAX_PARTITIONS = 100
-COMPRESSIONS = ("GZIP", "SNAPPY")  # Athena's own choice, and what a statement may ask for
+COMPRESSIONS = ("GZIP", "SNAPPY")  # Athena's default first
 PARQUET_FORMATS: StorageDescriptor = {
     "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
     "OutputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
@@ -35,13 +35,13 @@ GLUE_TYPES = {"varchar": "string", "integer": "int", "decimal": "decimal"} | {
     name: name for name in ("double", "bigint", "boolean", "date", "timestamp")
 }
 PARTITION_TYPES = ("string", "int", "bigint", "date")
-# What Hive escapes in the name of a partition's folder.
+# Characters escaped by Hive in the name of a partition's folder.
 ESCAPED = re.compile(r"""[\x00-\x1f"#%'*/:=?\\\x7f{[\]^]""")
 
 
 @dataclass
 class NewTable:
-    """A table that was computed: `objects` are its Parquet files by key, `partitions` as Glue takes them."""
+    """A computed table: `objects` are its Parquet files by key, `partitions` as Glue takes them."""
 
     database: str
     name: str
@@ -54,7 +54,7 @@ class NewTable:
 
 @dataclass
 class Target:
-    """What a CREATE TABLE AS statement makes. `location` is empty until `check` where the statement gives none."""
+    """The table of a CREATE TABLE AS statement. `location` is empty until `check` if the statement gives none."""
 
     database: str
     name: str
@@ -63,8 +63,8 @@ class Target:
     compression: str
 
     def check(self, configuration: Json, output_location: str, emulator: Emulator) -> None:
-        """Refuse a table that cannot be made, before anything is read. A work group that enforces its result location
-        has the table there, and takes no other."""
+        """Refuse an impossible table before anything is read. A work group with an enforced result location has the
+        table there, and takes no other."""
         if configuration.get("EnforceWorkGroupConfiguration") and self.location:
             raise QueryFailed(
                 "The Create Table As Select query failed because it was submitted with an 'external_location' property "
@@ -102,8 +102,8 @@ def table_exists(database: str, name: str) -> QueryFailed:
 
 
 def find_target(statement: Node, database: str = "") -> Target | None:
-    """What a CREATE TABLE AS statement makes; None when it is another. Raises ValueError with the name of a property
-    that is not implemented."""
+    """The table of a CREATE TABLE AS statement; None for other statements. Raises ValueError with the name of a
+    property not implemented."""
     if statement.kind != "create":
         return None
     given = {one["name"].lower(): one["value"] for one in statement["properties"] or []}
@@ -207,7 +207,7 @@ def glue_type(name: str, kind: Type) -> str:
 
 
 def parquet_type(kind: str) -> str:
-    """What DuckDB writes for a column. A timestamp has milliseconds in Athena."""
+    """A column's type for DuckDB to write. A timestamp has milliseconds in Athena."""
     return "TIMESTAMP_MS" if kind == "timestamp" else COLUMN_TYPES.get(kind, kind.upper())
 
 

@@ -1,10 +1,10 @@
-"""The white list: every function that the local Athena runs, with its arguments, its result and its DuckDB.
+"""The white list: every function of the local Athena, with its arguments, its result and its DuckDB.
 
 One line is one signature: names, arguments, result and DuckDB. Arguments are types; T, U, K, V are any type, `ints` and
 `floats` any of those, `wall` a date or a timestamp as the clock shows it, f(T)->U a lambda, `any...` any number. The
-result is a type, or that of an argument (=0). In the DuckDB, {0} is the first argument and {*} are all; in aggregates
-{d} is DISTINCT, {o} the ORDER BY within and {w} FILTER and OVER. `!name` is a method of `local.athena.calls`. Whatever
-is not here is refused: what TRINO lists as not implemented, all else in Athena's words.
+result is a type, or an argument's (=0). In the DuckDB, {0} is the first argument and {*} are all; in aggregates
+{d} is DISTINCT, {o} the ORDER BY within and {w} FILTER and OVER. `!name` is a method of `local.athena.calls`. Other
+functions are refused: those in TRINO as not implemented, the rest in Athena's words.
 
 Facts: https://trino.io/docs/current/functions.html
 """
@@ -265,7 +265,7 @@ lag,lead | T,bigint | T | {f}({*}{n}){w}
 lag,lead | T,bigint,T | T | {f}({*}{n}){w}
 """
 
-# With how many arguments Trino has signatures of these that are not above.
+# Numbers of arguments in Trino's other signatures of these.
 OTHER_COUNTS = {
     "approx_percentile": (3, 4), "approx_distinct": (2,), "min_by": (3,), "max_by": (3,), "min": (2,), "max": (2,),
     "from_unixtime": (3,), "zip_with": (), "round": (2,), "truncate": (2,), "sign": (1,), "from_utf8": (2,),
@@ -273,7 +273,7 @@ OTHER_COUNTS = {
     "regexp_replace": (3,), "regexp_position": (3, 4),
 }  # fmt: skip
 
-# What CAST turns into what, by the names of types; array, map and row item by item.
+# The results of CAST, by the names of types; array, map and row item by item.
 SAME = "tinyint smallint integer bigint real double decimal boolean varchar"
 CASTS = {
     **dict.fromkeys(str.split("tinyint smallint integer bigint"), f"{SAME} json"),
@@ -286,7 +286,7 @@ CASTS = {
     "interval day to second": "varchar", "interval year to month": "varchar",
     "varbinary": "", "uuid": "varchar", "array": "json array", "map": "json map", "row": "json row",
 }  # fmt: skip
-# What Trino casts, too.
+# Trino's other casts.
 OTHER_CASTS = {
     "varchar": "char time uuid ipaddress", "timestamp": "time", "timestamp with time zone": "time", "uuid": "varbinary",
     "varbinary": "uuid ipaddress",
@@ -329,7 +329,7 @@ TRINO = frozenset(
 
 
 def split_types(text: str) -> list[str]:
-    """The types of a list, at the commas that are not within parentheses."""
+    """The types of a list, split at the commas outside parentheses."""
     return re.split(r",(?![^(]*\))", text) if text else []
 
 

@@ -1,4 +1,4 @@
-"""Glue's catalog where MiniStack answers otherwise than AWS: what a template may say, and GetPartitions by Expression.
+"""Glue's catalog where MiniStack differs from AWS: properties in templates, and GetPartitions by Expression.
 
 AWS facts: https://docs.aws.amazon.com/glue/latest/webapi/API_GetPartitions.html
 """
@@ -19,24 +19,24 @@ from local.ministack import Answer, Emulator
 
 Json = dict[str, Any]
 
-# The calls behind the resources of a template, and what of them MiniStack keeps.
+# The calls behind the resources of a template, and the properties MiniStack keeps.
 CALLS = {
     "AWS::Glue::Database": ("CreateDatabase", {"CatalogId", "DatabaseInput"}),
     "AWS::Glue::Table": ("CreateTable", {"CatalogId", "DatabaseName", "TableInput"}),
 }
-# What AWS says of a table's storage where nobody said otherwise.
+# AWS's defaults for a table's storage.
 STORAGE: Json = {"Columns": [], "Compressed": False, "NumberOfBuckets": 0, "SerdeInfo": {}, "BucketColumns": [],
                  "SortColumns": [], "Parameters": {}, "StoredAsSubDirectories": False}  # fmt: skip
 
 
 class Glue:
-    """Checks calls for MiniStack's Glue, which takes any property and lists every partition whatever is asked for."""
+    """Checks calls for MiniStack's Glue: it takes any property and lists every partition, whatever the Expression."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
 
     def register(self) -> None:
-        """Serve the Glue API, and check what a template makes."""
+        """Serve the Glue API, and check a template's resources."""
         for resource_type in CALLS:
             self.emulator.check_resource(resource_type, partial(check, resource_type))
         self.inner = self.emulator.service("glue")
@@ -65,7 +65,7 @@ class Glue:
 
 
 def complete(answer: Any) -> Any:
-    """The same answer with what AWS says of every table's storage, given or not."""
+    """The same answer with AWS's defaults for every table's storage."""
     if isinstance(answer, list):
         return [complete(one) for one in answer]
     if not isinstance(answer, dict):
@@ -77,7 +77,7 @@ def complete(answer: Any) -> Any:
 
 
 def check(resource_type: str, properties: Json) -> None:
-    """Raise ValueError for properties that the call behind a resource does not take, or MiniStack does not keep."""
+    """Raise ValueError for properties not taken by the call behind a resource, or not kept by MiniStack."""
     operation, kept = CALLS[resource_type]
     shapes.conform(properties, shapes.input_of("glue", operation))
     for name in sorted(properties.keys() - kept):
@@ -85,8 +85,8 @@ def check(resource_type: str, properties: Json) -> None:
 
 
 def choose(partitions: list[GluePartition], keys: list[GlueColumn], expression: str) -> list[GluePartition]:
-    """The partitions for which the expression holds. Raises ValueError when it is none over the partition columns."""
-    # sqlglot is imported only here: that takes as long as half of the start of the local AWS.
+    """The partitions for which the expression holds. Raises ValueError if it is not one over the partition columns."""
+    # sqlglot is imported only here: its import takes as long as half of the start of the local AWS.
     import sqlglot
     from sqlglot import exp
     from sqlglot.errors import ParseError, TokenError

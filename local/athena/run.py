@@ -1,4 +1,4 @@
-"""One query execution: who may read what, which objects it reads, and its rows or its new table, by DuckDB.
+"""One query execution: its permissions, its objects, and its rows or its new table, by DuckDB.
 
 DuckDB reaches the objects in scope and nothing else on this machine. Its errors come in Athena's words.
 
@@ -55,7 +55,7 @@ class BytesScannedLimitExceeded(Exception):
 @dataclass
 class Execution:
     """A query execution. `rows` hold Athena's text forms, None for NULL; times are epoch seconds; `principal` is the
-    session of the role that asks, or empty for the account's root."""
+    calling role's session, or empty for the account's root."""
 
     sql: str
     database: str
@@ -80,7 +80,7 @@ class Execution:
 
 
 class Permissions:
-    """What the one who asks is allowed. Each method raises QueryFailed with AWS's sentence."""
+    """The caller's permissions. Each method raises QueryFailed with AWS's sentence."""
 
     def __init__(self, emulator: Emulator, principal: str) -> None:
         self.emulator, self.principal = emulator, principal
@@ -100,7 +100,7 @@ class Permissions:
         self.demand(f"glue:{action}", f"{prefix}:catalog", f"{prefix}:database/{database}", *tables)
 
     def demand_table(self, database: str, name: str, table: Table) -> None:
-        """What the catalog says of a table."""
+        """A table's entry in the catalog."""
         self.demand_glue("GetDatabase", database)
         self.demand_glue("GetTable", database, name)
         if table.is_registered():
@@ -113,7 +113,7 @@ class Permissions:
                 self.demand(action, key)
 
     def demand_read(self, table: Table, files: list[DataFile]) -> None:
-        """The list of a table's objects, and those that a query reads."""
+        """The list of a table's objects, and the objects a query reads."""
         bucket, _, prefix = table.location.removeprefix("s3://").partition("/")
         self.demand("s3:ListBucket", f"arn:aws:s3:::{bucket}", prefix=prefix)
         self.demand("s3:GetObject", *(f"arn:aws:s3:::{file.path.removeprefix('s3://')}" for file in files))
@@ -130,7 +130,7 @@ class Permissions:
 
 
 def run(execution: Execution, emulator: Emulator) -> None:
-    """Run a query to its end; a table that it creates is computed, and nothing of it is written yet.
+    """Run a query to its end; a new table is computed, and nothing of it is written yet.
 
     Raises QueryFailed, or BytesScannedLimitExceeded before anything is read.
     """
@@ -218,7 +218,7 @@ def run_query(execution: Execution, emulator: Emulator) -> None:
 
 
 def guarded(function: Callable[..., Any], count: int, takes_null: bool, refusals: list[str]) -> Any:
-    """A function for DuckDB, NULL of NULL. What it does not do ends the query, even within a TRY."""
+    """A function for DuckDB, NULL of NULL. Missing ends the query, even within a TRY."""
 
     def call(*arguments: Any) -> Any:
         if not takes_null:
@@ -249,7 +249,7 @@ def table_key(sql: str, node: Node, database: str) -> tuple[str, str]:
 
 
 def find_glue(sql: str, node: Node, database: str, permissions: Permissions) -> GlueTable:
-    """A table that SHOW or DESCRIBE asks for, as the catalog has it."""
+    """A table in the catalog, for SHOW or DESCRIBE."""
     key = table_key(sql, node, database)
     permissions.demand_glue("GetTable", *key)
     if (glue := permissions.emulator.glue_table(*key)) is None:
@@ -258,7 +258,7 @@ def find_glue(sql: str, node: Node, database: str, permissions: Permissions) -> 
 
 
 def find_table(sql: str, node: Node, key: tuple[str, str], emulator: Emulator) -> Table:
-    """A table that a statement reads."""
+    """A table read by a statement."""
     name = ".".join(key)
     if (glue := emulator.glue_table(*key)) is not None:
         return Table(name, glue)
@@ -285,7 +285,7 @@ def fetch(
         execution.rows += [[show(value, kind) for value, kind in zip(row, kinds, strict=True)] for row in rows]
 
 
-# A pattern in DuckDB's message, and the reason that Athena gives; {0} is what the pattern caught.
+# A pattern in DuckDB's message, and Athena's reason; {0} is the pattern's group.
 FAILURES = {
     r"((?:HIVE_\w+|INVALID_\w+|NOT_SUPPORTED|NUMERIC_\w+): .+)": "{0}",
     r"^(No files found that match .+|Cannot open file .+)": "HIVE_CANNOT_OPEN_SPLIT: Error opening Hive split",

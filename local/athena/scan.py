@@ -1,4 +1,4 @@
-"""What Athena reads: which objects of a table a query needs, and their rows in the types of the table.
+"""The objects of a table for a query, and their rows in the types of the table.
 
 AWS facts: https://docs.aws.amazon.com/athena/latest/ug/openx-json-serde.html and
 https://docs.aws.amazon.com/athena/latest/ug/compression-formats.html
@@ -21,8 +21,7 @@ from local.athena.tables import PARQUET_TYPES, DataFile, QueryFailed, Table
 def prune(
     connection: duckdb.DuckDBPyConnection, table: Table, files: list[DataFile], alias: str, conditions: list[str]
 ) -> list[DataFile]:
-    """The files whose partition can match: the conditions that read nothing but partition columns are asked of the list
-    of partitions."""
+    """The files whose partition can match: conditions on partition columns alone filter the list of partitions."""
     if not conditions or not files:
         return files
     partitions = list(dict.fromkeys(file.partition for file in files))
@@ -52,7 +51,7 @@ def define_view(
         f"CREATE TABLE {view}_files AS SELECT {', '.join(f'unnest(?::VARCHAR[]) AS {quoted(n)}' for n in names)}",
         list(map(list, zip(*rows, strict=True))) if rows else [[] for _ in names],
     )
-    # The columns that no file has are NULL.
+    # Columns missing from every file are NULL.
     sources = [f"SELECT {', '.join(f'NULL AS {quoted(n)}' for n in ('$file', *table.columns))} WHERE false"]
     if table.is_parquet and files:
         options = "union_by_name = true, hive_partitioning = false, filename = '$file'"
@@ -99,7 +98,7 @@ def compression_of(path: str) -> str:
 
 
 def plain_file(file: DataFile, scratch: Path) -> str:
-    """A path that DuckDB can read: the object itself, or what was in Hadoop's Snappy container."""
+    """A path for DuckDB to read: the object itself, or the content of Hadoop's Snappy container."""
     if not file.path.endswith(".snappy"):
         return str(file.file)
     plain = scratch / f"{uuid.uuid4()}.json"
@@ -108,7 +107,7 @@ def plain_file(file: DataFile, scratch: Path) -> str:
 
 
 def hadoop_snappy(data: bytes) -> bytes:
-    """Decompress Hadoop's Snappy: blocks, each its plain size and the chunks that make it up; a chunk is its compressed
+    """Decompress Hadoop's Snappy: blocks, each its plain size and its chunks; a chunk is its compressed
     size and raw Snappy. Sizes are 4 bytes, big-endian."""
     plain, at = bytearray(), 0
     while at < len(data):

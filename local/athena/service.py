@@ -1,6 +1,6 @@
 """Amazon Athena on a laptop: its API and its CloudFormation resources. The queries run in `local.athena.run`.
 
-What a query answers here, it answers on AWS; what AWS refuses is refused here, in AWS's words. Work groups enforce
+A query answers as on AWS, or is refused as there, in AWS's words. Work groups enforce
 their result location and their limit of bytes scanned; a result is read by page or as a CSV object in the bucket.
 
 AWS facts: https://docs.aws.amazon.com/athena/latest/APIReference/Welcome.html
@@ -58,7 +58,7 @@ CONFIGURATION: dict[str, Callable[[Any], Any]] = {
 
 
 def only(what: str, values: Json, names: tuple[str, ...]) -> Json:
-    """The values as they are. Raises ValueError with the name of one that is not implemented."""
+    """The values as they are. Raises ValueError with the name of one not in `names`."""
     for name in values.keys() - set(names):
         raise ValueError(f"The local Athena does not implement {name} of {what}")
     return values
@@ -116,7 +116,7 @@ class Athena:
         )
 
     async def stop(self) -> None:
-        """Cancel every query that is not done, and end the threads."""
+        """Cancel every unfinished query, and end the threads."""
         for identifier in self.executions:
             self.stop_query_execution({"QueryExecutionId": identifier})
         await asyncio.gather(*self.tasks)
@@ -144,7 +144,7 @@ class Athena:
         return among[name]
 
     def resource(self, body: Json) -> str:
-        """The work group that a call is about, as policies name it: its own, or its query's; or the data catalog."""
+        """A call's work group, as policies name it: its own, or its query's; or the data catalog."""
         account = f"arn:aws:athena:{self.emulator.region}:{self.emulator.account}"
         if catalog := body.get("CatalogName") or body.get("Name"):
             return f"{account}:datacatalog/{catalog}"
@@ -159,8 +159,8 @@ class Athena:
         return found
 
     def start_query_execution(self, body: Json, principal: str | None = None) -> Json:
-        """Take a query and run it in the background, for the one who calls if not for another principal (a role's
-        session). What an enforced work group says wins over the call."""
+        """Take a query and run it in the background, for `principal` (a role's session) or else for the caller.
+        An enforced work group's settings win over the call's."""
         only("StartQueryExecution", body, (*START_MEMBERS, "ExecutionParameters"))
         sql, token = body["QueryString"], body.get("ClientRequestToken", str(uuid.uuid4()))
         if not 32 <= len(token) <= 128:
@@ -302,7 +302,7 @@ class Athena:
 
     def get_query_results(self, body: Json, principal: str | None = None) -> Json:
         """One page of a result; the first row of the first page holds the column names. Athena reads the result's
-        object with the rights of the one who calls, if not of another principal."""
+        object with the rights of `principal`, or else of the caller."""
         execution = self.execution(body)
         if execution.state != "SUCCEEDED":
             raise ValueError(f"Query has not yet finished. Current state: {execution.state}")
@@ -335,7 +335,7 @@ class Athena:
         return {}
 
     async def interrupt(self, execution: Execution) -> None:
-        """Interrupt what DuckDB does until the query has ended: between two steps, an interrupt has no effect."""
+        """Interrupt DuckDB until the query has ended: between two steps, an interrupt has no effect."""
         while not execution.completed:
             with contextlib.suppress(duckdb.ConnectionException):
                 if connection := execution.connection:
@@ -475,7 +475,7 @@ def split(location: str) -> tuple[str, str]:
 
 
 def manifest_of(execution: Execution) -> str:
-    """Where the list of the objects is that a CREATE TABLE AS wrote."""
+    """The path of a CREATE TABLE AS's list of objects."""
     folder, _, name = execution.output_location.rpartition("/")
     return f"{folder}/tables/{name.removesuffix('.csv')}-manifest.csv"
 
@@ -492,7 +492,7 @@ def column_info(name: str, kind: Type) -> Json:
 
 
 def csv(execution: Execution) -> bytes:
-    """The result object: every value in double quotes, NULL as nothing at all; what SHOW shows, as it is."""
+    """The result object: every value in double quotes, NULL as nothing at all; SHOW's rows as they are."""
     if execution.kind == "UTILITY":
         return "".join("\t".join(value or "" for value in row) + "\n" for row in execution.rows).encode()
     rows: list[list[str | None]] = [[name for name, _ in execution.columns], *execution.rows]

@@ -1,8 +1,8 @@
 """Athena's grammar: from the text of a statement to a tree of nodes, each with its place in the text.
 
-A parser of our own, because a tolerant one takes what Athena refuses: `LIMIT 1 OFFSET 2`, `a::int`, `SELECT a, FROM t`.
-GRAMMAR is Athena's grammar. What Athena has and the local Athena has not is refused by name; everything else that does
-not parse is `mismatched input`, as on Athena.
+A parser of our own, because tolerant ones take `LIMIT 1 OFFSET 2`, `a::int` and `SELECT a, FROM t`; Athena does not.
+GRAMMAR is Athena's grammar. Its parts not implemented here are refused by name; any other fault is `mismatched input`,
+as on Athena.
 
 Facts: https://trino.io/docs/current/sql/select.html
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-# Words that are names only in double quotes.
+# Words usable as names only in double quotes.
 RESERVED = frozenset(
     str.split(
         """ALTER AND AS BETWEEN BY CASE CAST CONSTRAINT CREATE CROSS CUBE CURRENT_CATALOG CURRENT_DATE CURRENT_PATH
@@ -25,14 +25,14 @@ RESERVED = frozenset(
     TABLE THEN TRIM TRUE UESCAPE UNION UNNEST USING VALUES WHEN WHERE WITH"""
     )
 )
-# Statements of Athena that the local Athena has not.
+# Statements of Athena not implemented here.
 OTHER_STATEMENTS = frozenset(
     str.split(
         """ALTER ANALYZE CALL COMMENT COMMIT CREATE DEALLOCATE DELETE DENY DESCRIBE DROP EXECUTE EXPLAIN GRANT INSERT
         MERGE MSCK OPTIMIZE PREPARE REFRESH RESET REVOKE ROLLBACK SET SHOW START TRUNCATE UNLOAD UPDATE USE VACUUM"""
     )
 )
-# Words that begin an expression of Athena that the local Athena has not.
+# First words of Athena's expressions not implemented here.
 OTHER_WORDS = frozenset(
     str.split(
         """CURRENT_CATALOG CURRENT_PATH CURRENT_ROLE CURRENT_SCHEMA CURRENT_USER JSON_ARRAY JSON_EXISTS JSON_OBJECT
@@ -57,9 +57,9 @@ FIELDS = {
     )
 } | {"DOW": "DAY_OF_WEEK", "DOY": "DAY_OF_YEAR", "YOW": "YEAR_OF_WEEK"}
 
-# A rule is a name and what it reads: WORDS, signs, other rules or kinds of token; [a] may be missing, (a | b) is the
-# first that is there, a* any number, a%, one or more with commas between. <kind> makes a node, part=a a part of it.
-# !"x" refuses what only the local Athena has not. What GRAMMAR does not define is a method of Parser.
+# A rule is a name and its elements: WORDS, signs, other rules or kinds of token; [a] may be missing, (a | b) is the
+# first to fit, a* any number, a%, one or more with commas between. <kind> makes a node, part=a a part of it.
+# !"x" refuses syntax not implemented here. A rule not defined in GRAMMAR is a method of Parser.
 GRAMMAR = r"""
 statement: create | show | other_statement | query
 create: CREATE TABLE IF !"CREATE TABLE IF NOT EXISTS" | CREATE TABLE qualified '(' !"CREATE TABLE without AS"
@@ -178,8 +178,8 @@ class Node:
 
 
 class Token:
-    """A word, sign or literal. `kind` is that of TOKEN, `value` the word in capitals or the text of a literal; `key` is
-    what GRAMMAR says for it."""
+    """A word, sign or literal. `kind` is from TOKEN, `value` the word in capitals or the text of a literal; `key` is
+    its form in GRAMMAR."""
 
     def __init__(self, kind: str, value: str, text: str, at: int) -> None:
         self.kind, self.value, self.text, self.at = kind, value, text, at
@@ -216,8 +216,8 @@ def tokenize(sql: str) -> list[Token]:
 
 @dataclass
 class Element:
-    """A part of a rule: what it reads, and under which name a node keeps it. `kind` is token, rule, missing, choice, or
-    optional; what a `separator` follows is a list."""
+    """A part of a rule; `part` is its name in a node. `kind` is token, rule, missing, choice, or optional; with a
+    `separator` it is a list."""
 
     kind: str
     name: str = ""
@@ -228,7 +228,7 @@ class Element:
 
 @dataclass
 class Choice:
-    """Elements one after the other, of which a node is made if `kind` says so."""
+    """Elements one after the other; they make a node if `kind` names one."""
 
     kind: str
     elements: list[Element]
@@ -281,19 +281,19 @@ RULES = read_grammar(GRAMMAR)
 
 
 class Parser:
-    """Reads one statement. A rule gives what it read, or None where it does not fit; then nothing is read."""
+    """Reads one statement. A rule gives its value, or None if it does not fit; then nothing is read."""
 
     def __init__(self, sql: str) -> None:
         self.sql, self.tokens, self.next, self.furthest = sql, tokenize(sql), 0, 0
         self.is_hive = self.tokens[0].value in ("SHOW", "DESCRIBE", "DESC")  # whose names may have backquotes
-        self.known: dict[tuple[str, int], tuple[Any, int, dict[str, Any]]] = {}  # what was read before
+        self.known: dict[tuple[str, int], tuple[Any, int, dict[str, Any]]] = {}  # rules read before
 
     @property
     def token(self) -> Token:
         return self.tokens[self.next]
 
     def fail(self) -> ValueError:
-        """The error at the token that no rule took."""
+        """The error at the furthest token reached."""
         token = self.tokens[max(self.furthest, self.next)]
         reason = f"mismatched input '{token.text}'"
         if token.kind == "back":
@@ -303,7 +303,7 @@ class Parser:
     # --- The grammar
 
     def rule(self, name: str, parts: dict[str, Any] | None = None) -> Any:
-        """What a rule reads. The parts of a rule that makes no node are those of the node around it."""
+        """A rule's value. If the rule makes no node, its parts go to the node around it."""
         start = self.next
         if (name, start) not in self.known:
             got: dict[str, Any] = {}
@@ -315,7 +315,7 @@ class Parser:
         return value
 
     def choice(self, choices: list[Choice], parts: dict[str, Any]) -> Any:
-        """The first of several that fits: its node, or the last part that it read, apart from words and signs."""
+        """The first of several to fit: its node, or its last part apart from words and signs."""
         start = self.next
         self.furthest = max(self.furthest, start)
         for one in choices:
@@ -399,7 +399,7 @@ class Parser:
         return token.text if token.kind == "word" else token.value
 
     def alias(self) -> str | None:
-        """A name, unless a clause comes that begins with a word that may be one."""
+        """A name, unless the word begins a clause, such as LIMIT."""
         following = self.tokens[min(self.next + 1, len(self.tokens) - 1)]
         clauses = {
             "LIMIT": following.key in ("integer", "number", "ALL", "?"),
@@ -409,7 +409,7 @@ class Parser:
         }
         return self.take() if clauses.get(self.token.key) else self.name()
 
-    # --- What binds more or less tightly
+    # --- Operators, from loose to tight
 
     def term(self, kinds: tuple[str, ...] = ("UNION", "EXCEPT")) -> Node | None:
         """Set operations: INTERSECT binds more tightly than the other two."""
@@ -482,7 +482,7 @@ class Parser:
             value = Node(made.kind, value.at, value=value, **made.parts)
         return value
 
-    # --- What only the local Athena has not
+    # --- Parts not implemented here
 
     def other_statement(self) -> None:
         if self.token.key in OTHER_STATEMENTS and not self.sees("CREATE", "TABLE"):
@@ -492,7 +492,7 @@ class Parser:
         if self.token.key in OTHER_WORDS:
             raise Missing(self.token.text)
 
-    # --- Nodes that are made of others
+    # --- Nodes made of others
 
     def make_aliased(self, node: Node) -> Node:
         relation: Node = node["relation"]
@@ -531,7 +531,7 @@ class Parser:
         )
 
     def function(self, node: Node, name: str, *parts: str) -> Node:
-        """The call that a special form, such as TRIM(... FROM ...), means."""
+        """A special form, such as TRIM(... FROM ...), as a call."""
         return Node("call", node.at, name=name, arguments=[node[part] for part in parts if node[part]], order=[])
 
     def make_typed(self, node: Node) -> Node:
@@ -556,7 +556,7 @@ class Parser:
 
 
 def parse(sql: str) -> Node:
-    """Read one statement. Raises ValueError, which StartQueryExecution answers, or Missing."""
+    """Read one statement. Raises ValueError with StartQueryExecution's answer, or Missing."""
     parser = Parser(sql)
     try:
         made: Node | None = parser.rule("statement")

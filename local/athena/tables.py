@@ -1,7 +1,7 @@
-"""The tables that Athena reads: Glue's columns, and which objects a table has.
+"""Athena's tables: Glue's columns, and the objects of a table.
 
-A table's partitions follow from its partition projection, or are those that the catalog lists, each with a location of
-its own. What is not implemented is refused by name, not guessed.
+A table's partitions follow from its partition projection, or from the catalog's list, each with a location of its own.
+Features not implemented are refused by name, not guessed.
 
 AWS facts: https://docs.aws.amazon.com/athena/latest/ug/partition-projection.html and
 https://docs.aws.amazon.com/athena/latest/ug/partitions.html
@@ -32,7 +32,7 @@ COLUMN_TYPES = {"string": "VARCHAR", "int": "INTEGER"} | {
     name: name.upper() for name in ("double", "bigint", "boolean", "date", "timestamp")
 }
 DECIMAL = re.compile(r"decimal\(\d+, ?\d+\)")
-# The Parquet types, as DuckDB calls them, that Athena reads into a column of another name.
+# Parquet types, as DuckDB calls them, readable into a column of another name.
 PARQUET_TYPES = {
     "VARCHAR": {"BLOB"},
     "BIGINT": {"INTEGER"},
@@ -59,7 +59,7 @@ class DataFile:
 
 
 def data_file(bucket: str, key: str, file: Path, at: int, partition: tuple[str | None, ...]) -> Iterator[DataFile]:
-    """The object, unless it is empty, gone by now, or hidden by a name of what is in its key from `at` on."""
+    """The object, unless it is empty, gone by now, or hidden: a name in its key from `at` on begins with _ or a dot."""
     if not any(part[:1] in ("_", ".") for part in key[at:].split("/")):
         with contextlib.suppress(FileNotFoundError):
             if size := file.stat().st_size:
@@ -98,7 +98,7 @@ class Table:
         return types
 
     def is_registered(self) -> bool:
-        """Whether the table's partitions are those that the catalog lists."""
+        """Whether the table's partitions are listed in the catalog."""
         return bool(self.keys) and self.parameters.get("projection.enabled", "").lower() != "true"
 
     def files(self, emulator: Emulator) -> list[DataFile]:
@@ -106,7 +106,7 @@ class Table:
         return list(self._registered(emulator) if self.is_registered() else self._projected(emulator))
 
     def _projected(self, emulator: Emulator) -> Iterator[DataFile]:
-        """What lies outside the range of the projection is not seen, without a word, as on AWS."""
+        """Objects outside the range of the projection are silently left out, as on AWS."""
         template, values = self._projection()
         bucket, _, key_template = template.removeprefix("s3://").partition("/")
         parts = re.split(r"\$\{(\w+)}", key_template)  # text, column, text, column, ... text
@@ -117,7 +117,7 @@ class Table:
                 yield from data_file(bucket, key, file, match.end(), tuple(match[column] for column in self.keys))
 
     def _registered(self, emulator: Emulator) -> Iterator[DataFile]:
-        """One look at the catalog: each partition has the location that it had at that moment, whole."""
+        """One look at the catalog: each partition has its location of one moment, whole."""
         for listed in emulator.glue_partitions(*self.name.split(".", 1)):
             storage, values = listed["StorageDescriptor"], listed["Values"]
             self._check_partition(storage, values)
@@ -127,7 +127,7 @@ class Table:
                 yield from data_file(bucket, key, file, len(prefix) + 1, partition)
 
     def _check_partition(self, storage: StorageDescriptor, values: list[str]) -> None:
-        """A partition has a schema of its own, which must be the table's."""
+        """A partition's own schema must be the table's."""
         name = "/".join(f"{key}={value}" for key, value in zip(self.keys, values, strict=True))
         library = (storage.get("SerdeInfo") or SerdeInfo()).get("SerializationLibrary")
         if library != (PARQUET_SERDE if self.is_parquet else JSON_SERDE):
@@ -141,7 +141,7 @@ class Table:
                 )
 
     def _projection(self) -> tuple[str, dict[str, Values]]:
-        """The template of a partition's location, and what values each partition column can have."""
+        """The template of a partition's location, and the possible values of each partition column."""
         if not self.keys:
             return self.location, {}
         default = self.location + "".join(f"{key}=${{{key}}}/" for key in self.keys)

@@ -22,21 +22,21 @@ def result_type(kind: Type) -> str:
 
 
 def offset(zone: str) -> timedelta | None:
-    """What an offset such as +05:30 adds to UTC; None for the name of a zone."""
+    """The difference of an offset such as +05:30 from UTC; None for the name of a zone."""
     if found := OFFSET.fullmatch(zone):
         return timedelta(hours=int(found[2]), minutes=int(found[3])) * (1 if found[1] == "+" else -1)
     return timedelta() if zone == "UTC" else None
 
 
 def wall(moment: datetime, zone: str) -> datetime:
-    """What the clock shows in a zone at a moment of UTC."""
+    """The clock's time in a zone at a moment of UTC."""
     if (ahead := offset(zone)) is not None:
         return moment + ahead
     return moment.replace(tzinfo=UTC).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
 
 
 def moment(clock: datetime, zone: str) -> datetime:
-    """The moment of UTC at which the clock shows this in a zone."""
+    """The moment of UTC for a clock's time in a zone."""
     if (ahead := offset(zone)) is not None:
         return clock - ahead
     return clock.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC).replace(tzinfo=None)

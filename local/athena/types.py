@@ -1,4 +1,4 @@
-"""Trino's types: which there are, which become which, and what DuckDB keeps their values in.
+"""Trino's types, their conversions, and DuckDB's form of their values.
 
 A map is a list of entries, a row a struct of f0, f1 ..., JSON its text, an interval a number of milliseconds or months.
 A timestamp with a time zone is the moment in UTC where the zone is known beforehand; else a struct of both.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-INTEGERS = {"tinyint": 3, "smallint": 5, "integer": 10, "bigint": 19}  # with the digits of the decimal that they become
+INTEGERS = {"tinyint": 3, "smallint": 5, "integer": 10, "bigint": 19}  # with the digits of their decimals
 NUMBERS = (*INTEGERS, "decimal", "real", "double")
 ZONED, DAYS, MONTHS = "timestamp with time zone", "interval day to second", "interval year to month"
 MAX_DIGITS = 38
@@ -93,12 +93,12 @@ def array(item: Type) -> Type:
 
 
 def digits(kind: Type) -> tuple[int, int]:
-    """Precision and scale of a decimal, or of the one that an integer becomes."""
+    """Precision and scale of a decimal, or of an integer as a decimal."""
     return (kind.size[0], kind.size[1]) if kind.name == "decimal" else (INTEGERS[kind.name], 0)
 
 
 def common(one: Type, other: Type) -> Type | None:
-    """The type that values of both become without a CAST, if there is any."""
+    """The type of both without a CAST, or None."""
     if one.name == "unknown" or other.name == "unknown":
         return other if one.name == "unknown" else one
     if one.name == other.name:

@@ -1,7 +1,7 @@
-"""Functions of Athena that DuckDB has not, or has otherwise: dates, JSON, patterns, addresses, percentiles.
+"""Functions of Athena missing or different in DuckDB: dates, JSON, patterns, addresses, percentiles.
 
-DuckDB calls each function of FUNCTIONS under its name. It raises QueryFailed in Athena's words for what Athena refuses,
-and Missing for what only the local Athena does not do.
+DuckDB calls each function of FUNCTIONS under its name. It raises QueryFailed in Athena's words where Athena fails, and
+Missing for cases not implemented here.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def format_moment(at: datetime, pattern: str, mysql: bool) -> str:
 
 
 def parse_moment(text: str, pattern: str, mysql: bool) -> datetime:
-    """The moment in a text. Fields that the pattern has not are those of 1970-01-01."""
+    """The moment in a text. Fields missing from the pattern are those of 1970-01-01."""
     parts = layout(pattern, mysql)
     expression, letters = "", []
     for position, (field, literal) in enumerate(parts):
@@ -233,7 +233,7 @@ CLOCK = r"\s*(\d{4})-(\d{1,2})-(\d{1,2})(?: (\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\
 
 
 def zoned_clock(text: str, error: str = "") -> tuple[datetime, str, int]:
-    """A timestamp as it is written in SQL: what the clock shows, the zone or nothing, the number of decimals."""
+    """A timestamp as written in SQL: the clock's time, the zone or nothing, the number of decimals."""
     found = re.fullmatch(rf"{CLOCK}\s*([A-Za-z+-][\w/:+-]*)?\s*", text, re.ASCII)
     try:
         if found:
@@ -291,12 +291,12 @@ def steps_of(path: str) -> tuple[str, ...]:
 
 
 def after_space(text: str, at: int) -> int:
-    """Where the white space that may begin at `at` ends."""
+    """The end of any white space at `at`."""
     return SPACE.match(text, at).end()  # type: ignore[union-attr] # it matches nothing, too
 
 
 def follow(text: str, at: int, steps: tuple[str, ...]) -> Any:
-    """The value at a path, read no further than that. Raises ValueError for bad JSON, KeyError if it is not there."""
+    """The value at a path; text behind it is not read. Raises ValueError for bad JSON, KeyError if it is not there."""
     at = after_space(text, at)
     opening = text[at : at + 1]
     if not steps:
@@ -346,7 +346,7 @@ def quote(text: str) -> str:
 
 
 def at_path(show_found: Callable[[Any], Any]) -> Callable[[str, str], Any]:
-    """A function of a JSON text and a path: what is made of the value there, NULL if there is none."""
+    """A function of a JSON text and a path: `show_found` of the value there, NULL if there is none."""
 
     def read(text: str, path: str) -> Any:
         steps = steps_of(path)
@@ -680,7 +680,7 @@ def java_format(template: str, *values: Any, kinds: tuple[Type, ...]) -> str:
 
 
 def url_part(text: str, function: str) -> str | None:
-    """The part of an address that a function is named for, as java.net.URI reads it; None for what it does not read."""
+    """A function's part of an address, as java.net.URI reads it; None if it cannot read the address."""
     part = function.removeprefix("url_extract_")
     if re.search(r"[\s\"<>\\^`{|}]", text) or re.search(r"%(?![0-9a-fA-F]{2})", text):
         return None
@@ -832,7 +832,7 @@ def check_steps(count: float) -> float:
 def map_of(
     pairs: list[dict[str, Any]], kind: Type, first: bool = False, many: bool = False
 ) -> list[dict[str, Any]] | None:
-    """The entries of a map: an aggregate takes the first value of a key, or all, and no keys that are NULL."""
+    """The entries of a map: an aggregate takes the first value of a key, or all, and no NULL keys."""
     made: dict[Any, dict[str, Any]] = {}
     for pair in pairs:
         key = repr(pair["k"])
