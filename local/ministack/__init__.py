@@ -1,18 +1,17 @@
-"""MiniStack, which emulates what this product uses as it is: CloudFormation, S3, Lambda, IAM, DynamoDB, SQS, Step
-Functions, Glue's catalog, CloudWatch and others. The engines beside this package replace the rest, and reach everything
-through `Emulator`.
+"""MiniStack emulates CloudFormation, S3, Lambda, IAM, DynamoDB, SQS, Step Functions, Glue's catalog, CloudWatch and
+other services. The engines beside this package replace the rest, and reach everything through `Emulator`.
 
 The modules of this package and no others know MiniStack's own names. Those with an underscore may move with any
 release: its version is pinned, and a test asks for each of them. A module is a class, and `Emulator` is all of them:
 
     process         how MiniStack is configured, called and saved
-    cloudformation  which types of resources it makes, by whom, and with whose rights
-    deployer        the calls behind each resource, for which who deploys needs the right
+    cloudformation  the types of resources, by whom they are made, and with whose rights
+    deployer        the calls behind each resource: the deployer needs the right to each
     access          roles, sessions, signatures, API keys
     storage         objects, and the tables of Glue's catalog
     compute         functions, the tasks of state machines, the targets of schedules
     monitoring      log lines, metrics, alarms, the depths of queues
-    corrections     functions of MiniStack that do otherwise than AWS, wrapped
+    corrections     wrappers of MiniStack's functions where they differ from AWS
 """
 
 from __future__ import annotations

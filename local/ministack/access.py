@@ -1,4 +1,4 @@
-"""Who may do what: roles and their sessions, signatures of requests, API keys with their usage plans."""
+"""Permissions: roles and their sessions, signatures of requests, API keys with their usage plans."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SIGNATURE_ERRORS = {
 
 
 class AccessDenied(Exception):
-    """A role may not do what it tried; the text is the sentence that AWS answers."""
+    """A role or user lacks a permission; the text is AWS's sentence."""
 
 
 class InvalidSignature(Exception):
@@ -57,10 +57,10 @@ class Access(Process):
         self._answer((role_arn, service, action, resource, ""))
 
     def authorize_session(self, session: str, action: str, resource: str, prefix: str = "") -> None:
-        """Raise AccessDenied unless the policies of a user, or of the role that somebody has assumed, allow the action.
+        """Raise AccessDenied unless the policies of a user, or of an assumed role, allow the action.
 
         `session` is arn:aws:iam::<account>:user/<name> or arn:aws:sts::<account>:assumed-role/<role>/<name>, `prefix`
-        is what a list of objects begins with.
+        is the prefix of a list of objects.
         """
         self._answer((session, "", action, resource, prefix))
 
@@ -70,8 +70,8 @@ class Access(Process):
         return f"arn:aws:sts::{ACCOUNT}:assumed-role/{role_arn.rsplit('/', 1)[-1]}/{name}"
 
     def caller(self) -> str:
-        """The user, or the session of the role, whose credentials signed the call that a service handler answers; empty
-        for the account's root."""
+        """The user, or the session of the role, whose credentials signed the call to a service handler; empty for the
+        account's root."""
         arn: str = self._iam.caller_arn()
         return arn if ":assumed-role/" in arn or ":user/" in arn else ""
 
@@ -87,7 +87,7 @@ class Access(Process):
             raise AccessDenied(reason)
 
     def _reason_against(self, principal: str, service: str, action: str, resource: str, prefix: str) -> str | None:
-        """`principal` is the role that the service assumes; or a session or user, and then `service` is empty."""
+        """`principal` is the role assumed by the service; or a session or user, and then `service` is empty."""
         session = self.session(principal, service.split(".")[0]) if service else principal
         if is_user := ":user/" in session:
             name = session.rsplit("/", 1)[-1]
@@ -110,7 +110,7 @@ class Access(Process):
                 action=action,
                 resource_arn=resource,
                 region=REGION,
-                # An engine stands for an AWS service, and those talk to each other over TLS.
+                # An engine acts as an AWS service, and those talk to each other over TLS.
                 secure_transport=True,
                 service_context=context,
                 principal_keys=keys,
@@ -161,7 +161,7 @@ class Access(Process):
         credential = self._iam.resolve_credential(signature.access_key_id, ACCOUNT, token)
         if isinstance(credential, self._iam.CredentialResolutionError):
             raise InvalidSignature(credential.code, credential.message)
-        # The hash of the body is ours, whatever the client says that it is.
+        # The hash of the body is ours, not the client's.
         signed = {**headers, "x-amz-content-sha256": hashlib.sha256(body).hexdigest()}
         query = parse_qs(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True)
         path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
@@ -175,7 +175,7 @@ class Access(Process):
     def authorize_caller(self, calls: Iterable[Call]) -> None:
         """Raise AccessDenied unless the policies of the user or role whose API call has led here allow all of `calls`.
 
-        The account's root may do everything, and so may what no API call has started."""
+        The account's root may do everything, and so may work not started by an API call."""
         key = self._iam._verified_key.get()
         if not key:
             return
@@ -206,7 +206,7 @@ class Access(Process):
         return None
 
     def name_resources(self, service: str, name: Callable[[Json], str]) -> None:
-        """Let policies on the calls of one service be asked about the resource that `name` finds for a call's body."""
+        """Ask policies on the calls of one service about the resource found by `name` for a call's body."""
 
         def resource_arn(called: str, method: str, path: str, headers: Any, body: bytes, *more: Any) -> str:
             if called == service:

@@ -1,7 +1,7 @@
-"""Which types of resources CloudFormation makes, and with whose rights.
+"""CloudFormation's types of resources, and the rights to make them.
 
-A type is an engine's own, or MiniStack's with properties that are checked. CloudFormation makes, changes and deletes a
-resource with the rights of who deploys; MiniStack does so with its own.
+A type is an engine's own, or MiniStack's with checked properties. CloudFormation makes, changes and deletes a resource
+with the deployer's rights; MiniStack does so with its own.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Delete = Callable[[str, Json], None]
 
 
 class CloudFormation(Access):
-    """MiniStack's CloudFormation, which calls a handler for each type of resource."""
+    """MiniStack's CloudFormation, with a handler for each type of resource."""
 
     def __init__(self, directory: Path, port: int) -> None:
         super().__init__(directory, port)
         from ministack.services.cloudformation import provisioners
 
         self.resource_handlers: dict[str, dict[str, Any]] = provisioners._RESOURCE_HANDLERS
-        """By type of resource, what makes, changes and deletes one."""
+        """By type of resource, the functions to make, change and delete one."""
         self._replacing_properties = provisioners._REPLACING_PROPERTIES
 
     def add_resource(
@@ -42,7 +42,7 @@ class CloudFormation(Access):
         """Let CloudFormation make a type of resource; a change of a `replacing` property makes a new one.
 
         The functions get resolved properties and return a physical id (Ref) with attributes (Fn::GetAtt). A ValueError
-        fails the resource, with its text as the reason that the user sees.
+        fails the resource, with its text as the reason shown to the user.
         """
         handlers: dict[str, Any] = {"create": create, "delete": delete}
         if update:
@@ -51,7 +51,7 @@ class CloudFormation(Access):
         self._replacing_properties[resource_type] = replacing
 
     def check_resource(self, resource_type: str, check: Callable[[Json], None]) -> None:
-        """Let MiniStack make a type of resource as it does, but only of properties for which `check` raises nothing."""
+        """Let MiniStack make a type of resource as it does, unless `check` raises an error for the properties."""
         handlers = dict(self.resource_handlers[resource_type])
 
         def checked(name: str, position: int) -> Callable[..., Any]:
@@ -73,7 +73,7 @@ class CloudFormation(Access):
             self.resource_handlers[resource_type] = self._authorized(resource_type, handlers)
 
     def _authorized(self, resource_type: str, handlers: dict[str, Any]) -> dict[str, Any]:
-        """The handlers of a type, each of which first sees that the caller may do what CloudFormation will."""
+        """The handlers of a type; each first checks the caller's right to CloudFormation's calls."""
 
         def authorize(operation: str, name: str, properties: Json) -> None:
             try:

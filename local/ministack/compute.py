@@ -1,4 +1,4 @@
-"""What runs: functions, the tasks of state machines, the targets of schedules."""
+"""Functions, the tasks of state machines, the targets of schedules."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class Compute(Process):
         return role
 
     def add_tasks(self, perform: Task, count: Callable[[str, str], None]) -> None:
-        """Let each task of Step Functions be performed by a function, which gets the state machine's role, the task's
-        resource and arguments, what MiniStack would do, and whether the execution is still to go on. `count` gets the
-        ARN of the state machine and the name of a metric when an execution has started, and when it has failed."""
+        """Let `perform` do each task of Step Functions: it gets the state machine's role, the task's resource and
+        arguments, MiniStack's own action, and whether the execution is still to go on. `count` gets the ARN of the
+        state machine and the name of a metric when an execution has started, and when it has failed."""
         running: ContextVar[str] = ContextVar("running")
 
         def run_execution(arn: str) -> None:

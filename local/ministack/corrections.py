@@ -1,4 +1,4 @@
-"""Functions of MiniStack that do otherwise than AWS, or change something unheard: each wrapped by one of ours."""
+"""Wrappers of MiniStack's functions where they differ from AWS, or change something unheard."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from local.ministack.process import ACCOUNT, REGION, Json
 Function = Callable[..., Any]
 
 MESSAGE_BYTES = 1_048_576
-"""What SQS takes in one message, and in all messages of one batch."""
+"""SQS's limit for one message, and for all messages of one batch."""
 
 
 def correct(on_change: Callable[[str], None], authorize: Callable[[str, str, str, str], None]) -> None:
-    """Wrap them, once a process; `on_change` gets the name of a service that a thread of MiniStack's has changed, and
-    `authorize` is that of `Access`."""
+    """Wrap them, once a process; `on_change` gets the name of a service changed by a thread of MiniStack's, and
+    `authorize` is `Access.authorize`."""
     from ministack.core import iam_actions, iam_evaluator
     from ministack.services import cloudformation, lambda_svc, s3, sqs, stepfunctions
     from ministack.services.cloudformation import changesets, engine, handlers, helpers, provisioners, stacks
 
     engine.CfnLoader = with_libyaml(engine.CfnLoader)
-    # Saving follows the calls that come in, and these two go on without one.
+    # Saving follows incoming calls, and these two go on without one.
     lambda_svc._run_sqs_batch = noting(lambda_svc._run_sqs_batch, lambda: on_change("sqs"))
     stepfunctions._add_event = noting(stepfunctions._add_event, lambda: on_change("stepfunctions"))
     iam_actions.extract_iam_action = single_calls(iam_actions.extract_iam_action)
@@ -66,14 +66,14 @@ def correct(on_change: Callable[[str], None], authorize: Callable[[str, str, str
 
 
 def with_libyaml(loader: type[yaml.SafeLoader]) -> type:
-    """The loader of templates on libyaml, which takes a tenth of the time, where PyYAML comes with it."""
+    """The loader of templates on libyaml, in a tenth of the time, if PyYAML comes with it."""
     if not yaml.__with_libyaml__:
         return loader
     return type(loader.__name__, (yaml.CSafeLoader,), {"yaml_constructors": loader.yaml_constructors})
 
 
 def noting(change: Function, note: Callable[[], None]) -> Function:
-    """A function that says when it has changed something."""
+    """The function, followed by `note`."""
 
     def change_and_note(*arguments: Any) -> Any:
         result = change(*arguments)
@@ -96,7 +96,7 @@ def encryption_xml(properties: Json) -> bytes:
 
 
 def single_calls(action_of: Function) -> Function:
-    """A batch of SQS needs the permission of the single call; MiniStack asks for one that AWS does not know."""
+    """A batch of SQS needs the permission of the single call; MiniStack asks for one unknown to AWS."""
     return lambda *call: re.sub("^(sqs:.+)Batch$", r"\1", action_of(*call) or "") or None
 
 
@@ -180,8 +180,8 @@ def batch_too_long(error: Function) -> Callable[[str, int], None]:
 
 
 def named_errors(execute: Callable[..., Json]) -> Callable[..., Json]:
-    """The type of a function's error is the class of its exception, which the last line of the traceback in its log
-    names; MiniStack's is always Runtime.HandlerError."""
+    """The type of a function's error is the class of its exception, named in the last line of the traceback in its
+    log; MiniStack's is always Runtime.HandlerError."""
 
     def execute_and_name(*arguments: Any) -> Json:
         answer = execute(*arguments)
@@ -195,7 +195,7 @@ def named_errors(execute: Callable[..., Json]) -> Callable[..., Json]:
 
 
 def conditional(resolve: Callable[..., Json], evaluate: Callable[..., Json]) -> Callable[..., Json]:
-    """The template that a change set compares has no resource whose condition is false; MiniStack's has them all."""
+    """A change set compares templates without resources whose condition is false; MiniStack's have them all."""
 
     def resolve_those_made(template: Json, parameters: Json, *stack: str) -> Json:
         resolved = resolve(template, parameters, *stack)
@@ -211,8 +211,8 @@ def conditional(resolve: Callable[..., Json], evaluate: Callable[..., Json]) -> 
 
 
 def permitted_logs(write: Function, authorize: Callable[[str, str, str, str], None]) -> Function:
-    """Lambda writes a function's log with the function's role. One that may not is lost, with the metrics that are
-    in it; the function runs on, and nobody is told.
+    """Lambda writes a function's log with the function's role. Without the permission the log is lost, with the
+    metrics in it; the function runs on, and nobody is told.
 
     https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs.html
     """
@@ -231,8 +231,7 @@ def permitted_logs(write: Function, authorize: Callable[[str, str, str, str], No
 
 
 def remembering(update: Function, stacks: Any) -> Function:
-    """A resource that an update leaves as it is keeps its attributes; for one of a nested stack MiniStack leaves out
-    what they were."""
+    """A resource unchanged by an update keeps its attributes; for one of a nested stack MiniStack leaves them out."""
 
     def update_remembering(*arguments: Any) -> Any:
         if len(arguments) == 6:
@@ -262,8 +261,7 @@ def deleted_as_a_stack(
 
 
 def without_leftovers(create: Function, delete: Function, stacks: MutableMapping[str, Json]) -> Function:
-    """A nested stack that cannot be made takes back what it has made so far, since its parent is rolled back;
-    MiniStack forgets it there."""
+    """A failed nested stack deletes its resources, since its parent is rolled back; MiniStack forgets it there."""
 
     def create_or_nothing(logical_id: str, properties: Json, parent: str) -> Any:
         try:
@@ -280,7 +278,7 @@ def without_leftovers(create: Function, delete: Function, stacks: MutableMapping
 
 def named_by_stack(create: Function, name_of: Callable[[str, str], str]) -> Function:
     """A log group without a name is named as everything else is: stack, logical id, suffix. MiniStack names it
-    /aws/cloudformation/..., where the policy of who may deploy stacks of some names does not reach."""
+    /aws/cloudformation/..., beyond the policy of a deployer of stacks of some names."""
 
     def create_named(logical_id: str, properties: Json, stack: str) -> Any:
         return create(logical_id, {"LogGroupName": name_of(stack, logical_id), **properties}, stack)
@@ -298,7 +296,7 @@ def keeping_name(update: Function) -> Function:
 
 
 def one_at_a_time(change: Function, stack_of: Callable[[Any], Json], refuse: Callable[[str], Any]) -> Function:
-    """A stack that is being changed takes no other change; MiniStack would carry out both at the same time."""
+    """A stack takes no other change during a change; MiniStack would carry out both at the same time."""
 
     def change_or_refuse(call: Any) -> Any:
         stack = stack_of(call)

@@ -1,6 +1,6 @@
-"""What CloudFormation does with the rights of who deploys: the calls behind a resource, and on which ARNs.
+"""CloudFormation's calls with the deployer's rights: the calls behind a resource, and their ARNs.
 
-deployer.json has the calls by type and operation, for the types and properties that this product's templates have. They
+deployer.json has the calls by type and operation, for the types and properties in this product's templates. They
 follow from CloudFormation's own registry (tests/registry.py).
 
 AWS facts: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/control-access-with-iam.html and
@@ -28,7 +28,7 @@ _ON_EVERYTHING = re.compile(
 )
 # CloudFormation names these without their stack.
 _NAMED_BY_LOGICAL_ID = {"AWS::SecretsManager::Secret", "AWS::StepFunctions::StateMachine"}
-# To whom CloudFormation hands the roles that are in a resource.
+# The services given the roles in a resource by CloudFormation.
 _PASSED_TO = {
     "AWS::ApiGateway::RestApi": "apigateway.amazonaws.com",
     "AWS::KinesisFirehose::DeliveryStream": "firehose.amazonaws.com",
@@ -40,7 +40,7 @@ _PASSED_TO = {
 
 @dataclass(frozen=True)
 class Call:
-    """An action on a resource, with the keys that conditions may ask for."""
+    """An action on a resource, with the keys for conditions."""
 
     action: str
     resource: str
@@ -62,7 +62,7 @@ def calls(operation: str, resource_type: str, name: str, properties: Json) -> It
 
 
 def new_name(resource_type: str, logical_id: str, properties: Json, stack: str) -> str:
-    """The physical id that a resource will have, as far as a policy can know it."""
+    """A new resource's physical id, as far as a policy can know it."""
     kind = resource_type.rpartition("::")[2]
     of_catalog = properties.get(f"{kind}Input", properties)
     given = of_catalog.get(f"{kind}Name") or of_catalog.get("Name")
@@ -121,7 +121,7 @@ def _paths(action: str, resource_type: str, name: str, properties: Json) -> list
     }[resource_type.rpartition(":")[2]]
     item = parent if action == "apigateway:POST" else f"{parent}/{name}"
     prefix = f"arn:aws:apigateway:{REGION}::"
-    # CloudFormation tags what it makes by a call of its own.
+    # CloudFormation tags a new resource by a call of its own.
     tags = [f"{prefix}/tags/{quote(prefix + item, safe='')}"] * (action == "apigateway:PUT")
     return [f"{prefix}{item}", *tags]
 

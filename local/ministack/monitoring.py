@@ -1,4 +1,4 @@
-"""What is watched: lines of logs, metrics, alarms, and how many messages wait in queues."""
+"""Lines of logs, metrics, alarms, and the numbers of messages in queues."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Monitoring(Process):
         self._queues, self._queues_lock, self._refresh_counts = sqs._queues, sqs._queues_lock, sqs._refresh_counts
 
     def log(self, group: str, stream: str, message: str) -> None:
-        """Put one line into CloudWatch Logs. A group or stream that is missing loses it, as it would on AWS."""
+        """Put one line into CloudWatch Logs. Without the group or stream it is lost, as on AWS."""
         event = {"timestamp": int(time.time() * 1000), "message": message}
         self._put_log_events({"logGroupName": group, "logStreamName": stream, "logEvents": [event]})
 
     def watch_log(self, watch: Callable[[str], None]) -> None:
-        """Show `watch` each line that is written to CloudWatch Logs, by whomever."""
+        """Show `watch` each line written to CloudWatch Logs, by whomever."""
 
         def append(stream: Json, events: list[Json]) -> None:
             self._append_log_events(stream, events)
@@ -94,8 +94,8 @@ class Monitoring(Process):
         self._put_metric_data({}, {"Namespace": namespace, "MetricData": metric_data}, False, is_json=True)
 
     def statistics(self, statistic: Statistic, periods: int, now: float) -> list[float | None]:
-        """The statistic in each of the last periods, which end `now` (epoch seconds); the newest first, and None for
-        a period without values."""
+        """The statistic in each of the last periods up to `now` (epoch seconds); the newest first, and None for a
+        period without values."""
         points = self._metrics.get(
             (statistic.namespace, statistic.name, self._dimensions_key(statistic.dimensions)), []
         )
@@ -120,7 +120,7 @@ class Monitoring(Process):
         return alarms
 
     def set_alarm_state(self, name: str, state: str, reason: str) -> None:
-        """Change an alarm's state, and publish that to its topics."""
+        """Change an alarm's state, and publish it to its topics."""
         request = {"AlarmName": name, "StateValue": state, "StateReason": reason}
         self._set_alarm_state({}, request, False, is_json=True)
         self.on_change("cloudwatch")

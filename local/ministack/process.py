@@ -29,14 +29,14 @@ class ServiceError(Exception):
 
 
 def dump(value: Any, file: TextIO, **options: Any) -> None:
-    """What `json.dump` does, which encodes in Python; `json.dumps` does it in C, in a third of the time. MiniStack
-    writes what it holds of a service after every change."""
+    """`json.dump`, encoded in C by `json.dumps` instead of in Python, in a third of the time: MiniStack writes the
+    state of a service after every change."""
     file.write(json.dumps(value, **options))
 
 
 class Process:
-    """MiniStack's process: what every other part of `Emulator` is on. `on_change` is told the name of a service
-    that a thread of MiniStack's has changed."""
+    """MiniStack's process, the base of every other part of `Emulator`. `on_change` is told the name of a service
+    changed by a thread of MiniStack's."""
 
     account = ACCOUNT
     region = REGION
@@ -45,7 +45,7 @@ class Process:
         self.directory = directory
         self.on_change: Callable[[str], None] = lambda service: None
         os.environ.update(
-            # Everybody is who their credentials say, and may do what their policies say: as on AWS.
+            # Credentials and policies are checked, as on AWS.
             AUTH="true",
             AWS_ACCESS_KEY_ID="test",
             AWS_SECRET_ACCESS_KEY="test",
@@ -77,7 +77,7 @@ class Process:
         self._persisted, self._save_state = app._build_persistence_save_dict, persistence.save_state
 
     def service(self, name: str) -> ServiceHandler:
-        """What answers the calls to a service."""
+        """The handler of calls to a service."""
         return self._services[name]
 
     def add_service(self, name: str, handler: ServiceHandler) -> None:
@@ -95,8 +95,8 @@ class Process:
         query: dict[str, list[str]] | None = None,
         more_headers: dict[str, str] | None = None,
     ) -> Answer:
-        """A service's answer to the account itself: what an engine does for a role has been authorised by then.
-        `target` names an operation where the path does not."""
+        """A service's answer to the account itself: an engine has authorised a role's call by then. `target` names an
+        operation where the path does not."""
         credential = f"AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/s3/aws4_request, SignedHeaders=host"
         headers = {"host": "127.0.0.1", "authorization": credential, "content-length": str(len(body))}
         if target:
@@ -105,7 +105,7 @@ class Process:
         return await self._services[service](method, path, headers, body, query or {})
 
     def on_loop(self, operation: Callable[[], Json]) -> Json:
-        """What `operation` answers when it is called on the event loop, from another thread."""
+        """The answer of `operation`, called on the event loop from another thread."""
         answered: list[Json] = []
 
         async def call(*_: Any) -> None:
@@ -115,13 +115,13 @@ class Process:
         return answered[0]
 
     def services(self) -> list[str]:
-        """The services that have a state to save."""
+        """The services with a state to save."""
         return list(self._persisted())
 
     def state(self, service: str) -> Json | None:
-        """A copy of what MiniStack holds of a service, for `write`; None while there is nothing to write."""
+        """A copy of a service's state, for `write`; None while there is nothing to write."""
         for _ in range(STATE_ATTEMPTS):
-            # Another thread may change what is being copied.
+            # Another thread may change the state during the copy.
             with contextlib.suppress(RuntimeError):
                 copied: Json | None = self._persisted()[service]()
                 return copied

@@ -1,13 +1,13 @@
-"""When MiniStack's state is written to disk, so that a killed process loses nothing that matters.
+"""When MiniStack's state is written to disk, so a killed process loses nothing important.
 
-MiniStack itself saves when it stops. Here a call that changes items, secrets, the catalog, IAM or the list of
-executions is answered when that is on disk; calls that come meanwhile share the next write. A state is written whole,
-and queues of 10,000 messages take seconds: too long for each of the calls that fill them. So messages follow within two
-seconds while there are few, but are on disk before any item that is put after them: what keeps account of messages
-never runs ahead of them. Everything else follows like messages, a stack before anybody reads that it is complete.
-Where a round of writing takes long, there are fewer rounds.
+MiniStack itself saves when it stops. Here a call changing items, secrets, the catalog, IAM or the list of executions is
+answered when the change is on disk; calls coming meanwhile share the next write. A state is written whole, and queues
+of 10,000 messages take seconds: too long for each of the calls filling them. So messages follow within two seconds
+while there are few, but are on disk before any item put after them: an account of messages never runs ahead of them.
+Everything else follows like messages, a stack before anybody reads of its completion. Where a round of writing takes
+long, there are fewer rounds.
 
-A call changes something unless its operation has the name of one that reads.
+A call changes something unless its operation has the name of a reading one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INTERVAL_SECONDS = 1.0
 LARGEST_SHARE = 0.1
 QUEUES = "sqs"
 # MiniStack's names of the queues, and of the services whose calls are answered from the disk: by the prefix of the
-# target where a call has one, and else by the service that it is signed for.
+# target where a call has one, and else by the service in its signature.
 SERVICES = {
     b"AmazonSQS": QUEUES,
     b"sqs": QUEUES,
@@ -47,7 +47,7 @@ Message = MutableMapping[str, Any]
 
 
 class Saving:
-    """Saves what calls change; an ASGI application around MiniStack's."""
+    """Saves the changes of calls; an ASGI application around MiniStack's."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -90,7 +90,7 @@ class Saving:
             elif operations == [b"ReceiveMessage"] and b"ReceiptHandle" in body:
                 self.note(QUEUES)
             elif b"_COMPLETE</StackStatus>" in body:
-                # A stack goes on changing after the call that began it.
+                # A stack goes on changing after its first call.
                 stacks = STACKS.findall(body)
                 if stacks != self.complete:
                     await self.save()
@@ -109,7 +109,7 @@ class Saving:
         async with self.locks[service]:
             self.next.pop(service, None)
             state = await asyncio.to_thread(self.emulator.state, service)
-            await self._save_queues()  # between the two, so that no state on disk knows of messages that are not
+            await self._save_queues()  # between the two: no state on disk knows of messages missing there
             await asyncio.to_thread(self.emulator.write, service, state)
 
     async def _save_queues(self) -> None:
@@ -121,7 +121,7 @@ class Saving:
 
     async def save(self) -> None:
         """Save the state of every service."""
-        self.queues_changed = True  # by a stack, a topic, a schedule or a state machine, of which nothing is known here
+        self.queues_changed = True  # by a stack, a topic, a schedule or a state machine, unknown here
         for service in set(self.emulator.services()) - {QUEUES}:
             await self._save_one(service)
         await self._save_queues()
@@ -131,7 +131,7 @@ class Saving:
         unsaved, took = False, 0.0
         while True:
             await asyncio.sleep(max(INTERVAL_SECONDS, took / LARGEST_SHARE))
-            # A stack operation goes on after the call that began it: one more look follows the last call.
+            # A stack operation goes on after its first call: one more look follows the last call.
             if self.changed or unsaved:
                 unsaved, self.changed = self.changed, False
                 began = time.monotonic()

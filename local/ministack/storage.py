@@ -1,4 +1,4 @@
-"""What is kept: objects in S3, and the databases, tables and partitions of Glue's catalog."""
+"""Objects in S3, and the databases, tables and partitions of Glue's catalog."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from local.ministack.process import ACCOUNT, REGION, Json, Process, ServiceError
 
 
 class Storage(Process):
-    """MiniStack's S3, which keeps each object as a file under its key, and its Glue."""
+    """MiniStack's S3, with each object as a file under its key, and its Glue."""
 
     def __init__(self, directory: Path, port: int) -> None:
         super().__init__(directory, port)
@@ -31,19 +31,19 @@ class Storage(Process):
             raise ServiceError(status, code[1] if code else "", message[1] if message else "")
         path = self.directory / "s3" / ACCOUNT / bucket / key
         if not path.is_file() or path.stat().st_size != len(data):
-            # MiniStack says 200 all the same, and keeps what it could not write until the process ends.
+            # MiniStack says 200 all the same, and keeps the unwritten object until the process ends.
             await self.call("s3", "DELETE", f"/{bucket}/{key}")
             raise ServiceError(500, "InternalError", f"The object could not be written to {path}")
 
     def bucket_key(self, bucket: str) -> str:
-        """The ARN of the KMS key that S3 encrypts a bucket's objects with; empty where that is a key of S3's own."""
+        """The ARN of the KMS key for a bucket's objects; empty if S3 uses a key of its own."""
         found = re.search("<KMSMasterKeyID>(.*?)<", self._bucket_encryption.get_scoped(ACCOUNT, None, bucket, ""))
         return found[1] if found else ""
 
     def object_paths(self, bucket: str, prefix: str) -> list[tuple[str, Path]]:
-        """The objects under a prefix that ends at a folder, as (key, file on disk), in the order of their keys."""
+        """The objects under a prefix ending at a folder, as (key, file on disk), in the order of their keys."""
         root = self.directory / "s3" / ACCOUNT / bucket
-        # Not all that lies on disk: a deleted object of a versioned bucket does, and the draft of a killed process.
+        # Not every file on disk: some are deleted objects of a versioned bucket, or the draft of a killed process.
         objects = (self._buckets.get_scoped(ACCOUNT, None, bucket) or {"objects": {}})["objects"]
         found = [(path.relative_to(root).as_posix(), path) for path in (root / prefix).rglob("*") if path.is_file()]
         return sorted((key, path) for key, path in found if key in objects)
@@ -70,11 +70,11 @@ class Storage(Process):
         return self._databases.get_scoped(ACCOUNT, REGION, database) is not None
 
     def glue_partitions(self, database: str, table: str) -> list[GluePartition]:
-        """The partitions that the Glue catalog lists for a table, each as it is at one moment."""
+        """A table's partitions in the Glue catalog, each as it is at one moment."""
         while True:
             listed: list[GluePartition] = self._partitions.get_scoped(ACCOUNT, REGION, f"{database}/{table}") or []
             found = [partition.copy() for partition in list(listed)]
-            # MiniStack empties a partition before it fills it with what BatchUpdatePartition says.
+            # For BatchUpdatePartition, MiniStack empties a partition before it fills it.
             if all("StorageDescriptor" in partition for partition in found):
                 return found
             time.sleep(0.001)
