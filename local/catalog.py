@@ -1,4 +1,4 @@
-"""Tables and partitions of Glue's catalog, with the keys that the engines read or write."""
+"""Tables and partitions of Glue's catalog, with the keys used by the engines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict
 
 
 class GlueColumn(TypedDict):
-    """A column, or what a table is partitioned by."""
+    """A column, or a key of a table's partitions."""
 
     Name: str
     Type: str
@@ -14,14 +14,14 @@ class GlueColumn(TypedDict):
 
 
 class SerdeInfo(TypedDict, total=False):
-    """What reads and writes the objects."""
+    """The library to read and write the objects."""
 
     SerializationLibrary: str
     Parameters: dict[str, str]
 
 
 class StorageDescriptor(TypedDict, total=False):
-    """Where the objects of a table or partition are, and what is in them."""
+    """The location, columns and format of a table's or partition's objects."""
 
     Columns: list[GlueColumn]
     Location: str
@@ -42,7 +42,7 @@ class GlueTable(TypedDict):
 
 
 class GluePartition(TypedDict):
-    """A partition by its values, which are in the order of the table's PartitionKeys."""
+    """A partition by its values, in the order of the table's PartitionKeys."""
 
     Values: list[str]
     StorageDescriptor: StorageDescriptor

@@ -1,16 +1,16 @@
-"""Who is let in: programs of this machine, and web pages where they post events.
+"""The door lets in programs of this machine, and web pages where they post events.
 
 A browser carries every web site to 127.0.0.1, and everybody knows the credentials of the local AWS. So a page could
 sign its requests in the query string, create a function and run it as the developer. CORS hides the answers from it,
-but does not help: simple requests act before anything is asked. Therefore browsers reach the API alone, which must
-answer pages of every origin.
+but does not help: simple requests act before anything is asked. Therefore browsers reach the API alone: it
+must answer pages of every origin.
 
 A browser shows itself. Its Origin or Sec-Fetch-Site cannot be changed by a page. Browsers before 2023 send neither
-with a plain GET, as for an image, but "Mozilla/" in their User-Agent, which a page could only change after a preflight,
-and that has an Origin.
+with a plain GET, as for an image, but "Mozilla/" in their User-Agent. A page could only change it after a preflight,
+and a preflight has an Origin.
 
-A name whose owner lets it point to 127.0.0.1 (DNS rebinding) makes page and server one origin, so that the page may
-read all answers and send any header. The Host header still has that name.
+A name whose owner lets it point to 127.0.0.1 (DNS rebinding) makes page and server one origin, so the page may read
+all answers and send any header. The Host header still has the name.
 """
 
 from __future__ import annotations

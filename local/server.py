@@ -2,8 +2,8 @@
 
     python -m local.server --directory .sluice/local --port 4566
 
-While it can be reached, `server.json` in its directory holds its endpoint. The process locks the file `lock`, which
-holds its id, so that no two of them share one state.
+While it can be reached, `server.json` in its directory holds its endpoint. The process writes its id to the file `lock`
+and locks it, so no two of them share one state.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Message = MutableMapping[str, Any]
 
 
 class LocalAws:
-    """Routes each request: API Gateway's data plane to our engine, all else to MiniStack and what it was given."""
+    """Routes each request: API Gateway's data plane to our engine, all else to MiniStack and our additions to it."""
 
     def __init__(self, directory: Path, port: int) -> None:
         self.emulator = Emulator(directory, port)
@@ -69,11 +69,11 @@ class LocalAws:
         elif scope["path"].startswith(API):
             await self.apigateway.serve(scope, receive, send)
         else:
-            # Nothing leaves this machine, so that a policy which demands TLS of functions has it.
+            # Nothing leaves this machine, so a policy's demand for TLS from functions is met.
             await self.saving({**scope, "scheme": "https"}, receive, send)
 
     async def _live(self, scope: Message, receive: Any, send: Any) -> None:
-        """Deliver only between MiniStack's start, which restores roles and functions, and its stop."""
+        """Deliver only between MiniStack's start, with its roles and functions restored, and its stop."""
 
         async def receive_stopping_first() -> Message:
             message: Message = await receive()
@@ -93,8 +93,8 @@ class LocalAws:
 
 
 def configuration(application: Any) -> uvicorn.Config:
-    """How the application is served. It speaks HTTP and nothing else; a sender's address is that of its connection,
-    whatever its headers say, as on AWS; and an application that fails to start is not served."""
+    """How the application is served. It speaks HTTP and nothing else; a sender's address is its connection's,
+    whatever its headers say, as on AWS; and an application is not served if it fails to start."""
     return uvicorn.Config(
         application,
         lifespan="on",
@@ -122,7 +122,7 @@ async def serve(directory: Path, listener: socket.socket) -> None:
 def share_arenas() -> None:
     """Let all threads share two arenas of memory, where the C library is glibc.
 
-    Each would have one of its own, which keeps what was once used in it: 100 MB more, for nothing, as threads wait for
+    Each would have one of its own, and keep the memory once used in it: 100 MB more, for nothing, as threads wait for
     Python's lock rather than for memory.
     """
     with contextlib.suppress(OSError, AttributeError):
@@ -157,7 +157,7 @@ def lock(directory: Path) -> int:
 
 
 def tidy(directory: Path) -> None:
-    """Remove what a killed process left: its endpoint, which may be another's by now, and its functions' code."""
+    """Remove the traces of a killed process: its endpoint, perhaps another's by now, and its functions' code."""
     (directory / "server.json").unlink(missing_ok=True)
     temporary = directory / "tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -169,8 +169,8 @@ def listen(port: int) -> socket.socket:
     """Listen on 127.0.0.1 (port 0: any free port), or exit when the port is taken."""
     try:
         listener = socket.create_server(("127.0.0.1", port), backlog=1024)
-        # Connections inherit it. asyncio sets it only for sockets that it made, and an answer goes in two writes: every
-        # second write on a connection that stays open would wait 40 ms for an acknowledgement.
+        # Connections inherit it. asyncio sets it only for its own sockets, and an answer goes in two writes: every
+        # second write on an open connection would wait 40 ms for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
@@ -184,9 +184,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=4566, help="0 takes any free port")
     arguments = parser.parse_args()
     directory = arguments.directory.resolve()
-    # What it and its functions write is their owner's alone, in temporary folders as well.
+    # Files of it and its functions are their owner's alone, in temporary folders as well.
     os.umask(0o077)
-    # As Ctrl-C does, SIGTERM ends the process by an exception, which tidies up on its way.
+    # As Ctrl-C does, SIGTERM ends the process by an exception, so it tidies up on its way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     lock(directory)
     with contextlib.suppress(KeyboardInterrupt), listen(arguments.port) as listener:

@@ -1,6 +1,6 @@
-"""What AWS's calls take, by the shapes in which botocore describes them.
+"""The parameters of AWS's calls, by botocore's shapes.
 
-AWS checks a call against its shape before anything else. An engine does the same, so a value that has no place in the
+AWS checks a call against its shape before anything else. An engine does the same, so a value without a place in the
 call cannot work here either.
 """
 
@@ -29,7 +29,7 @@ def input_of(service: str, operation: str) -> Any:
 def conform(value: Any, shape: Any, path: str = "") -> Any:
     """The value with its scalars in the types of the shape, as CloudFormation may give them as text.
 
-    ValueError names every member that has no place in the shape, is missing, or breaks a constraint.
+    ValueError names every member without a place in the shape, missing, or against a constraint.
     """
     problems: list[str] = []
     found = _conform(value, shape, path, problems)
@@ -105,7 +105,7 @@ def _is_between(number: float, low: float | None, high: float | None) -> bool:
 
 @lru_cache
 def _pattern(java: str) -> re.Pattern[str] | None:
-    """A pattern of AWS's; None where there is none, or one that Python cannot compile: those with \\p are of tags."""
+    """A pattern of AWS's; None if there is none, or if Python cannot compile it: tags have patterns with \\p."""
     try:
         return (
             re.compile(java.replace(r"\uD800\uDC00-\uDBFF\uDFFF", r"\U00010000-\U0010FFFF"), re.ASCII) if java else None

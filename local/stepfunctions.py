@@ -1,7 +1,7 @@
-"""The tasks of Step Functions, done with the role of their state machine, and Athena's `.sync`, which MiniStack lacks.
+"""The tasks of Step Functions, done with the role of their state machine, and Athena's `.sync`, missing in MiniStack.
 
-MiniStack walks the states. Each task that it performs comes through here: its role must allow what the task calls, an
-integration that no template uses is refused by name, and a result has to fit into a state's input.
+MiniStack walks the states. Each of its tasks comes through here: its role must allow the task's calls, an integration
+not used by a template is refused by name, and a result has to fit into a state's input.
 
 AWS facts: https://docs.aws.amazon.com/step-functions/latest/dg/connect-athena.html,
 https://docs.aws.amazon.com/step-functions/latest/dg/connect-stepfunctions.html and
@@ -25,9 +25,9 @@ SCHEDULER = "scheduler.amazonaws.com"
 POLL_SECONDS = 0.05
 MAX_RESULT_BYTES = 262_144
 EVENTS_RULE = "StepFunctionsGetEventsForStepFunctionsExecutionRule"
-# What a schedule's role needs for the target, by the service in the target's ARN.
+# A schedule's role needs this action on the target, by the service in the target's ARN.
 TARGET_ACTIONS = {"states": "states:StartExecution", "lambda": "lambda:InvokeFunction", "sqs": "sqs:SendMessage"}
-# What a function's role needs on the queue that its event source mapping reads.
+# A function's role needs these actions on the queue of its event source mapping.
 QUEUE_ACTIONS = ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
 
 
@@ -49,7 +49,7 @@ class StepFunctions:
         }
 
     def register(self) -> None:
-        """Perform the tasks; check what roles are for in schedules and event source mappings."""
+        """Perform the tasks; check the roles of schedules and event source mappings."""
         self.emulator.add_tasks(self.perform, self.count)
         self.emulator.check_schedules(self.check_target)
         self.emulator.check_resource("AWS::Lambda::EventSourceMapping", self.check_event_source)
@@ -71,7 +71,7 @@ class StepFunctions:
         return result
 
     def count(self, machine: str, metric: str) -> None:
-        """Count what has become of an execution of a state machine."""
+        """Count an execution of a state machine in a metric."""
         self.emulator.put_metric_data("AWS/States", {"StateMachineArn": machine}, [MetricDatum.of(metric, "Count", 1)])
 
     def allow(self, role: str, error: str, action: str, *resources: str) -> None:
@@ -89,7 +89,7 @@ class StepFunctions:
         return proceed()
 
     def run_execution(self, role: str, arguments: Json, proceed: Callable[[], Any], _: Callable[[], bool]) -> Any:
-        """Start an execution and follow it, which Step Functions does by an event rule of its own."""
+        """Start an execution and follow it; Step Functions does so by an event rule of its own."""
         error, machine = "StepFunctions.AWSStepFunctionsException", str(arguments["StateMachineArn"])
         self.allow(role, error, "states:StartExecution", machine)
         for action in ("states:DescribeExecution", "states:StopExecution"):
@@ -133,7 +133,7 @@ class StepFunctions:
             raise TaskFailed("Athena.InvalidRequestException", cause) from None
 
     def check_target(self, role: str, target: str) -> None:
-        """Raise AccessDenied unless a schedule's role allows what its target is there for."""
+        """Raise AccessDenied unless a schedule's role allows the call to its target."""
         self.emulator.authorize(role, SCHEDULER, TARGET_ACTIONS[target.split(":")[2]], target)
 
     def check_event_source(self, properties: Json) -> None:
