@@ -1,4 +1,4 @@
-"""The pages of the console: which address shows what, and which request starts what."""
+"""The pages of the console: their addresses, and the requests to start queries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from scripts.commands.lake.health import SERVICES
 
 REJECTED_SQL: Final = Path(__file__).with_name("rejected.sql")
 WAIT_SECONDS: Final = 1.0
-"""How long a page waits for Athena before it says that the query is running."""
+"""How long a page waits for Athena before it shows the query as running."""
 RELOAD_SECONDS: Final = 5
 LOOK_SECONDS: Final = 2
 MOST_BYTES: Final = 1_000_000
@@ -56,10 +56,10 @@ class Console:
         self._now, self._lock = Now(self._stack), threading.Lock()
         self._templates = templates()
         self.token = secrets.token_urlsafe(16)
-        """What a form of this console carries and no other page knows."""
+        """Every form of this console carries it, and no other page knows it."""
 
     def app(self, port: int) -> Guard:
-        """The application, which answers under this port alone."""
+        """The application; it answers under this port alone."""
         post = self._posted
         routes = [
             Route("/", self.show_now),
@@ -82,7 +82,7 @@ class Console:
     # --- Now
 
     def show_now(self, request: Request) -> Response:
-        """GET /: locally it looks by itself, on AWS it shows what the last click saw."""
+        """GET /: locally a new snapshot, on AWS the snapshot of the last click."""
         is_local, is_paused = self._aws.is_local, "pause" in request.query_params
         snapshot, is_looking = self._now.look(WAIT_SECONDS, anew=is_local)
         headers = {}
@@ -139,14 +139,14 @@ class Console:
         return self._ask(questions, query, values)
 
     def show_sql(self, request: Request) -> Response:
-        """GET /sql?run=ID: the box for own SQL, and what a run answered."""
+        """GET /sql?run=ID: the box for own SQL, and a run's answer."""
         stack = self._stack()
         run_id = request.query_params.get("run", "")
         run = Questions(stack).look(run_id, WAIT_SECONDS) if run_id else None
         return self._answer("sql.html", stack, run, {"sql": run.sql if run else EXAMPLE})
 
     def ask_sql(self, _request: Request, form: Form) -> Response:
-        """POST /sql: run the SQL of the form. Nothing else runs SQL that is not saved."""
+        """POST /sql: run the SQL of the form. Nothing else runs unsaved SQL."""
         sql = dict(form).get("sql", "").replace("\r\n", "\n").strip()
         if not sql:
             raise UsageError("the box is empty: write a query into it")
@@ -188,14 +188,14 @@ class Console:
         run_id = Questions(stack).start(fill(REJECTED_SQL.read_text(), stack), [])
         return RedirectResponse(f"/rejected?run={quote(run_id)}", 303)
 
-    # --- What all pages share
+    # --- All pages
 
     def style(self, _request: Request) -> Response:
         """GET /console.css"""
         return FileResponse(FOLDER / "console.css", media_type="text/css")
 
     def failed(self, _request: Request, error: Exception) -> Response:
-        """The page for what AWS or the stack does not do. After an error of AWS, the next request logs in anew."""
+        """The page for an error of AWS or of the stack. After an error of AWS, the next request logs in anew."""
         if isinstance(error, CommandError):
             return self._page("error.html", None, {"text": str(error)}, 404 if isinstance(error, UsageError) else 502)
         assert isinstance(error, BotoCoreError | ClientError)
@@ -203,7 +203,7 @@ class Console:
         return self._page("error.html", None, {"text": explain(error)}, 502)
 
     def refused(self, _request: Request, error: Exception) -> Response:
-        """The page for an unknown address, and for a request that did not come from this console."""
+        """The page for an unknown address, and for a request from outside this console."""
         assert isinstance(error, HTTPException)
         return self._page("error.html", None, {"text": error.detail}, error.status_code)
 
@@ -252,7 +252,7 @@ class Console:
         return HTMLResponse(text, status, headers)
 
     def _posted(self, handle: Callable[[Request, Form], Response]) -> Callable[[Request], Awaitable[Response]]:
-        """An endpoint for a form of this console, which carries its token."""
+        """An endpoint for a form of this console, with its token."""
 
         async def endpoint(request: Request) -> Response:
             body = b""

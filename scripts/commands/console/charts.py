@@ -1,4 +1,4 @@
-"""Which picture fits a result, and the numbers that the templates draw it from."""
+"""The picture for a result, and the numbers from which the templates draw it."""
 
 from __future__ import annotations
 

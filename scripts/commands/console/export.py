@@ -1,4 +1,4 @@
-"""The answers of the saved queries as one HTML file that needs no console, no AWS and no network."""
+"""The answers of the saved queries as one HTML file, readable without console, AWS and network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.commands.console.questions import Questions, Result, Run, parameter
 
 @dataclass(frozen=True)
 class Answer:
-    """What a saved query answered; or why it did not, in `problem`."""
+    """A saved query's answer; or the reason for none, in `problem`."""
 
     query: SavedQuery
     run: Run | None = None
@@ -39,7 +39,7 @@ def export(stack: Stack) -> tuple[str, int]:
             name=stack.name,
             at=datetime.now(UTC),
             style=style,
-            # Of what is between the tags, to the last blank.
+            # Of the text between the tags, to the last blank.
             hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         )
     )

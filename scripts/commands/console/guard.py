@@ -1,4 +1,4 @@
-"""What a console answers to whom: to pages of its own, on this machine, and to nobody else."""
+"""The console answers its own pages, on this machine, and nobody else."""
 
 from __future__ import annotations
 

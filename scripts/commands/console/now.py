@@ -1,4 +1,4 @@
-"""What the page Now shows: a stack's facts, the outcomes of the last hour by minute, and the last events."""
+"""The page Now: a stack's facts, the outcomes of the last hour by minute, and the last events."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shared.documents import parse_json
 SQL: Final = Path(__file__).with_name("now.sql")
 MINUTES: Final = 60
 FRESH_SECONDS: Final = 3.0
-"""Pages in several tabs share what was seen so long ago."""
+"""Pages in several tabs share a snapshot up to this age."""
 ATHENA_SECONDS: Final = 30.0
 REQUESTS_PRICE: Final = "0.0005"
 """Dollars; about 30 requests to CloudWatch and 20 to S3, rounded up."""
@@ -34,7 +34,7 @@ REQUESTS_PRICE: Final = "0.0005"
 
 @dataclass
 class Minute:
-    """Outcomes of the events whose records the transform was given in this minute."""
+    """Outcomes of the events given to the transform in this minute."""
 
     at: datetime
     accepted: int = 0
@@ -44,7 +44,7 @@ class Minute:
 
     @property
     def outcomes(self) -> list[tuple[str, int]]:
-        """How many of each, in the order in which the chart stacks them."""
+        """How many of each, in the chart's order of stacking."""
         return [
             ("accepted", self.accepted),
             ("dropped", self.dropped.total()),
@@ -66,7 +66,7 @@ class Minute:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was seen at a moment. A part that cannot be seen is empty, and `problems` says why."""
+    """A stack at a moment. An unreadable part is empty, and `problems` has the reason."""
 
     at: datetime
     facts: Facts
@@ -94,7 +94,7 @@ class Snapshot:
 
 
 class Now:
-    """The newest snapshot of a stack, shared by all who look. A thread takes it, so that no page waits for long."""
+    """The newest snapshot of a stack, shared by all pages. A thread takes it, so no page waits for long."""
 
     def __init__(self, find_stack: Callable[[], Stack]) -> None:
         self._find_stack = find_stack
@@ -105,7 +105,7 @@ class Now:
     def look(self, wait_seconds: float, *, anew: bool) -> tuple[Snapshot | None, bool]:
         """The newest snapshot, None if nobody has taken one yet; and whether the next one is being taken.
 
-        `anew` takes one, unless a fresh one is there, and waits so long for it. What stopped it is raised.
+        `anew` takes one, unless a fresh one is there, and waits so long for it. An error in taking it is raised.
         """
         with self._lock:
             before = self._snapshot
@@ -127,7 +127,7 @@ class Now:
 def _take(find_stack: Callable[[], Stack], future: Future[Snapshot]) -> None:
     try:
         future.set_result(_snapshot(find_stack()))
-    except Exception as error:  # whoever looks gets it
+    except Exception as error:  # raised in the next look
         future.set_exception(error)
 
 
@@ -159,7 +159,7 @@ def _snapshot(stack: Stack) -> Snapshot:
 
 
 def _minutes(stack: Stack, now: datetime) -> list[Minute]:
-    """The last hour by the transform's log lines, which have the rules and reasons; the oldest minute first."""
+    """The last hour by the transform's log lines, for their rules and reasons; the oldest minute first."""
     first = now.replace(second=0, microsecond=0) - timedelta(minutes=MINUTES - 1)
     minutes = [Minute(first + timedelta(minutes=number)) for number in range(MINUTES)]
     if "TransformLogGroup" not in stack.ids:
@@ -186,7 +186,7 @@ def _count(minute: Minute, message: str) -> None:
         accepted, failed = int(line["Accepted"]), int(line["Failed"])
         dropped, rejected = Counter(line["DroppedByRule"]), Counter(line["RejectedByReason"])
     except (ValueError, KeyError, TypeError):
-        return  # a line of another program that has the word in it
+        return  # a line of another program with the word in it
     minute.accepted += accepted
     minute.failed += failed
     minute.dropped += dropped

@@ -1,4 +1,4 @@
-"""The templates of the console, and what they may use."""
+"""The templates of the console, and their filters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def templates() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # What is Markup already comes from a template.
+        # Markup comes from a template already.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters |= {"zip": zip, "duration": duration}

@@ -1,4 +1,4 @@
-"""Questions to Athena: what a query asks for and costs at most, one that runs, and the part of its result to show."""
+"""Questions to Athena: a query's parameters and price, its run, and the part of its result to show."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ SHOWN_ROWS: Final = 500
 PAGE_ROWS: Final = 100  # of a request to Athena
 SHOWN_CHARACTERS: Final = 500
 MOST_CHARACTERS: Final = 2_000_000
-"""Of a page: no more rows are read when they have as many."""
+"""Of a page: no more rows are read after so many."""
 
-# What a `?` is not a parameter in.
+# Comments and quoted texts: a `?` in them is not a parameter.
 _NOT_CODE: Final = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", re.DOTALL)
 _COMPARED: Final = re.compile(r"(\w+)\)?\s*(?:=|<>|!=|[<>]=?|like|in\s*\()\s*\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Result:
-    """The beginning of a result; `has_more` if there is more of it than is shown."""
+    """The beginning of a result; `has_more` if the rest is not shown."""
 
     columns: list[Column]
     rows: list[Row]
@@ -52,7 +52,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """A query that Athena runs or has run, as GetQueryExecution tells it."""
+    """A running or ended query, as in GetQueryExecution's answer."""
 
     id: str
     sql: str
@@ -76,12 +76,12 @@ class Run:
 
     @property
     def account(self) -> str:
-        """What it scanned, how long it took and Athena's charge, as a person reads it."""
+        """Its bytes scanned, its time and Athena's charge, as a person reads them."""
         return f"{size(self.scanned)} scanned in {self.seconds:.1f} s, about {cost(self.scanned):.5f} USD"
 
 
 def parameters_of(sql: str) -> list[str]:
-    """A label for each `?` of a query: the column that it is compared with, or its number."""
+    """A label for each `?` of a query: the column compared with it, or its number."""
     code = _NOT_CODE.sub(lambda match: " " * len(match[0]), sql)
     labels = []
     for number, match in enumerate(re.finditer(r"\?", code), 1):
@@ -91,7 +91,7 @@ def parameters_of(sql: str) -> list[str]:
 
 
 class Questions:
-    """The Athena of a stack, as somebody uses it who may run queries in the stack's workgroup."""
+    """The Athena of a stack, for a person allowed to run queries in the stack's workgroup."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack, self.athena = stack, stack.client("athena")
@@ -102,7 +102,7 @@ class Questions:
 
     @property
     def price(self) -> str:
-        """What a query costs, before it runs."""
+        """The price of a query, before it runs."""
         if self._stack.aws.is_local:
             return "free on this machine"
         limit = int(self._stack.parameters.get("AthenaBytesScannedLimit") or 0)
@@ -121,10 +121,10 @@ class Questions:
         )
 
     def look(self, run_id: str, wait_seconds: float = 0.0) -> Run:
-        """How far a query of the stack's workgroup is, as soon as it has ended or the time is up.
+        """The state of a query of the stack's workgroup, as soon as it has ended or the time is up.
 
         Raises:
-            UsageError: there is no such query, or it ran elsewhere.
+            UsageError: the query does not exist, or it ran elsewhere.
         """
         deadline = time.monotonic() + wait_seconds
         for pause in pauses():
@@ -164,7 +164,7 @@ class Questions:
         self.athena.stop_query_execution(QueryExecutionId=run_id)
 
     def result(self, run_id: str) -> Result:
-        """The rows of a finished query that a page shows."""
+        """The first rows of a finished query, for a page."""
         columns, rows = results(self.athena, run_id, PaginationConfig={"PageSize": PAGE_ROWS})
         shown: list[Row] = []
         characters = 0
