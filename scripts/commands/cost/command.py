@@ -1,4 +1,4 @@
-"""The bill of a month, by an estimate or from a stack's metrics, and the limit that its load meets first."""
+"""The bill of a month, by an estimate or from a stack's metrics, and the first limit of its load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Bill:
-    """What is told. `unpriced` are the types of resources that a stack has and the bill leaves out."""
+    """A bill and its workload. `unpriced` names the stack's resource types missing from the bill."""
 
     prices: Prices
     workload: Workload
@@ -63,11 +63,11 @@ def cost(arguments: list[str]) -> int:
     return 0
 
 
-# What is shown
+# Output
 
 
 def write(told: Bill) -> None:
-    """The bill, what dominates it, and the first limit, on stdout; what it leaves out, on stderr."""
+    """Write the bill, its largest line and the first limit to stdout, and the omissions to stderr."""
     workload = told.workload
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -106,7 +106,7 @@ def write(told: Bill) -> None:
 
 
 def dominant(told: Bill) -> str:
-    """The largest line of the bill, and what batches would save."""
+    """The largest line of the bill, and the saving by batches."""
     line = max(told.lines, key=lambda line: line.dollars)
     price, events = told.prices[line.key], told.workload.events_per_month
     text = (
@@ -126,7 +126,7 @@ def dominant(told: Bill) -> str:
 
 
 def first_limit(told: Bill) -> str:
-    """The limit that this load meets first, and where the stack sets it itself, the first of AWS."""
+    """The first limit of this load; if it is the stack's own throttle, also the first of AWS."""
     found = [f"{limit.what} ({100 * limit.share:,.3g} %)" for limit in model.limits(told.workload, told.region)]
     then = f"; after it {found[1]}" if found[0].startswith("ThrottleRateLimit") else ""
     return f"The first limit of this load, if it comes evenly: {found[0]}{then}. docs/scale.md says what to change."

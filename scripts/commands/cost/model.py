@@ -1,7 +1,7 @@
-"""What a month of events uses of each service, and the limit that it meets first: all pure.
+"""A month's use of each service, and the limit it meets first: all pure.
 
-Each quantity has the key of its price (scripts/prices). Values that no document of AWS gives are constants here, with
-their reasons.
+Each quantity has the key of its price (scripts/prices). Values without an AWS document are constants here, with their
+reasons.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LINES_WITHOUT_AGENT: Final = len(
     "time=1795246526348 ip=203.0.113.247 user_agent=\n\nsluice/end extended_request_id=JKJaXmPLvHcESHA=\n"
 )
 LINES_PER_RECORD: Final = LINES_WITHOUT_AGENT + 148
-"""Bytes that the context line and the end line add to a request: without a user agent, and with a browser's of 110
-characters in base64."""
+"""Bytes of the context line and the end line of a request: without a user agent, and with a browser's of 110 characters
+in base64."""
 
 LARGEST_PACK: Final = 5_000
-"""Events that scripts/track.sh packs into a request at most, in half of what a request holds; it holds 10,000."""
+"""Most events in a request of scripts/track.sh: half of the 10,000 allowed."""
 
 LARGEST_BODY: Final = 1_000_000
-"""Bytes that always fit one request."""
+"""A body of so many bytes always fits one request."""
 
 ANSWER_BYTES: Final = 800
 """Bytes of an answer of the API with its headers: assumed."""
@@ -55,7 +55,7 @@ MEASURED_BYTES: Final = 576
 """The transform's time on one processor for events of so many bytes: docs/performance.md. Longer ones take longer."""
 
 INVOCATION_SECONDS: Final = 0.005
-"""What an invocation takes apart from its events: assumed."""
+"""Time of an invocation apart from its events: assumed."""
 
 MEGABYTES: Final = 512
 """LambdaMemorySize."""
@@ -65,11 +65,11 @@ MEGABYTES_PER_PROCESSOR: Final = 1769
 https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html"""
 
 LOG_BYTES_PER_INVOCATION: Final = 610
-"""The transform's one line of metrics, and what CloudWatch adds to each line (26 bytes)."""
+"""The transform's one line of metrics, and CloudWatch's own 26 bytes for each line."""
 
 METRICS_OF_THE_TRANSFORM: Final = 6
 METRICS_OF_A_METHOD: Final = 5
-"""Count, 4XXError, 5XXError, Latency, IntegrationLatency: the stage publishes them for each method that is called."""
+"""Count, 4XXError, 5XXError, Latency, IntegrationLatency: the stage publishes them for each method called."""
 
 GETS_PER_OBJECT: Final = {"PARQUET": 2, "JSON": 1}
 """Reads of an object by a query: the footer and the columns of Parquet, the whole of JSON: assumed."""
@@ -78,11 +78,11 @@ OBJECTS_PER_LIST: Final = 1000
 
 DAYS_STORED: Final = 365
 DAYS_PER_QUERY: Final = 30
-"""Days for which events have come in and are kept, and days of dt that a query reads."""
+"""Days for which events have come in and are kept, and days of dt read by a query."""
 
 LARGE_REGIONS: Final = {"us-east-1", "us-west-2", "eu-west-1"}
 STREAM_QUOTAS: Final = {True: (2_000, 5), False: (1_000, 1)}
-"""Requests and MiB a second that one stream takes by Direct PUT, in the large regions and in others. A load meets them
+"""Requests and MiB a second into one stream by Direct PUT, in the large regions and in others. A load meets them
 before the stream's quota of records and before the 10,000 requests a second of all APIs of a region."""
 
 
@@ -90,7 +90,7 @@ before the stream's quota of records and before the 10,000 requests a second of 
 class Stored:
     """Bytes in S3 of events of 575 bytes, as tests/benchmarks/scan.py measured them: for each event and each object.
 
-    `read` is the part of them that the saved query totals-by-name-and-action reads.
+    `read_*` are those of them read by the saved query totals-by-name-and-action.
     """
 
     per_event: float
@@ -108,7 +108,7 @@ STORED: Final = {
 
 @dataclass(frozen=True)
 class Workload:
-    """What comes in during a month, and the parameters of the stack that the bill depends on.
+    """A month's events, and the stack parameters that change the bill.
 
     Events and requests may be fractions, as averages are. The defaults are those of the template.
     """
@@ -137,7 +137,7 @@ class Workload:
 
     @property
     def invocations(self) -> float:
-        """Of the transform: by time, unless the buffer is full earlier, and never more than there are records."""
+        """Of the transform: by time, unless the buffer is full earlier, and at most one per record."""
         by_time = min(self.requests, SECONDS_PER_MONTH / TRANSFORM_BUFFER_SECONDS)
         return max(by_time, self.requests * self.record_bytes / TRANSFORM_BUFFER_BYTES)
 
@@ -150,12 +150,12 @@ class Workload:
 
     @property
     def largest_pack(self) -> int:
-        """Events of this size that a request holds."""
+        """The most events of this size in one request."""
         return min(int((LARGEST_BODY + 1) // (self.bytes_per_event + 1)), 2 * LARGEST_PACK)
 
 
 def quantities(workload: Workload) -> dict[str, float]:
-    """What a month uses, by the key of the price."""
+    """The quantities used in a month, by the key of the price."""
     found = {
         "api-requests": workload.requests,
         "data-out": workload.requests * ANSWER_BYTES,
@@ -180,7 +180,7 @@ def stream_quantities(workload: Workload) -> dict[str, float]:
 
 
 def stored_quantities(workload: Workload) -> dict[str, float]:
-    """S3 and Athena: objects written, events stored, and what the queries read of them."""
+    """S3 and Athena: objects written, events stored, and bytes read by the queries."""
     stored = STORED[workload.output_format]
     scale = workload.bytes_per_event / STORED_BYTES
     objects_a_day, events_a_day = (value / DAYS_PER_MONTH for value in (workload.objects, workload.events_per_month))
@@ -235,14 +235,14 @@ def total(lines: list[Line]) -> float:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit, and the share of it that a load takes if it comes evenly."""
+    """A limit, and the share of it taken by a load if it comes evenly."""
 
     what: str
     share: float
 
 
 def limits(workload: Workload, region: str) -> list[Limit]:
-    """The limits of a stack in this region, the one that the load meets first before the others."""
+    """The limits of a stack in this region, in the order in which the load meets them."""
     requests = workload.requests / SECONDS_PER_MONTH
     most_requests, most_mebibytes = STREAM_QUOTAS[region in LARGE_REGIONS]
     found = [

@@ -1,6 +1,6 @@
-"""What a stack used in the last week, from its own metrics and its bucket, scaled to a month.
+"""A stack's use in the last week, from its own metrics and its bucket, scaled to a month.
 
-Some services publish no metric for a quantity, for example for requests that read objects. The model estimates these.
+Some services publish no metric for a quantity, for example for S3's read requests. The model estimates these.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ COUNTED = {
     "AWS::CloudWatch::Dashboard": "cloudwatch-dashboards",
     "AWS::SecretsManager::Secret": "secrets",
 }
-"""Resources that cost as much for each, whether they are used or not."""
+"""Resources with a fixed price each, whether they are used or not."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A stack's month: its workload and its quantities by the key of their price, of which `known` are not estimated.
+    """A stack's month: its workload and its quantities by the key of their price; `known` are the measured ones.
 
-    It was measured for so many `seconds`. `unpriced` are the types of its resources that the bill leaves out.
+    It was measured for so many `seconds`. `unpriced` are the types of its resources missing from the bill.
     """
 
     workload: model.Workload
@@ -48,7 +48,7 @@ class Measured:
 
 
 class Metric(NamedTuple):
-    """A metric of CloudWatch, and under what name its sum is added up."""
+    """A metric of CloudWatch, and the label under which its sum is added up."""
 
     label: str
     namespace: str
@@ -63,10 +63,10 @@ class Metric(NamedTuple):
 
 
 def measure(aws: Aws, name: str, now: datetime | None = None) -> Measured:
-    """What the stack used in the last week, or since it was made.
+    """Measure the stack's use in the last week, or since it was made.
 
     Raises:
-        UsageError: there is no such stack, or nothing came in.
+        UsageError: the stack does not exist, or nothing came in.
     """
     measured = stack.Stack(aws, name)
     described, bucket = measured.description, measured.output("BucketName")
@@ -127,7 +127,7 @@ def _metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> list[Metric]:
         # A refinement scans, too, but it reads few days: the model of requests to S3 is for people's queries.
         count = "queries" if workgroup == ids["QueryWorkGroup"] else "refinements"
         for dimensions in stack.listed_metrics(aws, "AWS/Athena", "WorkGroup", workgroup, "ProcessedBytes"):
-            # Athena charges for no DDL, and for no query that failed.
+            # Athena charges neither for DDL nor for failed queries.
             if dimensions.get("QueryType") == "DML" and dimensions.get("QueryState") != "FAILED":
                 metrics += [
                     Metric("scanned", "AWS/Athena", "ProcessedBytes", dimensions),
@@ -137,7 +137,7 @@ def _metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> list[Metric]:
 
 
 def _charged_metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> int:
-    """How many metrics the functions write of their own, and the API for each of its methods."""
+    """The number of the functions' own metrics and of the API's metrics by method."""
     own = (
         stack.listed_metrics(aws, "Sluice", "FunctionName", identifier)
         for kind, identifier in found
@@ -148,7 +148,7 @@ def _charged_metrics(aws: Aws, name: str, found: list[tuple[str, str]]) -> int:
 
 
 def _add_up(aws: Aws, metrics: list[Metric], since: datetime, now: datetime) -> dict[str, float]:
-    """The sums by label. What has no value at all is left out: it may not be published, and so is not zero."""
+    """The sums by label. A label without any value is left out: it may be unpublished, and so is not zero."""
     queries = [
         {"Id": f"m{index}", "MetricStat": {"Metric": metric.request, "Period": 3600, "Stat": metric.statistic}}
         for index, metric in enumerate(metrics)
@@ -164,7 +164,7 @@ def _add_up(aws: Aws, metrics: list[Metric], since: datetime, now: datetime) -> 
 
 
 def _workload(parameters: dict[str, str], sums: dict[str, float], monthly: float) -> model.Workload:
-    """Events, their bytes and how they were packed: a record of an SDK counts as a request that costs nothing.
+    """Events, their bytes and how they were packed: a record of an SDK counts as a free request.
 
     A user agent counts as part of the events, because no metric has its length.
     """
@@ -184,7 +184,7 @@ def _workload(parameters: dict[str, str], sums: dict[str, float], monthly: float
 
 
 def _measured(sums: dict[str, float], workload: model.Workload, monthly: float) -> dict[str, float]:
-    """The quantities that are known from metrics; records are rounded up by their average size."""
+    """The quantities known from metrics; records are rounded up by their average size."""
 
     def counted(prefix: str) -> float:
         records = sums.get(f"{prefix}records", 0.0)
