@@ -1,4 +1,4 @@
-"""The stack's bucket: what it lists, and how versions of its objects are deleted for good."""
+"""The stack's bucket: its listings, and how versions of its objects are deleted for good."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class S3Marker(TypedDict):
 
 
 class S3Object(TypedDict):
-    """An object that is listed."""
+    """An object in a listing."""
 
     Key: str
     LastModified: datetime
@@ -47,7 +47,7 @@ class VersionsPage(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket by its name, and the client that reaches it."""
+    """A bucket by its name, and the client to reach it."""
 
     s3: Any
     name: str
@@ -88,7 +88,7 @@ class Bucket:
         yield from self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix)
 
     def history(self, prefix: str = "") -> Iterator[tuple[str, str]]:
-        """Key and id of every version and every delete marker: what `delete` takes."""
+        """Key and id of every version and every delete marker, for `delete`."""
         for page in self._history(prefix):
             for item in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
                 yield item["Key"], item["VersionId"]

@@ -1,4 +1,4 @@
-"""How long an event may be on its way: the template's buffers and tries, which have no parameter."""
+"""How long an event may be on its way: the template's buffers and tries without a parameter."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ _LOCAL_SLACK_SECONDS: Final = 12
 
 
 def slack_seconds(is_local: bool) -> int:
-    """What delivery may take beyond the buffers."""
+    """Seconds of delivery allowed beyond the buffers."""
     return _LOCAL_SLACK_SECONDS if is_local else _SLACK_SECONDS

@@ -1,4 +1,4 @@
-"""The objects of errors/: Firehose's envelopes, each with the record, or the rows, that it could not deliver."""
+"""The objects of errors/: Firehose's envelopes, each with an undelivered record or its rows."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def failed_records(content: bytes) -> Iterator[Failed]:
 
 
 def not_a_record(number: int, error: Exception) -> Corrupt:
-    """The complaint about a document."""
+    """The error for a document."""
     return Corrupt(f"document {number:,} is not a failed record ({type(error).__name__}: {error})")
 
 
 def envelopes(content: bytes) -> tuple[list[Json], list[str]]:
-    """The JSON documents of an error object, and what is between them: AWS does not say. None of another format."""
+    """An error object's JSON documents, and the texts between them: AWS documents none. Empty for other formats."""
     if kind_of(content) not in ("gzip", "json"):
         return [], []
     text, decoder, position = plain(content).decode(errors="replace"), json.JSONDecoder(), 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Unseen:
-    """Instead of a part that cannot be seen: why."""
+    """The reason in place of a part that cannot be seen."""
 
     unknown: str
 
@@ -57,7 +57,7 @@ class Drops:
 
 @dataclass(frozen=True)
 class Refusals:
-    """The last hour's requests, and those that were answered with a 4xx."""
+    """The last hour's requests, and those answered with a 4xx."""
 
     requests: int
     answered_4xx: int
@@ -67,7 +67,7 @@ class Refusals:
 
 @dataclass(frozen=True)
 class Freshness:
-    """The age of the oldest record that waits for delivery; None where nothing waited lately."""
+    """The age of the oldest undelivered record; None if nothing waited lately."""
 
     events_seconds: float | None
     rejected_seconds: float | None
@@ -136,7 +136,7 @@ class DeadLetters:
 
 @dataclass(frozen=True)
 class Need:
-    """What needs a person, and what to type first."""
+    """A fault for a person to fix, and the first command to type."""
 
     what: str
     first_command: str

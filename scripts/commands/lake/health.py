@@ -1,7 +1,7 @@
-"""What can be known of a running stack, and what of it needs a person, with the first command to type.
+"""The facts of a running stack, and its faults for a person to fix, each with the first command to type.
 
-Each part of the facts is looked at by itself. One that cannot be seen, because a stack is being created or deleted or a
-permission is missing, says so under `unknown`, and harms no other.
+Each part of the facts is gathered by itself. If it cannot be seen, because a stack is being created or deleted or a
+permission is missing, its `unknown` says so, and the other parts are unharmed.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ LATE_SECONDS: Final = 300
 """How much older than buffering explains the oldest undelivered record may be: as the alarms of stacks/observe/."""
 SHOWN_LINES: Final = 3
 MOST_LINES: Final = 10_000
-"""Lines of a log that are read: a stream that cannot deliver writes them all day."""
+"""The most log lines read: a stream unable to deliver writes them all day."""
 
-# States in which a stack does not do its work, and nothing goes on that could change it.
+# States in which a stack does not work, and nothing under way could change it.
 _BROKEN: Final = re.compile(r".*_FAILED|ROLLBACK_COMPLETE|REVIEW_IN_PROGRESS")
 _CODES_OF_FAILED_RECORDS: Final = ("Lambda.", "DataFormatConversion.")
 # The last line of an alarm's description. tests/stacks/observe/test_observe.py holds every alarm to it.
@@ -98,11 +98,11 @@ class LogEvent(TypedDict):
 
 
 class Unknown(Exception):
-    """This part cannot be seen; the text says why."""
+    """This part cannot be seen; the text is the reason."""
 
 
 def gather(aws: Aws, name: str, now: datetime) -> Facts:
-    """Every fact about the stack at this moment. Raises CommandError if there is no such stack."""
+    """Every fact about the stack at this moment. Raises CommandError if the stack does not exist."""
     look = _Look(aws, Stack(aws, name).description, now)
     with ThreadPoolExecutor(10) as executor:
         last_event = executor.submit(_attempt, look.last_event)
@@ -159,7 +159,7 @@ class _Look:
         self.aws_cli = f"aws{endpoint}{profile} --region {aws.region}"
 
     def _resources(self, owner: str, name: str) -> Iterator[Resource]:
-        """The stack's resources, and those of its nested stacks; one that goes meanwhile has none."""
+        """The stack's resources, and those of its nested stacks; a stack deleted meanwhile has none."""
         try:
             found = resources(self.aws, name)
         except (BotoCoreError, ClientError, CommandError):
@@ -210,7 +210,7 @@ class _Look:
         points = self._metric(Metric("AWS/Firehose", "IncomingRecords", stream), "Sum", half_a_day)
         came = [moment for moment, count in points if count]
         if came:
-            # A point stands for the minute that follows its time.
+            # A point covers the minute after its time.
             moment = min(came[-1] + minute, self.now)
             return LastEvent(_text(moment), _seconds(self.now - moment), "IncomingRecords")
         newest = self._newest(zones.events_of(self.parameters))
@@ -220,7 +220,7 @@ class _Look:
         return LastEvent(newest.newest_at, age, "the newest object")
 
     def last_hour(self) -> LastHour:
-        """The transform's outcomes, by its metrics; by its log lines where CloudWatch has made no metrics of them."""
+        """The transform's outcomes, by its metrics; by its log lines if CloudWatch has made no metrics of them."""
         function = {"FunctionName": self._id("TransformFunction")}
         counts = {}
         for outcome in OUTCOMES:
@@ -241,7 +241,7 @@ class _Look:
                 counts = parse_json(line["message"])
                 counter.update({outcome: int(counts[outcome]) for outcome in OUTCOMES})
             except (ValueError, KeyError, TypeError):
-                continue  # a line of another program that has the word in it
+                continue  # a line of another program with the word in it
         return LastHour(**{outcome.lower(): counter[outcome] for outcome in OUTCOMES}, known_by="log")
 
     def drops(self) -> Drops:
@@ -257,10 +257,10 @@ class _Look:
         return Drops(dict(counter.most_common()), lines_left_out=next(lines, None) is not None)
 
     def refusals(self) -> Refusals:
-        """The last hour's requests that were answered with a 4xx, by route. CloudWatch does not know which 4xx it was.
+        """The last hour's requests answered with a 4xx, by route. CloudWatch does not tell one 4xx from another.
 
-        `elsewhere` are those at no route, and those at a route that CloudWatch does not list yet: a new metric is
-        listed within 15 minutes.
+        `elsewhere` are those at no route, and those at a route not yet listed by CloudWatch: a new metric is listed
+        within 15 minutes.
         """
         api = {"ApiName": self.name}
 
@@ -289,7 +289,7 @@ class _Look:
         return round(points[-1][1], 1) if points else None
 
     def alarms(self) -> list[Alarm]:
-        """Every alarm of the stack and its nested ones, those that ring first."""
+        """Every alarm of the stack and its nested ones, ringing ones first."""
         owners = {item.physical_id: item.owner for item in self.resources if item.type.endswith("Alarm")}
         names, found = sorted(owners), []
         for start in range(0, len(names), 100):
@@ -318,13 +318,13 @@ class _Look:
             yield from page["events"]
 
     def deliveries(self) -> Deliveries:
-        """What Firehose wrote into its error log in the last day: how often by code, and the last lines."""
+        """Firehose's error log of the last day: the number of lines by code, and the last lines."""
         events = islice(self._log("StreamLogGroup", timedelta(days=1)), MOST_LINES)
         lines = [_line(event) for event in sorted(events, key=lambda event: int(event["timestamp"]))]
         return Deliveries(dict(Counter(line.code for line in lines).most_common()), lines[-SHOWN_LINES:][::-1])
 
     def failed_records(self) -> FailedRecords:
-        """The objects of errors/ of the last day, by kind; when a replay was after the newest of them, if it was."""
+        """The last day's objects of errors/, by kind, and the time of a replay after the newest of them, if any."""
         by_type: Counter[str] = Counter()
         newest: datetime | None = None
         for folder in self._bucket.folders(zones.ERRORS):
@@ -349,7 +349,7 @@ class _Look:
         return Bucket(self.clients["s3"], self._id("StoreBucket"))
 
     def _newest(self, prefix: str) -> Newest | None:
-        """The newest object of the newest day under a prefix, and how much that day has."""
+        """The newest object of the newest day under a prefix, and the day's objects and bytes."""
         days = [folder for folder in self._bucket.folders(prefix) if "/dt=" in folder]
         objects = [*self._bucket.objects(max(days))] if days else []
         if not objects:
@@ -363,7 +363,7 @@ class _Look:
         )
 
     def zones(self) -> dict[str, Newest | None]:
-        """Each zone's newest object; None for one that is empty."""
+        """Each zone's newest object; None for an empty zone."""
         found = {"events": self._newest(zones.events_of(self.parameters)), "rejected": self._newest(zones.REJECTED)}
         failed = [newest for folder in self._bucket.folders(zones.ERRORS) if (newest := self._newest(folder))]
         found["errors"] = max(failed, key=lambda newest: newest.newest_at) if failed else None
@@ -385,10 +385,10 @@ class _Look:
                 found.append(DeadLetters(item.logical_id, owner, depth, item.physical_id))
         return found
 
-    # --- What needs a person
+    # --- Needs
 
     def needs(self, facts: Facts) -> Iterator[Need]:
-        """What is wrong, the worst first, and what to type first."""
+        """Each fault, the worst first, and the first command to type."""
         status, reason = facts.stack.status, facts.stack.reason
         if _BROKEN.fullmatch(status):
             script = "destroy" if status.startswith("DELETE") else "deploy"
@@ -430,7 +430,7 @@ class _Look:
             if seconds is not None and seconds > late:
                 yield Need(f"{zone} wait {seconds:,.0f} s for delivery, and {late:,} s at most are usual", tail)
         records = _seen(facts.failed_records) or FailedRecords({}, None, None)
-        # What was replayed is settled, and so is the line that told of it.
+        # Replayed records are settled, and so is their log line.
         settled = max(_text(self.now - timedelta(hours=1)), records.replayed_at or "")
         waits = bool(records.objects_by_type) and not records.replayed_at
         for line in deliveries.last_errors[:1] if deliveries else ():

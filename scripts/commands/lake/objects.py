@@ -1,4 +1,4 @@
-"""What an object of the bucket holds: its compression, its format, and the JSON documents in it. All of it is pure."""
+"""Objects of the bucket: their compression, their format, and their JSON documents. All of it is pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SNAPPY_BLOCK: Final = 256 * 1024
 
 
 class Corrupt(Exception):
-    """An object, or a document in it, is not what its zone holds; the text repeats nothing of an event."""
+    """An object, or a document in it, does not fit its zone; the text repeats nothing of an event."""
 
 
 def kind_of(head: bytes, tail: bytes = b"") -> str:
@@ -34,8 +34,8 @@ def kind_of(head: bytes, tail: bytes = b"") -> str:
 
 
 def codec_of(parquet: bytes) -> str:
-    """The codec of the columns in a Parquet file, of which the footer is enough: GZIP, SNAPPY, UNCOMPRESSED."""
-    from pyarrow.parquet import read_metadata  # what shares this module with verify.sh goes without it
+    """The codec of the columns in a Parquet file or its footer alone: GZIP, SNAPPY, UNCOMPRESSED."""
+    from pyarrow.parquet import read_metadata  # here, because only verify.sh needs it
 
     footer = read_metadata(io.BytesIO(parquet))
     groups = (footer.row_group(number) for number in range(footer.num_row_groups))
@@ -124,7 +124,7 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def values(content: bytes) -> Iterator[bytes]:
-    """The texts of the JSON values that are one after the other; ValueError if something else does."""
+    """The texts of adjacent JSON values; ValueError if anything else is among them."""
     text = content.decode()
     position = _skip_space(text, 0)
     while position < len(text):
@@ -137,7 +137,7 @@ def values(content: bytes) -> Iterator[bytes]:
 
 
 def values_or_lines(content: bytes) -> list[bytes]:
-    """The texts of the JSON values that follow each other, or the lines where something else does."""
+    """The texts of adjacent JSON values; the nonblank lines if anything else is among them."""
     try:
         return list(values(content))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Records in the bucket: where each begins and ends, and records that lead to the rows that it led to.
+"""Records in the bucket: where each begins and ends, and how to write records with the same rows again.
 
 transform/records.py knows their format.
 """
@@ -13,7 +13,7 @@ from transform.records import MAX_EVENTS, RECORD, end_line, read_record, sender_
 
 
 def split_records(content: bytes) -> list[bytes]:
-    """The records that were stored one after the other with nothing between them: ours, and what is bare."""
+    """The records in a run without separators: ours, and each bare stretch as one."""
     records, end = [], 0
     for match in RECORD.finditer(content):
         if bare := content[end : match.start()]:
@@ -25,7 +25,7 @@ def split_records(content: bytes) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the context line of a row's request says."""
+    """The context line of a row's request, by field."""
 
     request_id: str
     extended_request_id: str
@@ -34,7 +34,7 @@ class Origin:
     user_agent: str
 
     def record(self, body: bytes, **pairs: str | int) -> tuple[bytes, ...]:
-        """The body as records that this sender sent; `pairs` end their context lines."""
+        """The body as records of this sender; `pairs` end their context lines."""
         line = sender_line(self.request_id, self.extended_request_id, self.time, self.ip, self.user_agent)
         more = "".join(f" {key}={value}" for key, value in pairs.items()).encode()
         end = end_line(self.extended_request_id.encode())
@@ -42,10 +42,10 @@ class Origin:
 
 
 def origin_of(row: Json) -> Origin:
-    """Who sent the event of a row. Raises ValueError."""
+    """The sender of a row's event. Raises ValueError."""
     moment = datetime.fromisoformat(row["received_at"]).replace(tzinfo=UTC)
     received_at = round(moment.timestamp() * 1000)
-    # For a bare record its time stands for the id of its request, as it does where ids are made.
+    # A bare record's time is used as the id of its request, as in the making of ids.
     extended_request_id = row.get("extended_request_id") or str(received_at)
     ids = row.get("request_id") or "", extended_request_id, row.get("ip") or ""
     if any(text.split() != [text] for text in ids if text):
@@ -54,7 +54,7 @@ def origin_of(row: Json) -> Origin:
 
 
 def write_again(data: bytes, arrived_at: int) -> tuple[bytes, ...]:
-    """Records with a context line and at most MAX_EVENTS events, that lead to the very rows that this one leads to."""
+    """The same rows' records, each with a context line and at most MAX_EVENTS events."""
     record = read_record(data, arrived_at)
     _, texts = split_texts(record.body, record.form)
     return tuple(

@@ -11,23 +11,23 @@ from scripts.commands.lake.objects import Corrupt, located
 from shared.documents import Json
 
 OF_MANY: Final = frozenset({"too_many_events", "too_many_rejects"})
-"""Reasons of rows that stand for many events."""
+"""Reasons of rows with many events."""
 
 Key: TypeAlias = tuple[str, ...]
 
 
 def key_of(row: Json) -> Key:
-    """What the parts of one text alone share: the event, its request, and the attempt that rejected it."""
+    """The key of one text's parts: the event, its request, and the attempt to transform it."""
     return tuple(str(row.get(name)) for name in ("event_id", "position", "extended_request_id", "rejected_at"))
 
 
 def event_of(row: Json) -> Key:
-    """What all attempts to reject one event share."""
+    """The key of one rejected event, whatever the attempt."""
     return key_of(row)[:-1]
 
 
 def read_rows(content: bytes) -> list[tuple[Json, bytes, str]]:
-    """Each row of an object with its body and its own text. Raises Corrupt if one is wrong, as the whole object is."""
+    """Each row of an object with its body and its own text. Raises Corrupt for the whole object if a row is wrong."""
     rows = []
     for number, (row, text) in enumerate(located(content), 1):
         try:
@@ -39,36 +39,36 @@ def read_rows(content: bytes) -> list[tuple[Json, bytes, str]]:
 
 
 def not_a_row(number: int, error: Exception) -> Corrupt:
-    """The complaint about a row."""
+    """The error for a row."""
     return Corrupt(f"row {number:,} is not a rejected event ({type(error).__name__}: {error})")
 
 
 @dataclass(slots=True)
 class Text:
-    """A rejected text, as far as its parts are known; `row` is the first that was found."""
+    """A rejected text, as far as its parts are known; `row` is the first one found."""
 
     row: Json
     parts: dict[int, bytes] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[int]:
-        """The numbers of the parts that were not found."""
+        """The numbers of the parts not found."""
         return [part for part in range(1, int(self.row["parts"]) + 1) if part not in self.parts]
 
     @property
     def content(self) -> bytes:
-        """The parts that are there, joined."""
+        """The parts found, joined."""
         return b"".join(self.parts[part] for part in sorted(self.parts))
 
 
 @dataclass(slots=True)
 class Texts:
-    """Rejected texts by their key. A part that comes twice counts once."""
+    """Rejected texts by their key. A repeated part counts once."""
 
     found: dict[Key, Text] = field(default_factory=dict)
 
     def add(self, row: Json, body: bytes) -> Text:
-        """Take a part, unless it is known; returns the text that it belongs to."""
+        """Take a part, unless it is known; returns its text."""
         text = self.found.setdefault(key_of(row), Text(row))
         text.parts.setdefault(int(row["part"]), body)
         return text
@@ -82,7 +82,7 @@ class Texts:
         return text.content
 
     def incomplete(self) -> Iterator[tuple[str, str]]:
-        """The reason and what is missing of each text of which not all parts were found."""
+        """The reason of each incomplete text, and its missing parts in words."""
         for text in self.found.values():
             if missing := text.missing:
                 parts = ", ".join(map(str, missing))

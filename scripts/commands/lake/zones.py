@@ -1,6 +1,6 @@
 """The folders of the stack's bucket: each is a zone, and in it `dt=YYYY-MM-DD/` is a day of delivery.
 
-docs/architecture.md says what each zone holds.
+docs/architecture.md has the contents of each zone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import date
 from typing import Final, Literal, TypeAlias
 
 Zone: TypeAlias = Literal["rejected", "errors", "raw"]
-"""What a replay reads."""
+"""The zones of a replay."""
 
 EVENTS: Final = "events/"
 """Unless the stack's parameter FirehoseS3Prefix says otherwise: see events_of."""
@@ -20,13 +20,13 @@ ERRORS: Final = "errors/"
 RAW: Final = "raw/"
 REPLAYED: Final = "replayed/"
 TABLES: Final = ("processed/", "curated/")
-"""Tables that a refinement writes."""
+"""Tables of a refinement."""
 RESULTS: Final = "athena-results/"
 BESIDE_EVENTS: Final = (REJECTED, ERRORS, RAW, *TABLES, REPLAYED, RESULTS)
 SALTS: Final = "salts/"
-"""The salts of visitors' ids: random bytes, which hold nobody's data."""
+"""The salts of visitors' ids: random bytes with nobody's data."""
 TURN: Final = "refine-run"
-"""The object that says whose turn it is to refine; it holds nobody's data."""
+"""The object with the turn to refine; it holds nobody's data."""
 
 PROCESSING_FAILED: Final = "processing-failed"
 CONVERSION_FAILED: Final = "format-conversion-failed"
@@ -52,5 +52,5 @@ def day_of(key: str) -> str:
 
 
 def error_type_of(key: str) -> str:
-    """The folder of errors/ in which an object's key lies."""
+    """The folder of an object's key under errors/."""
     return key.removeprefix(ERRORS).partition("/")[0]
