@@ -1,4 +1,4 @@
-"""Bring rejected events and failed records back: what there is, what today's transform would say to it, sending."""
+"""Bring rejected events and failed records back: survey them, try them on today's transform, send them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from scripts.commands.replay.zones import (
 from transform.rules import Settings
 
 READ_AHEAD_BYTES = 64_000_000
-SHOWN = 10  # objects and obstacles that are named one by one
+SHOWN = 10  # objects and obstacles named one by one
 
 _MOMENT = re.compile(r"-(\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d)-[0-9a-f-]{36}[^/]*$")
 _RETENTION = {"rejected": "RejectedRetentionInDays", "errors": "ErrorsRetentionInDays", "raw": "RawRetentionInDays"}
@@ -72,15 +72,15 @@ class StoredObject:
 
 @dataclass
 class Group:
-    """What was found under one reason."""
+    """The items found under one reason."""
 
     found: int = 0
     replayed: int = 0
     to_send: int = 0
     verdict: Verdict = field(default_factory=Verdict)
-    """Of what is to be sent."""
+    """Of the items to send."""
     obstacles: Counter[str] = field(default_factory=Counter)
-    """What holds the others back."""
+    """Why the others are held back."""
 
     @property
     def held_back(self) -> int:
@@ -89,7 +89,7 @@ class Group:
 
 @dataclass
 class Survey:
-    """What a zone holds: by reason, what is to be sent, and what is set aside."""
+    """A zone's items by reason, the digests to send, and the objects set aside."""
 
     groups: dict[str, Group] = field(default_factory=dict)
     chosen: set[str] = field(default_factory=set)
@@ -145,14 +145,14 @@ def replay(arguments: list[str]) -> int:
 
 
 class ZoneReader:
-    """Reads one zone of the bucket. `reasons` are those that were met, also of what was not asked for."""
+    """Reads one zone of the bucket. `reasons` are all those found, also of items not asked for."""
 
     def __init__(self, bucket: Bucket, zone: Zone) -> None:
         self.bucket, self.zone = bucket, zone
         self.reasons: set[str] = set()
 
     def objects(self, since: date | None, until: date | None) -> list[StoredObject]:
-        """The zone's objects of these days of delivery, oldest first; what has no day in its key is among them."""
+        """The zone's objects of these days of delivery, oldest first, including keys without a day."""
         found = []
         for item in self.bucket.objects(f"{self.zone}/"):
             day = day_of(item["Key"])
@@ -164,7 +164,7 @@ class ZoneReader:
         return [stored for _, stored in sorted(found, key=lambda pair: (pair[0], pair[1].key))]
 
     def read(self, objects: list[StoredObject], set_aside: dict[str, str]) -> Iterator[Item]:
-        """Every item of the objects once, in their order. What cannot be read goes into `set_aside`, by key."""
+        """Every item of the objects once, in their order. Unreadable objects go into `set_aside`, by key."""
         texts, seen = Texts(), set[str]()
         with ThreadPoolExecutor(READERS) as executor:
             for together in _read_together(objects):
@@ -228,7 +228,7 @@ def _stored_at(stored: StoredObject) -> int:
 
 
 def differing_transform(aws: Aws, parameters: Mapping[str, str]) -> str:
-    """The files in which the deployed transform differs from this folder's; nothing if it is the same."""
+    """The names of files that differ between the deployed transform and this folder's; empty if none."""
     bucket, key = parameters.get("ArtifactBucket", ""), parameters.get("TransformCodeKey", "")
     try:
         content = aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -246,7 +246,7 @@ def differing_transform(aws: Aws, parameters: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """A zone, its objects of the days that were asked for, and the marks of what has been sent of it."""
+    """A zone, its objects of the chosen days, and the marks of items sent before."""
 
     zone: ZoneReader
     objects: list[StoredObject]
@@ -254,7 +254,7 @@ class Work:
 
 
 def look(work: Work, settings: Settings, reason: str | None, limit: int | None) -> Survey:
-    """Read everything, ask today's transform, and choose what is to be sent; `limit` is how many items at most."""
+    """Read everything, ask today's transform, and choose at most `limit` items to send."""
     survey = Survey()
     with progress() as display:
         task = display.add_task("Reading", total=None)
@@ -284,7 +284,7 @@ def look(work: Work, settings: Settings, reason: str | None, limit: int | None) 
 
 
 def show(survey: Survey, zone: ZoneReader) -> None:
-    """A table by reason on stdout; below it what is held back and what is set aside."""
+    """Print a table by reason to stdout; on stderr, the items held back or set aside."""
     unit = {"rejected": "rejected events", "errors": "failed records", "raw": "raw records"}[zone.zone]
     table = Table(box=box.SIMPLE_HEAD, title=f"{unit} of s3://{zone.bucket.name}/{zone.zone}/", title_justify="left")
     for name in ("reason", "found", "sent before", "held back", "to send", "accepted"):
@@ -338,7 +338,7 @@ def _confirm(count: int, name: str, aws: Aws) -> None:
         raise CommandError("nothing was sent")
 
 
-# --- What was typed
+# --- Arguments
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -377,7 +377,7 @@ def _positive(text: str) -> int:
 
 
 def _settings(parameters: Mapping[str, str]) -> Settings:
-    """What the stack's parameters decide, as the function reads it from its environment."""
+    """The settings in the stack's parameters, as the function reads them from its environment."""
     names = (name.strip().lower() for name in parameters.get("RedactFields", "").split(","))
     handling: Any = parameters.get("IpHandling") or "TRUNCATE"
     return Settings(handling, frozenset(name for name in names if name))

@@ -1,9 +1,9 @@
-"""Putting records back on the stream no faster than it takes them, and the marks of what has been put.
+"""Putting records back on the stream no faster than it takes them, and the marks of items already put.
 
 A mark is an object `replayed/<zone>/<run>/<number>` with the digests of one call's items, a line each. It is written
-after Firehose has taken them and before the next call: a replay that is killed sends at most one call's records a
-second time, and their rows have the ids that they had. Marks are only ever added, and no table reads them. Whoever
-deletes them makes everything replayable again.
+after Firehose has taken them and before the next call: a killed replay sends at most one call's records a second
+time, and their rows keep their ids. Marks are only ever added, and no table reads them. Once they are deleted,
+everything can be replayed again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DIGESTS: Final = re.compile(r"([0-9a-f]{32}\n)*")
 
 
 class Marks:
-    """What has been replayed of a zone."""
+    """The digests of a zone's replayed items, and the means to add more."""
 
     def __init__(self, bucket: Bucket, zone: Zone) -> None:
         self.bucket, self.prefix = bucket, f"{REPLAYED}{zone}/"
@@ -66,7 +66,7 @@ class Marks:
 
 
 class Paced:
-    """A Firehose client that slows down when the stream pushes back, so that there is room for those who send live.
+    """A Firehose client with backpressure: it leaves room on the stream for live senders.
 
     Half as fast after each refusal, a tenth faster after each success.
     """
@@ -103,7 +103,7 @@ def send(
     """Put the items' records on the stream, a full call after the other, and mark each call's items.
 
     `tell` gets the number of items of each call. Returns how many items and records were put. Raises CommandError
-    when the stream does not take a record: what it has taken is marked by then.
+    when the stream does not take a record; items it has taken are marked by then.
     """
     paced, items_put, records_put = Paced(firehose), 0, 0
     for call in _calls(items):

@@ -1,16 +1,16 @@
-"""What a replay finds in the bucket: events of rejected/ and records of errors/ and raw/, ready to be put again.
+"""Events of rejected/ and records of errors/ and raw/, ready to be put on the stream again.
 
-Everything here is pure. An Item is what is replayed or not as a whole. Its records lead to the rows that its events
-would have had at first: event_id, position and received_at travel in the context line (transform/records.py).
+Everything here is pure. An Item is replayed as a whole or not at all. Its records lead to the rows its events would
+have had at first: event_id, position and received_at travel in the context line (transform/records.py).
 
-- A row of rejected/ holds one event's text, or a numbered part of it. Its record has the row's id, so that the event
-  keeps it also where its sender gave none. Of the client's address only the network is left.
+- A row of rejected/ holds one event's text, or a numbered part of it. Its record has the row's id, so the event keeps
+  it even if its sender gave none. Only the network of the client's address remains.
 - A record of errors/processing-failed/ is in its envelope as it was put, and goes as it is. A bare one of an SDK
-  gets a context line with its arrival time, from which its ids were made.
-- A record of errors/format-conversion-failed/ is rows, not events: each becomes the event that it was made of, as far
-  as a row says. Rules run a second time on it.
+  gets a context line with its arrival time, because its ids were made from it.
+- A record of errors/format-conversion-failed/ is rows, not events: each becomes its original event again, as far as
+  the row has it. Rules run a second time on it.
 - raw/ holds records one after the other. Bare ones have lost their arrival time there: only events with an id of their
-  own can be told from those that are stored.
+  own can be told from stored ones.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ROW_KEYS: Final = {column.name: column.key or column.name for column in COLUMNS
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An event or a record that may be replayed; `digest` tells it from every other, and from its own next failure."""
+    """A rejected event or a record; `digest` tells it from every other, and from its own next failure."""
 
     reason: str
     digest: str
@@ -52,7 +52,7 @@ class Item:
 
 @dataclass(slots=True)
 class Verdict:
-    """What today's transform says of an item's events; `obstacle` is why it is held back."""
+    """Outcomes of an item's events in today's transform; `obstacle` is why it is held back."""
 
     accepted: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -61,7 +61,7 @@ class Verdict:
 
 
 def judge(item: Item, settings: Settings, zone: Zone) -> Verdict:
-    """Ask the transform of this folder. What would fail again is held back, and so is what would be rejected again."""
+    """Ask this folder's transform, and hold an item back if it would fail or be rejected again."""
     verdict = Verdict(obstacle=item.obstacle)
     for record in item.records:
         if len(record) > MAX_RECORD_BYTES:
@@ -91,8 +91,8 @@ def judge(item: Item, settings: Settings, zone: Zone) -> Verdict:
 
 
 def read_rejected(content: bytes, texts: Texts) -> list[Item]:
-    """The rejected events of an object; those of which it has only a part wait in `texts`. Raises Corrupt."""
-    # First all of it, so that an object with one bad row in it is set aside as a whole.
+    """The rejected events of an object; incomplete ones wait in `texts` for their other parts. Raises Corrupt."""
+    # All rows are read first, so one bad row sets the whole object aside.
     rows = []
     for number, (row, body, _) in enumerate(read_rows(content), 1):
         try:
@@ -118,7 +118,7 @@ def _rejected_item(row: Json, text: bytes, sender: Origin) -> Item:
 
 
 def _as_sent(text: bytes, reason: str, form: Form) -> tuple[bytes, Form]:
-    """The text of a rejected row that names its form as a body of that form."""
+    """The text of a rejected row with a form, as a body of this form."""
     if form not in WRAPPING:
         return text, form
     texts = values_or_lines(text) if reason in OF_MANY else [text]
@@ -126,10 +126,10 @@ def _as_sent(text: bytes, reason: str, form: Form) -> tuple[bytes, Form]:
 
 
 def _as_event(text: bytes, reason: str) -> tuple[bytes, Form | None]:
-    """The text of a rejected event as a body, and its form: one that leaves it the one event that it was, if it was."""
+    """The text of a rejected event as a body, and a form that keeps a single event single."""
     event = parse(text.removeprefix(BYTE_ORDER_MARK))
     if reason not in _NOT_OF_A_QUERY and type(event) is not dict:
-        return text, "query"  # every text of JSON that has such a fault is an object
+        return text, "query"  # a JSON text with such a fault is always an object
     if reason in OF_MANY:
         # Items of an array may be on several lines each; a line break is white space between JSON's tokens.
         try:
@@ -170,17 +170,17 @@ def _conversion_item(failed: Failed) -> Item:
     if not rows or not all(type(row) is dict and type(row["event_id"]) is str for row in rows):
         raise ValueError("rawData holds no rows of events")
     reason = str(failed.envelope.get("lastErrorCode") or CONVERSION_FAILED)
-    # A row lacks the id of its request that no client can choose; no id is made of it here, as each event has its own.
+    # A row lacks its extended_request_id; no id is made from it here, because each event has its own.
     sender = origin_of({**rows[0], "extended_request_id": rows[0].get("request_id")})
     lines = b"\n".join(json.dumps(event_of(row), ensure_ascii=False).encode() for row in rows)
     return Item(reason, _digest("errors", failed.arrived_at, failed.data), sender.record(lines, form="lines"))
 
 
 def event_of(row: Json) -> Json:
-    """The event that the transform made a row of, as far as the row says; it becomes the same row again.
+    """A row's original event, as far as the row has it; it becomes the same row again.
 
-    What stood in `properties` goes back beside the columns, where rules look for it; there stays what has a column's
-    name, and so was inside the sender's own `properties`.
+    Members of `properties` go back beside the columns, where rules look for them. Those with a column's name stay, as
+    they were inside the sender's own `properties`.
     """
     event = {key: row[name] for name, key in _ROW_KEYS.items() if row.get(name) is not None}
     if row.get("clock_skew_ms") is None:
@@ -214,7 +214,7 @@ def read_raw(content: bytes, stored_at: int) -> list[Item]:
 
 
 def _bare_items(content: bytes, stored_at: int) -> Iterator[Item]:
-    """Bare records that are one after the other: their events, a line each."""
+    """The events of adjacent bare records, a line each."""
     events: list[bytes] = []
     for value in values_or_lines(content):
         document = parse(value)
@@ -238,7 +238,7 @@ def _has_id(event: Any) -> bool:
 
 
 def _digest(*parts: object) -> str:
-    """128 bits that tell an item from every other."""
+    """An item's identity, in 128 bits."""
     return sha256(b"\0".join(_bytes(parts))).hexdigest()[:32]
 
 
