@@ -1,4 +1,4 @@
-"""One screen about a stack: does it take events, do they arrive, and what needs a person."""
+"""One screen about a stack: does it take events, do they arrive, and does it need a person."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def status(arguments: list[str]) -> int:
 
 
 class _Watch:
-    """A screen that is drawn anew; one JSON document or one screen after the other where no terminal is."""
+    """A redrawn screen; without a terminal, one JSON document or screen after the other."""
 
     def __init__(self, as_json: bool) -> None:
         console = _console()
@@ -103,7 +103,7 @@ def _console() -> Console:
 
 
 def screen(facts: Facts) -> Group:
-    """The facts as a person reads them; nothing that came from outside steers the terminal."""
+    """The facts as a person reads them; no text from outside steers the terminal."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -248,7 +248,7 @@ def _plain(text: str, style: str = "") -> Text:
     return Text("\n".join(printable(line) for line in text.split("\n")), style)
 
 
-# --- What was typed
+# --- Arguments
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
