@@ -1,7 +1,7 @@
-"""What became of events that the API has accepted: asks the stack's tables for their ids.
+"""The outcome of accepted events: asks the stack's tables for their ids.
 
-An API's 202 says that an event is stored. The transform judges it later, and then Firehose collects what it makes. So
-the tables of events and of rejected events are asked until each id is in one of them, or late.
+The API's 202 means: stored. The transform judges the event later, and then Firehose collects the rows. So the tables
+of events and of rejected events are asked until each id is in one of them, or late.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from transform.rejects import MAX_ID_CHARACTERS
 PAUSE_SECONDS, LOCAL_PAUSE_SECONDS = 15, 1  # each question costs, except locally
 IDS_PER_QUERY = 5_000
 ID_BYTES_PER_QUERY = 200_000  # Athena takes a query of 262,144
-CLOCK_SECONDS = 60  # that this machine's clock may be ahead of AWS's
+CLOCK_SECONDS = 60  # this machine's clock may be so much ahead of AWS's
 
 
 @dataclass
 class Arrived:
-    """Where the ids are: how many are rows, which are rejected and why, and which are in neither table."""
+    """The ids by place: the number of rows, the reasons of rejected ones, and those in neither table."""
 
     rows: int = 0
     rejected: dict[str, str] = field(default_factory=dict)
@@ -36,10 +36,10 @@ class Arrived:
 
 
 class Arrivals:
-    """Waits for events of a stack that are sent from now on.
+    """Waits for events sent to a stack from now on.
 
     Raises:
-        UsageError: the stack redacts event_id, so that no event can be found by it.
+        UsageError: the stack redacts event_id, so no event can be found by it.
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -98,7 +98,7 @@ class Arrivals:
                 rows.add(event_id)
             else:
                 arrived.rejected[event_id] = f"{reason}: {detail}"
-        # An event that was rejected before and is a row now is a row.
+        # A rejected event with a row now counts as a row.
         for event_id in rows:
             arrived.rejected.pop(event_id, None)
         arrived.rows += len(rows)
@@ -106,7 +106,7 @@ class Arrivals:
 
 
 def _chunks(ids: Collection[str]) -> Iterator[list[str]]:
-    """The ids in lists that a query holds, without those that no table has."""
+    """The ids in lists short enough for a query, without those impossible in a table."""
     chunk: list[str] = []
     size = 0
     for event_id in sorted(ids):

@@ -1,6 +1,6 @@
 """Post one event to a stack's /track, or the events of a file or of standard input, in packs, to its /batch.
 
-Each event has its event_id before its first try. Those of a file follow from its content, as event_files tells.
+Each event has its event_id before its first try. Ids of a file's events are made from its content (event_files.py).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ from scripts.commands.track.sender import (
 
 SHOWN_REFUSALS = 10
 
-# Statuses that judge who posts, not what: every other event would fare no better.
+# Statuses that refuse the sender, not the event: every other event would fare no better.
 _NOT_ALLOWED = (401, 403)
 
 _NO_REFUSALS = (
@@ -111,25 +111,25 @@ class Interruption:
 
 @dataclass(frozen=True)
 class Door(Entrance):
-    """Where events go into a stack. `way_out` says what to do if they are not let in."""
+    """A stack's entrance for events. `way_out` is the advice for a sender it refuses."""
 
     way_out: str = ""
 
     def check(self, answer: Answer) -> None:
-        """Raise CommandError if an answer refuses whoever posts, and not the event."""
+        """Raise CommandError if an answer refuses the sender rather than the event."""
         if answer.status in _NOT_ALLOWED:
             raise CommandError(f"not allowed to post: {answer.reason}: {self.way_out}")
 
 
 def find_door(stack: Stack, *, many: bool, api_key: str | None = None) -> Door:
-    """The way into a stack: /batch for many events, /track for one or where the stack has no other.
+    """The stack's entrance: /batch for many events, /track for one or if the stack has no other.
 
     Args:
-        api_key: the key to send where the stack asks for one; without it, the stack's own is read.
+        api_key: the key to send if the stack asks for one; without it, the stack's own is read.
 
     Raises:
-        CommandError: no such stack, or its key may not be read.
-        NoCredentialsError: the stack wants signed requests, and there is nothing to sign them with.
+        CommandError: the stack does not exist, or its key may not be read.
+        NoCredentialsError: the stack wants signed requests, and there are no credentials to sign them.
     """
     aws, outputs = stack.aws, stack.outputs
     packing = PACKED if many and "BatchURL" in outputs else SINGLE
@@ -151,7 +151,7 @@ def find_door(stack: Stack, *, many: bool, api_key: str | None = None) -> Door:
 
 
 def signature(aws: Aws) -> Authorize:
-    """Signs each request (Signature Version 4) as whoever calls AWS here; the policy must allow execute-api:Invoke."""
+    """Signs each request (Signature Version 4) with the AWS credentials here; they must allow execute-api:Invoke."""
     credentials = aws.session.get_credentials()
     if credentials is None:
         raise NoCredentialsError()
@@ -246,7 +246,7 @@ def _track_many(options: argparse.Namespace) -> int:
 
 
 def _note(answers: Iterator[Answer], ids: dict[str, int]) -> Generator[Answer]:
-    """The answers, with the ids of what they accept noted, and the number of the line where each stood first."""
+    """The answers; the id of each accepted event is noted, with the number of its first line."""
     for answer in answers:
         if answer.is_accepted:
             ids.setdefault(id_of(answer.line), answer.line.number)
@@ -256,7 +256,7 @@ def _note(answers: Iterator[Answer], ids: dict[str, int]) -> Generator[Answer]:
 def _follow(arrivals: Arrivals | None, ids: Mapping[str, int], unit: str, place: str) -> bool:
     """Wait for accepted events, and return whether each is a row or rejected; or tell where to look for rejected ones.
 
-    `place` is what a command line needs to reach the stack.
+    `place` has the command line's options for the stack.
     """
     if arrivals is None:
         say(f"In a minute or two, scripts/query.sh{place} rejections shows those that the transform rejects")
@@ -292,7 +292,7 @@ def _send(
 def _report(
     door: Door, answers: Iterator[Answer], events: Events, first: int, refusals: IO[bytes] | None
 ) -> tuple[Summary, int, Exception | None]:
-    """Show the answers as they come: the sums, the last line that is settled, and what ended it early."""
+    """Show the answers as they come; returns the sums, the last settled line and the fault that ended it early."""
     summary, last, started = Summary(), first - 1, time.monotonic()
     fault: Exception | None = None
     columns = (
@@ -316,7 +316,7 @@ def _report(
                     if refusals is not None:
                         refusals.writelines(written(answer.line))
                 display.update(task, completed=events.position, accepted=summary.accepted, refused=summary.refused)
-        # By `send`, by `check`, or by credentials that ran out while requests were signed.
+        # By `send`, by `check`, or by expired credentials while requests were signed.
         except (CommandError, BotoCoreError) as error:
             fault = error
     if summary.refused > SHOWN_REFUSALS:
@@ -410,7 +410,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _again(options: argparse.Namespace, line: int) -> str:
-    """The command line that goes on from a line; without the API key, which is a secret."""
+    """The command line to go on from a line; without the API key, a secret."""
     words = ["scripts/track.sh", *shlex.split(command_options(options))]
     if options.rate != REQUESTS_PER_SECOND:
         words += ["--rate", f"{options.rate:g}"]

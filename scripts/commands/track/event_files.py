@@ -1,11 +1,11 @@
-"""The events of a file or a pipe: unpacked, split into texts, each with an id that follows from the texts so far.
+"""The events of a file or a pipe: unpacked, split into texts, each with an id made from the texts so far.
 
 A file has a JSON object on each line; or JSON arrays of objects, or pretty-printed objects, one after the other. It may
-be gzipped, and UTF-16 or UTF-32 if it begins with a byte order mark. It is read once, and no more of it is held than
-the largest event that can be sent.
+be gzipped, and UTF-16 or UTF-32 if it begins with a byte order mark. It is read once, and memory holds no more of it
+than the largest event.
 
 An id is a digest of all texts up to and including the event's own, without the white space between their tokens. So the
-same content has the same ids however it is packed, encoded and laid out, and a file that grows keeps those that it had.
+same content has the same ids however it is packed, encoded and laid out, and a growing file keeps its ids.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from transform.records import read_id
 from transform.rows import merge_properties
 
 STANDARD_INPUT = "standard input"
-POLL_SECONDS = 0.1  # between two looks at an input that keeps us waiting, for whether to go on waiting
+POLL_SECONDS = 0.1  # between two looks at a slow input, to see whether to go on waiting
 _CHUNK_BYTES = 1 << 18
-_MOST_HELD = LARGEST_EVENT + 16  # bytes of a text, with white space that may follow it
+_MOST_HELD = LARGEST_EVENT + 16  # bytes of a text, with some white space after it
 _TOO_LARGE = f"larger than {LARGEST_EVENT:,} bytes, which one Firehose record holds"
 
 Chunks = Iterator[bytes | None]
-"""The bytes of an input in their order, and None whenever the next ones keep us waiting."""
+"""The bytes of an input in their order, and None whenever the next ones are not there yet."""
 
 
-# --- Bytes: what an input is packed and encoded in ----------------------------------------------------------------
+# --- Bytes: packing and encoding of an input ----------------------------------------------------------------------
 
 _GZIP = b"\x1f\x8b"
 _UTF8 = b"\xef\xbb\xbf"
 _ENCODINGS = {
-    b"\xff\xfe\0\0": "utf-32",  # before the shorter mark that it begins with
+    b"\xff\xfe\0\0": "utf-32",  # before the shorter mark at its start
     b"\0\0\xfe\xff": "utf-32",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
@@ -62,7 +62,7 @@ _OTHERS = {
     b"\xfd7zXZ\0": ("xz", "xz -dc {}"),
     b"PAR1": ("Parquet", _COPY),
 }
-"""What is not read, by its first bytes: its name, and a command that makes lines of JSON of it."""
+"""Formats not read, by their first bytes: the name, and a command to make lines of JSON of it."""
 
 _MARKS = (_UTF8, *_ENCODINGS, *_OTHERS)
 
@@ -90,8 +90,8 @@ def unpack(chunks: Chunks, name: str) -> Chunks:
         name: the file's, or STANDARD_INPUT.
 
     Raises:
-        UsageError: it is not text. The message names what it is and a command that makes text of it.
-        CommandError: it is damaged or cut off. All text before that has been yielded.
+        UsageError: it is not text. The message names its format and a command to make text of it.
+        CommandError: it is damaged or cut off. All text before the damage has been yielded.
     """
     head, rest = _peek(chunks)
     if head.startswith(_GZIP):
@@ -144,7 +144,7 @@ def _inflate(chunks: Chunks) -> Chunks:
 
 
 def _decode(chunks: Chunks, encoding: str) -> Chunks:
-    # Half a surrogate pair is refused with the event that it is in.
+    # Half a surrogate pair is refused later, with its event.
     decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
     try:
         for chunk in chunks:
@@ -154,19 +154,19 @@ def _decode(chunks: Chunks, encoding: str) -> Chunks:
         raise CommandError(f"the {encoding.upper()} text is damaged or cut off: {error.reason}") from error
 
 
-# --- Texts: what may be an event ----------------------------------------------------------------------------------
+# --- Texts: possible events ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Large:
-    """A text that is too large for an event. It is in `spool`, from `start` on; nowhere, if there is no spool."""
+    """A text too large for an event. It is in `spool`, from `start` on; nowhere if there is no spool."""
 
     spool: IO[bytes] | None
     start: int
     size: int
 
     def pieces(self) -> Iterator[bytes]:
-        """The text in pieces that memory holds."""
+        """The text in pieces small enough for memory."""
         if self.spool is not None:
             self.spool.flush()
             end = self.start + self.size
@@ -175,7 +175,7 @@ class Large:
 
 
 class Collector:
-    """Makes texts of pieces. A text that is too large for an event goes to the spool as it comes."""
+    """Makes texts of pieces. A text too large for an event goes to the spool as it comes."""
 
     def __init__(self, spool: IO[bytes] | None) -> None:
         self._spool = spool
@@ -197,7 +197,7 @@ class Collector:
             self._pieces.clear()
 
     def take(self, piece: bytes) -> bytes | Large:
-        """The text that this piece ends."""
+        """The text with this piece as its end."""
         self.add(piece)
         size, self._size = self._size, 0
         if size > _MOST_HELD:
@@ -208,7 +208,7 @@ class Collector:
 
 
 Texts = Iterator[bytes | Large | None]
-"""Texts in their order, and None whenever the next one keeps us waiting."""
+"""Texts in their order, and None whenever the next one is not there yet."""
 
 _VALUES = re.compile(rb"\s*(\[|\{[ \t\r]*\n)")
 _UNDECIDED = re.compile(rb"\s*(\{[ \t\r]*)?")
@@ -244,7 +244,7 @@ def split_lines(chunks: Chunks, collector: Collector) -> Texts:
         yield collector.take(b"")
 
 
-# A string that is whole, or a character that matters. No string has a newline.
+# A whole string, or a significant character. No string has a newline.
 _TOKEN = re.compile(rb'"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"|["{}\[\]:,\n]')
 # The rest of a string: as far as its end, or as the chunk's, where it may leave half an escape.
 _STRING = re.compile(rb'[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+(?:\\?(?P<end>["\n])|(?P<escape>\\)?\Z)')
@@ -256,7 +256,7 @@ def split_values(chunks: Chunks, collector: Collector) -> Texts:
     A value ends with its last bracket; one without brackets, at a comma or a newline. A value whose brackets do not
     match ends where another begins for sure: at a `{` inside an object and not behind a colon. Else at the array's end.
     """
-    opened = bytearray()  # the brackets of the value that are open
+    opened = bytearray()  # the open brackets of the value
     in_array = in_string = False
     previous = escape = b""
     for chunk in chunks:
@@ -307,7 +307,7 @@ def split_values(chunks: Chunks, collector: Collector) -> Texts:
 
 @dataclass(frozen=True, slots=True)
 class LargeLine(Line):
-    """A line that is too large to post; its body is empty."""
+    """A line too large to post; its body is empty."""
 
     text: Large | None = None
 
@@ -315,7 +315,7 @@ class LargeLine(Line):
 class Events:
     """The events of a file or a pipe as lines to post, each with its id.
 
-    `name` is the file's, or STANDARD_INPUT. Another `seed` gives other ids. `spool` keeps what is too large.
+    `name` is the file's, or STANDARD_INPUT. Another `seed` gives other ids. `spool` keeps texts too large for an event.
     """
 
     def __init__(
@@ -328,11 +328,11 @@ class Events:
         self._digest = hashlib.blake2b(seed.encode("utf-8", "surrogateescape"), digest_size=16)
         self._collector = Collector(spool)
         self.unit = "line"
-        """What is counted: lines, or events where a line is not an event."""
+        """The unit of the counts: lines, or events if a line is not an event."""
         self.read = 0
         """How many of them have been read."""
         self.last = 0
-        """The number of the last one that is an event, or is refused as one."""
+        """The number of the last event, sent or refused."""
         self.is_whole = False
         """Whether everything has been read."""
         self.fault: CommandError | None = None
@@ -344,7 +344,7 @@ class Events:
         return None if self.size is None else self._stream.tell()
 
     def lines(self, first: int = 1) -> Iterator[Line | None]:
-        """The events from number `first` on, and None whenever the next one keeps us waiting."""
+        """The events from number `first` on, and None whenever the next one is not there yet."""
         try:
             has_lines, texts = split(unpack(read_chunks(self._stream, self._stop), self._name), self._collector)
             self.unit = "line" if has_lines else "event"
@@ -377,10 +377,10 @@ class Events:
 
 
 def event_line(number: int, text: bytes, event_id: str) -> Line:
-    """A text as the line to post, with `event_id` unless it has an id; or with what is wrong with it.
+    """A text as the line to post, with `event_id` unless it has an id; or with its problem.
 
-    It gives the row that the transform would make of the text, and what the sender wrote arrives as it was written, to
-    the last digit: the id is put before the closing brace, and what the sender has in its place moves to properties.
+    It becomes the same row as the text alone would, and the sender's values arrive as written, to the last digit: the
+    id is put before the closing brace, and a sender's value in its place moves to properties.
     """
     try:
         event = parse_json(text.decode("utf-8"), parse_int=_forget_digits, parse_constant=_refuse_constant)
@@ -406,7 +406,7 @@ def event_line(number: int, text: bytes, event_id: str) -> Line:
 
 
 def id_of(line: Line) -> str:
-    """The id of an event that can be posted, as its row has it."""
+    """The id of a postable event, as its row has it."""
     own_id = read_id(parse_json(line.body, parse_int=str)["event_id"]) or ""
     return _HALF_PAIR.sub("\ufffd", own_id.strip())
 
@@ -457,7 +457,7 @@ def _write(value: bytes | dict[str, Any]) -> bytes:
 
 
 def written(line: Line) -> Iterator[bytes]:
-    """The text of a line that was refused, whole and with its newline, in pieces that memory holds."""
+    """The text of a refused line, whole and with its newline, in pieces small enough for memory."""
     pieces = line.text.pieces() if isinstance(line, LargeLine) and line.text else [line.body]
     for piece in pieces:  # a pretty-printed text becomes a line of its own
         yield piece.replace(b"\r", b" ").replace(b"\n", b" ")
@@ -469,7 +469,7 @@ def _position(error: json.JSONDecodeError) -> str:
 
 
 def _forget_digits(_digits: str) -> int:
-    """Some whole number: nobody asks which, and to read thousands of digits takes long."""
+    """Any whole number: its value is never used, and reading thousands of digits takes long."""
     return 0
 
 

@@ -1,6 +1,6 @@
 """Post events to an HTTP endpoint: packed, paced, retried, over a few keep-alive connections, in bounded memory.
 
-A retry may post an event that had already arrived: a timeout hides the answer, and Firehose itself delivers at least
+A retry may post an event a second time, because a timeout hides the answer, and Firehose itself delivers at least
 once. So give each event its event_id before its first try.
 """
 
@@ -24,26 +24,26 @@ from shared.documents import parse_json
 
 USER_AGENT = "sluice-track/1"
 # Below the stage's default throttle of 100, which other senders share. As every 10 KB of a request count as one, it is
-# also 800 KB a second: below the 1 MiB that a delivery stream takes in most regions.
+# also 800 KB a second: below a delivery stream's 1 MiB in most regions.
 REQUESTS_PER_SECOND = 80.0
 BYTES_PER_TURN = 10_000
 LARGEST_EVENT = 1_024_000  # bytes in one Firehose record; the API would answer 413
-LINGER_SECONDS = 0.5  # that the first event of a pack waits for others
+LINGER_SECONDS = 0.5  # the first event of a pack waits so long for others
 
 SEND_SECONDS = 120.0  # a pack over a slow line
 RECOVERY_SECONDS = 30.0  # from a standstill back to the full rate
-FAREWELL_SECONDS = 3.0  # what requests on their way get after Ctrl-C
+FAREWELL_SECONDS = 3.0  # for requests on their way after Ctrl-C
 
 _RETRIED = {408, 429} | set(range(500, 600))
 _BUSY = {429, 503}  # the stage's throttle, and Firehose's
 
 Authorize = Callable[[str, bytes, Mapping[str, str]], Mapping[str, str]]
-"""The headers to send, with what lets a request in: from the URL, the body and the headers that it has anyway."""
+"""The headers to send, with the authorization, made from the URL, the body and the other headers."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How events share requests. One that is larger than `most_bytes` travels alone."""
+    """How events share requests. One larger than `most_bytes` travels alone."""
 
     media_type: str
     most_events: int
@@ -57,8 +57,8 @@ class Packing:
 
 
 SINGLE = Packing("application/json", most_events=1, most_bytes=LARGEST_EVENT, connections=16)
-# A pack becomes one Firehose record, and its rows are larger than its events: half of what a record holds leaves the
-# transform room for them in one reply of 6 MB.
+# A pack becomes one Firehose record, and its rows are larger than its events: half of a record leaves the transform
+# room for them in one reply of 6 MB.
 PACKED = Packing("application/x-ndjson", most_events=5_000, most_bytes=500_000, connections=4)
 
 
@@ -73,7 +73,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a line. `status` is the API's HTTP status, or 0 for a line that was refused before sending."""
+    """The outcome of a line. `status` is the API's HTTP status, or 0 for a line refused before sending."""
 
     line: Line
     status: int
@@ -111,7 +111,7 @@ class Patience:
 
 
 class Unreachable(CommandError):
-    """The API gave no answer at all to a request, however often it was tried; what follows would fare no better."""
+    """The API gave no answer at all to a request in all its tries; later requests would fare no better."""
 
 
 class Pacer:
@@ -137,7 +137,7 @@ class Pacer:
             return start - now
 
     def throttled(self) -> None:
-        """The API or Firehose is busy. Requests that were on their way will say it too: once a second is enough."""
+        """The API or Firehose is busy. Requests on their way will show it too, so once a second is enough."""
         with self._lock:
             now = self._clock()
             if now - self._slowed >= 1:
@@ -168,7 +168,7 @@ class Sender:
         self._connections: list[http.client.HTTPConnection] = []
 
     def deliver(self, pack: list[Line]) -> list[Answer] | None:
-        """Post a pack until it is answered for good, one answer for all; None if `stop` was set before that.
+        """Post a pack until it is answered for good, one answer for all; None if `stop` was set earlier.
 
         Raises:
             Unreachable: no try got an answer.
@@ -208,7 +208,7 @@ class Sender:
         raise Unreachable(f"cannot reach {home}: {str(fault) or type(fault).__name__}")
 
     def abort(self) -> None:
-        """Break off the requests that are on their way."""
+        """Break off the requests on their way."""
         for connection in self._connections:
             with contextlib.suppress(OSError, AttributeError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
@@ -242,7 +242,7 @@ def anybody(_url: str, _body: bytes, headers: Mapping[str, str]) -> Mapping[str,
 
 @dataclass(frozen=True)
 class Entrance:
-    """Where events go in, how many at once, what lets them in, and who says that they come from it."""
+    """Where events go in, how they are packed and authorized, and the user agent of their sender."""
 
     url: str
     packing: Packing = SINGLE
@@ -261,10 +261,10 @@ def send(
     """Post lines and yield their answers in the order of the lines, however the requests overtake each other.
 
     So everything up to the last answer is settled, and nothing after it needs to be known to go on later. Memory is
-    bounded by a window of packs; `lines` is read no faster than they are sent, and says None where the next line has
-    yet to come. A pack is taken or refused as a whole; one that the API finds too large (413) is posted again in two
-    halves. Setting `stop` ends it: requests on their way get FAREWELL_SECONDS, then the answers that follow without a
-    gap are still yielded.
+    bounded by a window of packs; `lines` is read no faster than they are sent, and yields None if the next line has
+    yet to come. A pack is taken or refused as a whole; one too large for the API (413) is posted again in two halves.
+    Setting `stop` ends it: requests on their way get FAREWELL_SECONDS, then the answers before the first gap are
+    still yielded.
 
     Args:
         rate: requests per second at most, where every BYTES_PER_TURN of a request count as one.
@@ -273,7 +273,7 @@ def send(
         Unreachable: the API cannot be reached; the answers before that line have been yielded.
     """
     stop = stop or threading.Event()
-    halt = threading.Event()  # what ends the threads; `stop` is the caller's, and only read
+    halt = threading.Event()  # ends the threads; `stop` is the caller's, and only read
     packing = entrance.packing
     sender = Sender(entrance, Pacer(rate), patience or Patience(), halt)
     source = packs(lines, packing)
@@ -284,7 +284,7 @@ def send(
             while not stop.is_set() and (pending or not exhausted):
                 while not exhausted and len(pending) < packing.window and not stop.is_set():
                     if pending and pending[0].done():
-                        break  # what is answered is told first
+                        break  # answers go first
                     pack = next(source, None)
                     exhausted = pack is None
                     if not pack:
@@ -308,11 +308,11 @@ def send(
 
 
 def packs(lines: Iterable[Line | None], packing: Packing) -> Iterator[list[Line]]:
-    """Group lines, in their order, into what one request carries.
+    """Group lines, in their order, into packs of one request each.
 
-    A pack ends where the next line would not fit, or where there is no next line yet and its first one came
-    LINGER_SECONDS ago: lines that are there already are packed in full, however slow this machine is. None among the
-    lines, a wait for the next one, is handed on as an empty pack.
+    A pack ends if the next line would not fit, or if there is no next line yet and its first one came LINGER_SECONDS
+    ago: lines already there are packed in full, however slow this machine is. None among the lines, a wait for the
+    next one, is handed on as an empty pack.
     """
     pack: list[Line] = []
     size, deadline = 0, 0.0
@@ -336,7 +336,7 @@ def packs(lines: Iterable[Line | None], packing: Packing) -> Iterator[list[Line]
 
 
 def _halves(answers: list[Answer]) -> list[list[Line]]:
-    """What to post in place of a pack that is too large for the API: its halves. Nothing for any other answer."""
+    """The two halves of a pack too large for the API, to post in its place. Nothing for any other answer."""
     if len(answers) == 1 or all(answer.status != 413 for answer in answers):
         return []
     lines = [answer.line for answer in answers]
