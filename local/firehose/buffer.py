@@ -11,14 +11,14 @@ from contextlib import suppress
 from local.firehose import objects
 from local.firehose.objects import Record
 
-RECORD_OVERHEAD = 256  # What a record costs in memory beside its bytes.
+RECORD_OVERHEAD = 256  # A record's memory beside its bytes.
 
 
 class Buffer:
-    """Records that wait until there are `size` bytes of them or the first has waited for `interval` seconds.
+    """Records in wait until there are `size` bytes of them or the first has waited for `interval` seconds.
 
     They do not wait for more than `most` bytes of memory, whatever the size: else a full memory could wait for an
-    object that needs still more. On AWS, too, the size is a hint.
+    object in need of still more. On AWS, too, the size is a hint.
     """
 
     def __init__(self, hints: Callable[[], tuple[int, float]], most: int, request_limit: int | None = None) -> None:
@@ -41,7 +41,7 @@ class Buffer:
         return size >= self.hints()[0] or size + count * RECORD_OVERHEAD >= self.most
 
     async def take(self) -> list[Record]:
-        """Wait until the buffer is due, then take what makes one object, or one request."""
+        """Wait until the buffer is due, then take the records for one object, or one request."""
         while True:
             wait = self.since + self.hints()[1] - time.monotonic() if self.records else None
             if wait is not None and (wait <= 0 or self._is_enough(self.size, len(self.records))):
@@ -65,5 +65,5 @@ class Buffer:
 
 
 def weight(data: bytes) -> int:
-    """What a record with this data costs in memory."""
+    """The memory of a record with this data, in bytes."""
     return len(data) + RECORD_OVERHEAD

@@ -1,4 +1,4 @@
-"""The configuration of a delivery stream: what a template may say, what CreateDeliveryStream refuses, and prefixes."""
+"""The configuration of a delivery stream: a template's properties, CreateDeliveryStream's refusals, and prefixes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Processor:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Record format conversion: the Glue table that types the columns, and Parquet's codec."""
+    """Record format conversion: the Glue table with the columns' types, and Parquet's codec."""
 
     role: str
     database: str
@@ -60,17 +60,17 @@ class Configuration:
     backup: Destination | None
     processor: Processor | None
     conversion: Conversion | None
-    # The ARN of the KMS key under which records wait; empty where that is a key of Firehose's own.
+    # The ARN of the KMS key under which records wait; empty for a key of Firehose's own.
     key: str
 
     @property
     def glue_catalog(self) -> str:
-        """What the ARNs of the Glue catalog in the stream's account and region begin with."""
+        """The common beginning of the Glue catalog's ARNs in the stream's account and region."""
         return ":".join(self.arn.replace(":firehose:", ":glue:").split(":")[:5])
 
 
-# What is implemented of CreateDeliveryStream, by name: all that AWS takes there (None), or some of it (a pattern). What
-# ends in `!` is needed here, though AWS has a default for it.
+# The implemented part of CreateDeliveryStream, by name: every value of AWS (None), or some of them (a pattern). A name
+# with `!` at its end is needed here, though AWS has a default for it.
 _S3: Json = {
     "BucketARN": None,
     "RoleARN": None,
@@ -108,7 +108,7 @@ IMPLEMENTED: Json = {
         "S3BackupConfiguration": _S3,
     },
 }
-# What AWS documents of the parameters of a Lambda processor, which are all text for it; numbers have bounds.
+# AWS's rules for the parameters of a Lambda processor. All of them are text for AWS; numbers have bounds.
 _FUNCTION = r"arn:[\w-]+:lambda:[\w-]+:\d{12}:function:[\w$-]+(:[\w$-]+)?"
 _ROLE = r"arn:[\w-]+:iam::\d{12}:role/.+"
 # A backup buffers for a minute at least: https://docs.aws.amazon.com/firehose/latest/dev/create-configure-backup.html
@@ -116,9 +116,9 @@ _LEAST_BACKUP_INTERVAL = 60
 
 
 def conform(properties: Json) -> Json:
-    """Check resolved properties as CreateDeliveryStream does, and type their scalars, which may be given as text.
+    """Check resolved properties as CreateDeliveryStream does, and type their scalars, possibly given as text.
 
-    ValueError names the property, the value and what is allowed, or what this engine does not implement.
+    ValueError names the property, the value and the allowed ones, or a part not implemented by this engine.
     """
     given: Json = shapes.conform(properties, shapes.input_of("firehose", "CreateDeliveryStream"))
     _restrict(given, IMPLEMENTED, "")
@@ -145,7 +145,7 @@ def _restrict(value: Any, implemented: Any, path: str) -> None:
 
 
 def merge(was: Json, given: Json) -> Json:
-    """A destination as UpdateDestination leaves it: what is left out keeps its old value.
+    """A destination after UpdateDestination: omitted members keep their old values.
 
     The conversion and the backup are merged member by member, everything else is replaced as a whole.
     """
@@ -166,7 +166,7 @@ def _merge_members(was: Json, given: Json) -> Json:
 
 
 def configure(properties: Json, *, name: str, arn: str, version: int) -> Configuration:
-    """Read conformed properties; ValueError for combinations that CreateDeliveryStream refuses, in its order."""
+    """Read conformed properties; ValueError for combinations refused by CreateDeliveryStream, in its order."""
     path = "ExtendedS3DestinationConfiguration"
     s3: Json = properties[path]
     conversion = _conversion(s3, path)
@@ -192,7 +192,7 @@ def configure(properties: Json, *, name: str, arn: str, version: int) -> Configu
 
 
 def _conversion(s3: Json, path: str) -> Conversion | None:
-    """The conversion, which is on unless `Enabled` says otherwise."""
+    """The conversion; it is on unless `Enabled` says otherwise."""
     settings = s3.get("DataFormatConversionConfiguration", {"Enabled": False})
     if not settings.get("Enabled", True):
         return None
@@ -282,7 +282,7 @@ _PATTERN_FIELDS = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M",
 
 
 def check_prefix(path: str, prefix: str, *, error: bool) -> None:
-    """Raise ValueError where CreateDeliveryStream refuses a prefix, or where it uses what is not implemented here.
+    """Raise ValueError for a prefix refused by CreateDeliveryStream, or with a part not implemented here.
 
     https://docs.aws.amazon.com/firehose/latest/dev/s3-prefixes.html
     """

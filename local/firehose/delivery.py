@@ -1,4 +1,4 @@
-"""The delivery of what makes one object, tried until it is written."""
+"""The delivery of the records of one object, tried until it is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ObjectDelivery:
-    """Delivers under the `configuration` of the day, and says what is `done`: the destination and its records."""
+    """Delivers under the `configuration` of the day, and calls `done` with the destination and its records."""
 
     engine: Engine
     writer: Writer
@@ -31,7 +31,7 @@ class ObjectDelivery:
     done: Callable[[str, list[Record]], None]
 
     async def deliver(self, records: list[Record]) -> None:
-        """Write one data object, then one error object of the records that do not fit the table.
+        """Write one data object, then one error object of the records unfit for the table.
 
         Until the error object is written, no further data is delivered, as on AWS.
         """
@@ -70,7 +70,7 @@ class ObjectDelivery:
             await self._until_written("main", misfits, write_failed)
 
     async def deliver_failed(self, documents: list[Record]) -> None:
-        """Write one error object of what the transform function did not process."""
+        """Write one error object of the records failed by the transform function."""
 
         async def write(configuration: Configuration) -> None:
             await self.writer.put_errors(configuration, documents, "processing-failed")
@@ -106,7 +106,7 @@ class ObjectDelivery:
                 code, message = error.code if "." in error.code else f"S3.{error.code}", error.message
             except objects.Misfit as error:
                 code, message = "DataFormatConversion.InvalidSchema", str(error)
-            except Exception as error:  # Nothing may end the loop that delivers.
+            except Exception as error:  # Nothing may end the delivery loop.
                 code, message = "InternalError", repr(error)
                 logger.exception("%s: a delivery failed", self.configuration().name)
             backup = self.configuration().backup if destination == "backup" else None

@@ -1,4 +1,4 @@
-"""What the parts of one delivery stream share: the emulator, its limits, its threads and its metrics."""
+"""Shared by the parts of one delivery stream: the emulator, its limits, its threads and its metrics."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """What AWS lets nobody configure. All times are in seconds, and a second lasts `second`: tests make it short."""
+    """Limits of AWS without a setting. All times are in seconds, and a second lasts `second`: tests make it short."""
 
-    # Undelivered bytes of one stream; beyond them puts are refused. What is being transformed and converted costs more:
-    # an object in the making nearly three times its size.
+    # Undelivered bytes of one stream; beyond them puts are refused. Transforming and converting cost more: an object in
+    # the making nearly three times its size.
     memory: int = 32 * MEBIBYTE
     segment: int = 16 * MEBIBYTE  # Size at which the log begins a new file.
     retention: float = 24 * 3600  # For how long delivery is tried.
@@ -45,7 +45,7 @@ class Threads:
 
 @dataclass(frozen=True)
 class Engine:
-    """What a stream works with."""
+    """A stream's tools: the emulator, its limits, threads and metrics."""
 
     emulator: Emulator
     limits: Limits
@@ -53,11 +53,11 @@ class Engine:
     metrics: Metrics
 
     async def on_disk(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-        """What the function returns, called on a thread for the disk."""
+        """The function's result, from a thread for the disk."""
         return await _called(self.threads.disk, function, *arguments, **options)
 
     async def at_work(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-        """What the function returns, called on a thread for compression and Parquet."""
+        """The function's result, from a thread for compression and Parquet."""
         return await _called(self.threads.work, function, *arguments, **options)
 
     def backoff(self, attempt: int) -> float:
@@ -76,5 +76,5 @@ def now() -> int:
 
 
 def is_about_trust(error: AccessDenied) -> bool:
-    """Whether a role could not be assumed, rather than not do what it was asked."""
+    """Whether a role could not be assumed, rather than lacked a permission."""
     return "assume role" in str(error).lower()

@@ -1,8 +1,8 @@
 """The log of one delivery stream: a record is on disk before its producer is answered and until it is delivered.
 
-A directory holds `<first sequence>.log` files of frames, each with a `.done` file that tells which of its records are
-delivered where. A file goes when nothing waits for it. All methods but `Segment.write` and `Segment.read` belong to the
-event loop; those two do what blocks, on a thread.
+A directory holds `<first sequence>.log` files of frames, each with a `.done` file of its delivered records by
+destination. A file is deleted when nothing waits for it. All methods except `Segment.write` and `Segment.read` belong
+to the event loop; those two block, on a thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FRAME = struct.Struct(">IIQ")  # Length of the data, CRC-32 of arrival and data
 
 
 class Segment:
-    """One file of the log. `owed` counts the deliveries that its records still wait for."""
+    """One file of the log. `owed` counts its records' outstanding deliveries."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.first = path, int(path.stem)
@@ -65,7 +65,7 @@ class Segment:
         while len(content) - position >= _FRAME.size:
             size, checksum, arrival = _FRAME.unpack_from(content, position)
             data = content[position + _FRAME.size : position + _FRAME.size + size]
-            # A power cut may leave zeros, which would be sound frames of nothing at the beginning of time.
+            # A power cut may leave zeros: without the check of arrival, sound frames of nothing.
             if len(data) < size or arrival == 0 or zlib.crc32(data, arrival & 0xFFFFFFFF) != checksum:
                 break
             records.append(Record(self.first + len(records), arrival, data, len(data)))
@@ -81,7 +81,7 @@ class Segment:
 
 
 class Log:
-    """All files of one stream. `recovered` are those that an earlier process left, for the stream to take up."""
+    """All files of one stream. `recovered` are those of an earlier process, for the stream to take up."""
 
     def __init__(self, directory: Path, segment_limit: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ class Log:
         return self.active
 
     def end(self, written: bool) -> None:
-        """The write that began is over. After a failure, what the disk holds is unknown: the next gets a new file."""
+        """The write is over. After a failure, the disk's content is unknown, so the next write gets a new file."""
         self.appending = False
         if self.active:
             self.next = self.active.first + self.active.count
@@ -118,15 +118,15 @@ class Log:
                 self._retire(self.active)
 
     def owe(self, records: Iterable[Record]) -> None:
-        """Count one delivery for each record, so that its file stays."""
+        """Count one delivery for each record, to keep its file."""
         for segment, sequences in self._by_segment(records):
             segment.owed += len(sequences)
 
     def done(self, destination: str, records: Iterable[Record]) -> None:
-        """Note what is delivered, and delete the files that nothing waits for."""
+        """Note delivered records, and delete the files with nothing owed."""
         for segment, sequences in self._by_segment(records):
-            # A line begins with its newline, so that a torn line before it spoils only itself. A lost mark means a
-            # second delivery, which at-least-once allows: no fsync, and a full disk stops nothing.
+            # A line begins with its newline, so a torn line before it spoils only itself. A lost mark means a second
+            # delivery, allowed by at-least-once: no fsync, and a full disk stops nothing.
             with suppress(OSError), segment.done_path.open("a") as file:
                 file.write("\n" + json.dumps([destination, list(_ranges(sequences))]))
             segment.owed -= len(sequences)

@@ -1,5 +1,5 @@
-"""What a delivery stream exchanges and writes, as pure functions: the contract with its transform function, error
-documents, object keys, compression and Parquet. Clock, disk and network belong to `local.firehose.service.stream`.
+"""A delivery stream's formats, as pure functions: the contract with its transform function, error documents, object
+keys, compression and Parquet. Clock, disk and network belong to `local.firehose.stream`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from local.firehose.configuration import MEBIBYTE, Configuration, Json, evaluate
 
 REQUEST_LIMIT = 6_000_000  # The lower reading of Lambda's 6 MB; a request is cut below it.
 REPLY_LIMIT = 6 * MEBIBYTE + 100
-# As S3 shows them. A client that unpacks by itself, as a browser does, gets the plain lines.
+# As S3 shows them. A client with its own unpacking, for example a browser, gets the plain lines.
 CONTENT_ENCODINGS = {"GZIP": "gzip", "HADOOP_SNAPPY": "hadoop-snappy"}
 EXTENSIONS = {"UNCOMPRESSED": "", "GZIP": ".gz", "HADOOP_SNAPPY": ".snappy", "PARQUET": ".parquet"}
 
 
 class Record(NamedTuple):
-    """One record: its number in the log, the epoch milliseconds at which it arrived, its bytes as they now are, and how
-    many bytes its producer sent."""
+    """One record: its number in the log, its arrival in epoch milliseconds, its bytes as they now are, and how many
+    bytes its producer sent."""
 
     sequence: int
     arrival: int
@@ -43,12 +43,12 @@ class Record(NamedTuple):
 
     @property
     def record_id(self) -> str:
-        """The RecordId that the producer was told."""
+        """The RecordId in the answer to the producer."""
         return f"{self.sequence:056d}"
 
     @property
     def transform_id(self) -> str:
-        """The recordId that the transform function sees: as on AWS, not the one that the producer was told."""
+        """The recordId for the transform function: as on AWS, not the one in the answer to the producer."""
         return f"shardId-000000000000{self.record_id}000000"
 
 
@@ -56,7 +56,7 @@ class Record(NamedTuple):
 
 
 class TransformFailure(Exception):
-    """The function failed a whole batch, with the code that Firehose gives it; `retry` says whether it asks again."""
+    """The function failed a whole batch, with Firehose's code for it; `retry` if Firehose asks again."""
 
     def __init__(self, code: str, message: str, *, retry: bool) -> None:
         super().__init__(message)
@@ -64,19 +64,19 @@ class TransformFailure(Exception):
 
 
 class Verdict(NamedTuple):
-    """What becomes of one record: its new data goes on, or it fails with a code and a message, or it is dropped."""
+    """The fate of one record: its new data goes on, or it fails with a code and a message, or it is dropped."""
 
     data: bytes | None = None
     failure: tuple[str, str] | None = None
 
 
 def request_share(record: Record) -> int:
-    """The most bytes that a record takes of a request, base64 and its own JSON included."""
+    """The most bytes of a record in a request, including base64 and its own JSON."""
     return (len(record.data) + 2) // 3 * 4 + 160
 
 
 def transform_event(invocation_id: str, arn: str, records: Iterable[Record]) -> bytes:
-    """The event that the transform function gets."""
+    """The event for the transform function."""
     return orjson.dumps(
         {
             "invocationId": invocation_id,
@@ -123,11 +123,11 @@ _NOT_IN_FORMAT = (
 
 
 def read_transform_reply(payload: bytes, records: Sequence[Record]) -> list[Verdict]:
-    """What the function's reply makes of each record, in the order of the records.
+    """The verdict of the function's reply on each record, in the order of the records.
 
-    A record that the reply leaves out, returns twice, or returns as Ok without data fails alone. A reply that is not
-    JSON, or has a result or data of another form, fails the batch: TransformFailure. Neither is tried again. An id that
-    was never sent is ignored. https://docs.aws.amazon.com/firehose/latest/dev/data-transformation-status-model.html
+    A record left out of the reply, returned twice, or returned as Ok without data fails alone. A reply other than JSON,
+    or with a result or data of another form, fails the batch: TransformFailure. Neither is tried again. An id never
+    sent is ignored. https://docs.aws.amazon.com/firehose/latest/dev/data-transformation-status-model.html
     """
     try:
         reply = orjson.loads(payload)
@@ -172,11 +172,10 @@ def decode_base64(text: object) -> bytes:
 
 
 def processing_failed(record: Record, failure: tuple[str, str], attempts: int, ended: int, function: str) -> bytes:
-    """The document of one record that the transform failed, on a line of its own; rawData is what the producer sent.
+    """The document of one record failed by the transform, on a line of its own; rawData is the producer's data.
 
-    Names, order and types are those of AWS's own objects, not of
-    https://docs.aws.amazon.com/firehose/latest/dev/data-transformation-failure-handling.html, which has `lambdaArn` and
-    every number as text.
+    Names, order and types are those of AWS's own objects. AWS's page has `lambdaArn` and every number as text instead:
+    https://docs.aws.amazon.com/firehose/latest/dev/data-transformation-failure-handling.html
     """
     code, message = failure
     document = {
@@ -192,7 +191,7 @@ def processing_failed(record: Record, failure: tuple[str, str], attempts: int, e
 
 
 def conversion_failed(record: Record, code: str, message: str, ended: int, configuration: Configuration) -> bytes:
-    """The document of one record that does not fit the table; rawData is the record as the conversion saw it.
+    """The document of one record unfit for the table; rawData is the record as the conversion saw it.
 
     https://docs.aws.amazon.com/firehose/latest/dev/record-format-conversion-error-handling.html
     """
@@ -248,7 +247,7 @@ def compress(data: bytes, compression: str) -> bytes:
 
 
 class Converted(NamedTuple):
-    """A Parquet file (empty when no record fits), the records in it, and those that failed with their code and text."""
+    """A Parquet file (empty when no record fits), the records in it, and the failed ones with code and text."""
 
     body: bytes
     fitting: list[Record]
@@ -256,11 +255,11 @@ class Converted(NamedTuple):
 
 
 class Misfit(ValueError):
-    """A JSON value does not fit its column, or a column has a type that is not implemented."""
+    """A JSON value does not fit its column, or a column's type is not implemented."""
 
 
 def column_types(table: GlueTable) -> dict[str, str]:
-    """The Glue types of a table's columns by name, without partition keys; Misfit names one that is not implemented."""
+    """The Glue types of a table's columns by name, without partition keys; Misfit names one not implemented."""
     types = {column["Name"].lower(): column["Type"].lower() for column in table["StorageDescriptor"]["Columns"]}
     for name, kind in types.items():
         if kind not in _COLUMN_TYPES:
@@ -272,7 +271,7 @@ def column_types(table: GlueTable) -> dict[str, str]:
 def convert(records: Iterable[Record], table: GlueTable, codec: str, directory: Path) -> Converted:
     """Turn JSON records into one Parquet file with the table's columns; `directory` takes temporary files.
 
-    Each record holds JSON objects, apart by whitespace or nothing; one that does not fit fails its whole record. Values
+    Each record holds JSON objects, apart by whitespace or nothing; one unfit object fails its whole record. Values
     are checked here and DuckDB writes: its own reader tells keys apart by case, rounds 1.5 to an integer and drops the
     offset of a timestamp, where the OpenX SerDe does not.
     """
@@ -378,7 +377,7 @@ _TIMESTAMP = re.compile(
 
 
 def _timestamp(value: Any) -> str:
-    """Milliseconds in UTC, from one of the forms that the OpenX SerDe reads; none of them has an offset like +02:00."""
+    """Milliseconds in UTC, from one of the forms of the OpenX SerDe; none of them has an offset like +02:00."""
     if match := _TIMESTAMP.fullmatch(str(value)):
         month, day, fraction = match["m"] or match["month"], match["d"] or match["day"], match["fraction"] or ""
         text = f"{match['year']}-{month:0>2}-{day:0>2} {match['clock']}.{fraction:0<3.3}"

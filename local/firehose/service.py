@@ -57,7 +57,7 @@ class Firehose:
         self.emulator.add_service("firehose", self.serve)
 
     async def start(self) -> None:
-        """Take up all streams, with what they had not delivered when the last process ended."""
+        """Take up all streams, with the records left undelivered by the last process."""
         self.loop = asyncio.get_running_loop()
         for path in self.directory.glob("*/"):
             if path.name not in {resource["directory"] for resource in self.resources.values()}:
@@ -66,7 +66,7 @@ class Firehose:
             self._stream(name)
 
     async def stop(self, patience: float = 5.0) -> None:
-        """Stop delivering; the log keeps what is not delivered."""
+        """Stop delivering; the log keeps the undelivered records."""
         self.loop = None
         await asyncio.gather(*(stream.stop(patience) for stream in self.streams.values()))
         self.streams.clear()
@@ -76,7 +76,7 @@ class Firehose:
     # AWS::KinesisFirehose::DeliveryStream
 
     def create(self, logical_id: str, properties: Json, stack_name: str) -> tuple[str, Json]:
-        """Make a stream; ValueError says what CreateDeliveryStream or this engine refuses."""
+        """Make a stream; ValueError if CreateDeliveryStream or this engine refuses it."""
         suffix = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(12))
         named = {"DeliveryStreamName": f"{f'{stack_name}-{logical_id}'[:51]}-{suffix}", **properties}
         given = conform(named)
@@ -88,7 +88,7 @@ class Firehose:
         return name, {"Arn": self._arn(name)}
 
     def update(self, physical_id: str, old: Json, new: Json, stack_name: str) -> tuple[str, Json]:
-        """Change a stream as UpdateDestination does, which merges what is given into what there is."""
+        """Change a stream as UpdateDestination does: the given properties are merged into the old ones."""
         resource, given = self.resources[physical_id], conform({**new, "DeliveryStreamName": physical_id})
         was = resource["properties"]["ExtendedS3DestinationConfiguration"]
         becomes = merge(was, given["ExtendedS3DestinationConfiguration"])
@@ -99,7 +99,7 @@ class Firehose:
         return physical_id, {"Arn": self._arn(physical_id)}
 
     def delete(self, physical_id: str, properties: Json) -> None:
-        """Delete a stream; as on AWS, what it had not delivered is discarded."""
+        """Delete a stream; as on AWS, its undelivered records are discarded."""
         resource = self.resources.pop(physical_id, None)
         if resource:
             self.resources.save()
@@ -181,7 +181,7 @@ class Firehose:
         return status, {"Content-Type": "application/x-amz-json-1.1"}, orjson.dumps(answer)
 
     async def request(self, action: str, body: Any, role_arn: str | None) -> tuple[int, Json]:
-        """One API call as on the wire; `role_arn` is the role with which API Gateway calls."""
+        """One API call as on the wire; `role_arn` is API Gateway's role for the call."""
         operations: dict[str, Callable[[Json], Awaitable[Json]]] = {
             "PutRecord": self._put_record,
             "PutRecordBatch": self._put_record_batch,
@@ -204,7 +204,7 @@ class Firehose:
             return 500, {"__type": "ServiceUnavailableException", "message": f"The log cannot be written: {error}"}
 
     def _authorize_key(self, key: str, role_arn: str | None) -> None:
-        """Who puts records on a stream under a customer's key must be allowed to use that key; root may do all."""
+        """Raise Refusal if the sender to a stream under a customer's key may not use the key; root may do all."""
         session = self.emulator.caller() if key and not role_arn else ""
         try:
             for action in KEY_ACTIONS if key else ():

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stream:
-    """A delivery stream that works from its making on, beginning with what `directory` has left to deliver."""
+    """A delivery stream, at work as soon as it is made: it begins with the undelivered records of `directory`."""
 
     def __init__(
         self, emulator: Emulator, directory: Path, configuration: Configuration, limits: Limits, threads: Threads
@@ -77,13 +77,13 @@ class Stream:
         return processor.size, min(processor.interval, self.limits.transform_interval) * self.limits.second
 
     def reconfigure(self, configuration: Configuration) -> None:
-        """Go on under a new version of the configuration; what is buffered is delivered under it."""
+        """Go on under a new version of the configuration; buffered records are delivered under it."""
         self.configuration = configuration
         for buffer in (self.processor_buffer, self.main_buffer, self.error_buffer, self.backup_buffer):
             buffer.changed.set()
 
     async def stop(self, patience: float) -> None:
-        """Begin nothing more, and wait `patience` seconds for what is under way; the log keeps the rest."""
+        """Begin nothing more, and wait `patience` seconds for work under way; the log keeps the rest."""
         for loop in self.loops:
             loop.cancel()
         under_way = {*self.units, *filter(None, [self.commit])}
@@ -118,7 +118,7 @@ class Stream:
         return await future
 
     async def _commit(self) -> None:
-        """One write and one fsync for all puts that came while the one before was under way."""
+        """One write and one fsync for all puts made during the write before."""
         while self.waiting:
             group, self.waiting = self.waiting, []
             segment = self.log.begin()
@@ -149,7 +149,7 @@ class Stream:
             self._buffer(records, buffer)
 
     async def _replay(self) -> None:
-        """Take up what an earlier process accepted and did not deliver, as fast as memory allows."""
+        """Take up an earlier process's accepted but undelivered records, as fast as memory allows."""
         for segment in self.log.recovered:
             records, done = await self.engine.on_disk(segment.read)
             while self.held > self.limits.memory // 2:

@@ -1,4 +1,4 @@
-"""The call of a stream's transform function, and what its answer says of each record."""
+"""The call of a stream's transform function, and its verdict on each record."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Transform:
     engine: Engine
 
     async def invoke(self, configuration: Configuration, batch: list[Record]) -> list[Verdict]:
-        """Invoke the function once; TransformFailure carries the error code that Firehose gives.
+        """Invoke the function once; TransformFailure carries Firehose's error code.
 
-        What the function raised is in its own log and not in Firehose's, as on AWS.
+        The function's exception is in its own log and not in Firehose's, as on AWS.
         https://docs.aws.amazon.com/firehose/latest/dev/monitoring-with-cloudwatch-logs.html
         """
         processor = configuration.processor

@@ -1,4 +1,4 @@
-"""What a stream writes with the roles of its destinations: objects, and lines of its error log."""
+"""A stream's writes with the roles of its destinations: objects, and lines of its error log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from local.firehose.engine import PRINCIPAL, Engine, now
 from local.firehose.objects import Record
 from local.ministack import AccessDenied, Emulator, ServiceError
 
-# What Firehose documents for a customer's key: of who puts records, and of the role that writes objects.
+# Firehose's documented needs for a customer's key: of the sender of records, and of the role for writing objects.
 KEY_ACTIONS = ("kms:GenerateDataKey", "kms:Decrypt")
 
 
@@ -87,12 +87,12 @@ class Writer:
 
 
 def content(records: Iterable[Record], compression: str) -> bytes:
-    """The body of an object that is not Parquet."""
+    """The body of an object other than Parquet."""
     return objects.compress(b"".join(record.data for record in records), compression)
 
 
 def read_table(emulator: Emulator, configuration: Configuration) -> GlueTable:
-    """The Glue table of the conversion as it is now. The role needs each action that Firehose documents, on each level.
+    """The Glue table of the conversion as it is now. The role needs each action documented by Firehose, on each level.
 
     Raises AccessDenied or ServiceError.
     """
