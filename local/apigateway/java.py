@@ -16,7 +16,7 @@ ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r"
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 as text: one U+FFFD for a surrogate that somebody encoded, where Python has one for each of its bytes."""
+    """UTF-8 as text: one U+FFFD for an encoded surrogate, where Python has one for each of its bytes."""
     return ENCODED_SURROGATE.sub(b"\xef\xbf\xbd", data).decode("utf-8", "replace")
 
 
@@ -33,7 +33,7 @@ def _join(text: str) -> str:
 
 
 def concatenate(parts: list[str]) -> str:
-    """One text, in which two halves of a surrogate pair that meet are one character."""
+    """One text; adjacent halves of a surrogate pair become one character."""
     text = "".join(parts)
     if not text.isascii():
         for left, right in itertools.pairwise(filter(None, parts)):
@@ -69,7 +69,7 @@ def substring(text: str, start: int, end: int | None = None) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The document that a text is; ValueError for other text, and for DEL, which Java's parsers may leave out."""
+    """The document in a JSON text; ValueError for other text, and for DEL, as Java's parsers may leave it out."""
     if "\x7f" in text:
         raise ValueError("the character U+007F in a payload is not implemented")
     # A number with a fraction or an exponent is a double, or a BigDecimal where the literal is long.
@@ -88,7 +88,7 @@ def to_json(value: Any) -> str:
 
 
 def to_string(value: Any) -> str:
-    """What a value prints: a map as `{a=b}`, a list as JSON with escaped slashes. TypeError for what is not JSON."""
+    """A value's printed text: a map as `{a=b}`, a list as JSON with escaped slashes. TypeError for a non-JSON value."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict):

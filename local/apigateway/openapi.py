@@ -1,9 +1,9 @@
-"""An API as its OpenAPI body defines it: imported and compiled once, and then what each operation checks and answers.
+"""An API from its OpenAPI body: imported and compiled once, and then each operation's checks and answers.
 
-API Gateway does not run OpenAPI: its import makes calls, such as PutMethod, and runs what these store. So
-`compile_definition` translates a body into those calls, in their shapes, and compiles them. What has no place in them,
-or is not implemented, is refused by name with a ValueError. `GATEWAY_RESPONSES` are the answers of API Gateway itself,
-to requests that reach no integration or find it failing.
+API Gateway does not run OpenAPI: its import makes calls, such as PutMethod, and runs the objects stored by them. So
+`compile_definition` translates a body into those calls, in their shapes, and compiles them. A key without a place in
+them, or not implemented, is refused by name with a ValueError. `GATEWAY_RESPONSES` are the answers of API Gateway
+itself, to requests without an integration or with a failing one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESPONSES, INTEGRATION = "x-amazon-apigateway-gateway-responses", "x-amazon-apig
 HEADER, GATEWAY_HEADER = "method.response.header.", "gatewayresponse.header."
 JSON_TYPE = "application/json"
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch")
-# The types of gateway response that can happen here: status, x-amzn-ErrorType, and a message where all have the same.
+# The types of gateway response possible here: status, x-amzn-ErrorType, and a message if all have the same.
 GATEWAY_RESPONSES = {
     "ACCESS_DENIED": (403, "AccessDeniedException", ""),
     "API_CONFIGURATION_ERROR": (500, "InternalServerErrorException", "Internal server error"),
@@ -37,7 +37,7 @@ GATEWAY_RESPONSES = {
     "THROTTLED": (429, "TooManyRequestsException", "Too Many Requests"),
     "UNSUPPORTED_MEDIA_TYPE": (415, "BadRequestException", "Unsupported Media Type"),
 }
-# Those that nobody can customise: they come before the API is known, and end the connection, because some of them come
+# Those without customisation: they come before the API is known, and end the connection, because some of them come
 # before the request is read to its end.
 EARLY_RESPONSES = {
     "BAD_QUERY_STRING": (400, "BadRequestException", "Bad Request"),
@@ -49,7 +49,7 @@ EARLY_RESPONSES = {
 GATEWAY_TEMPLATE = '{"message":$context.error.messageString}'
 GATEWAY_VARIABLES = ("error.message", "error.messageString", "error.responseType", "requestId", "extendedRequestId")
 GATEWAY_VARIABLE = re.compile(r"\$context\.([\w.]*\w)")
-# What may follow `security`, by the definition of its scheme.
+# The schemes allowed in `security`, by their definitions.
 API_KEY_SCHEME = {"type": "apiKey", "name": "x-api-key", "in": "header"}
 IAM_SCHEME = {**API_KEY_SCHEME, "name": "Authorization", "x-amazon-apigateway-authtype": "awsSigv4"}
 MODEL_TYPES = {"object": dict, "array": list}
@@ -57,12 +57,12 @@ PARAMETER = re.compile(r"\{([A-Za-z]+)\}")
 PATH_PARAMETER = {"in": "path", "required": True, "schema": {"type": "string"}}
 PATH = re.compile(r"/|(/([\w-]+|\{[A-Za-z]+\}))+")
 DOCUMENTATION = ("summary", "description", "tags")
-# What an integration with an AWS service must say.
+# Required members of an integration with an AWS service.
 TARGET = {
     "uri": re.compile(r"arn:aws[\w-]*:apigateway:[\w-]+:(\w+):action/(\w+)"),
     "httpMethod": re.compile("POST"),
     "credentials": re.compile(r"arn:aws[\w-]*:iam::\d+:role/.+"),
-    # Else a client could send a request of its own to the service, under a content type that has no template.
+    # Else a client could send a request of its own to the service, under a content type without a template.
     "passthroughBehavior": re.compile("NEVER"),
 }
 # The calls of an import, and the keys of the OpenAPI object behind each. Other keys are not implemented.
@@ -77,7 +77,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "PutIntegration": (*TARGET, "type", "requestParameters", "requestTemplates", "responses"),
     "PutIntegrationResponse": ("statusCode", "responseParameters", "responseTemplates"),
 }
-# The members in which keys land that have other names there; None: keys with calls of their own, or without effect.
+# The members for keys with another name there; None: keys with calls of their own, or without effect.
 MEMBERS: dict[str, str | None] = {
     **{"operationId": "operationName", "security": "authorizationType", "requestBody": "requestModels"},
     **{VALIDATOR: "requestValidatorId", "headers": "responseParameters", "httpMethod": "integrationHttpMethod"},
@@ -90,7 +90,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-# Python would read NaN, which is not JSON, and refuse integers of 4,300 digits, which are.
+# Python would read NaN, though it is not JSON, and refuse integers of 4,300 digits, though they are.
 JSON = json.JSONDecoder(parse_constant=_refuse, parse_int=float)
 
 
@@ -106,7 +106,7 @@ class GatewayError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent, as mapping templates see it. Names of headers are in lower case."""
+    """A client's request, as mapping templates see it. Names of headers are in lower case."""
 
     context: Json
     headers: dict[str, str]
@@ -129,7 +129,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What goes back to the client."""
+    """The answer to the client."""
 
     status: int
     headers: dict[str, str]
@@ -180,7 +180,7 @@ class IntegrationResponse:
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path: what it checks, and its integration. A mock has no service and no action."""
+    """One method of one path: its checks and its integration. A mock has no service and no action."""
 
     authorization: str  # NONE, API_KEY or AWS_IAM
     models: dict[str, type]
@@ -191,7 +191,7 @@ class Operation:
     responses: list[IntegrationResponse]
 
     def validate(self, body: str, request: Request) -> None:
-        """A body whose type has a model is JSON of the model's type."""
+        """Raise GatewayError if the body's type has a model, and the body is not JSON of the model's type."""
         model = self.models.get(request.media_type)
         if model and not is_json(body, model):
             raise GatewayError("BAD_REQUEST_BODY")
@@ -222,7 +222,7 @@ class Definition:
     gateway_responses: dict[str, GatewayResponse]
 
     def resource(self, path: str) -> tuple[str, dict[str, str]]:
-        """The path of the resource that serves a request, and its parameters: a resource without any goes first."""
+        """The path of a request's resource, and its parameters: a resource without any goes first."""
         resources = dict.fromkeys(resource for _, resource in self.operations)
         if path not in resources:
             for resource in resources:
@@ -247,7 +247,7 @@ def is_json(body: str, model: type) -> bool:
 
 
 def allow(where: str, mapping: Mapping[str, Any], *names: str) -> None:
-    """Refuse by name what is not implemented, so that no setting is silently without effect."""
+    """Raise ValueError with the names not implemented, so no setting is silently without effect."""
     unknown = ", ".join(sorted(set(mapping) - set(names)))
     if unknown:
         raise ValueError(f"{where}: the local API Gateway does not implement {unknown} (only {', '.join(names)})")
@@ -262,7 +262,7 @@ def compile_definition(body: Json, services: Iterable[str]) -> Definition:
 
 
 class Import:
-    """The import of a body: calls in the shapes that API Gateway takes. What has no place in them cannot work.
+    """The import of a body: calls in API Gateway's shapes. A key without a place in them cannot work.
 
     API Gateway keeps each call under the parts of its URL, or under its name: one integration response of a method for
     each status code. A second call of the same key would replace the first without a word, and so is refused.
@@ -273,7 +273,7 @@ class Import:
         self.made: dict[tuple[str, ...], Json] = {}
 
     def make(self, where: str, call: str, given: Json, **members: Any) -> Json:
-        """What API Gateway stores of the call for an OpenAPI object, and of `members` beside it."""
+        """The object stored by API Gateway for the call, from an OpenAPI object and `members`."""
         allow(where, given, *CALLS[call])
         placed = {MEMBERS.get(name, name): value for name, value in given.items()} | {"restApiId": "this", **members}
         shape = shapes.input_of("apigateway", call)
@@ -341,7 +341,7 @@ class Import:
         return Operation(authorization, models, service, action, credentials, templates, responses)
 
     def _models(self, where: str, at: Json, authorization: str, operation: Json) -> dict[str, type]:
-        """Make the method itself: the types that its bodies must have, by their media types."""
+        """Make the method itself; returns the required types of its bodies, by their media types."""
         # It has no place for `required`: an empty body is an empty object.
         allow(f"{where}.requestBody", operation.get("requestBody", {}), "content", "description")
         models = {}
@@ -365,7 +365,7 @@ class Import:
         return types if self.made.get(("CreateRequestValidator", validator), {}).get("validateRequestBody") else {}
 
     def _authorization(self, where: str, security: list[Json]) -> str:
-        """What an operation asks for. API Gateway does not honour `security` of the whole body: it is refused there."""
+        """An operation's authorization. API Gateway ignores `security` of the whole body: it is refused there."""
         names = [name for alternative in security for name in alternative]
         if not names:
             return "NONE"
@@ -375,7 +375,7 @@ class Import:
         return "API_KEY" if scheme == API_KEY_SCHEME else "AWS_IAM"
 
     def _model_type(self, where: str, name: str) -> type:
-        """The type that a model asks for. Other keywords are refused: API Gateway ignores some of them in silence."""
+        """The type in a model. Other keywords are refused: API Gateway ignores some of them in silence."""
         if ("CreateModel", name) not in self.made:
             raise ValueError(f"{where}.requestBody: there is no model {name}")
         model = json.loads(self.made["CreateModel", name]["schema"])
@@ -411,7 +411,7 @@ def _media_key(where: str, media: str) -> str:
 
 
 def _compile_target(where: str, integration: Json, services: Iterable[str]) -> tuple[str, str, str]:
-    """What an integration calls, as (service, action, role ARN); all empty for a mock."""
+    """An integration's target, as (service, action, role ARN); all empty for a mock."""
     allow(f"{where}: integration type", {integration["type"]: None}, "AWS", "MOCK")
     if integration["type"] == "MOCK":
         at = ("restApiId", "resourceId", "httpMethod")
@@ -423,7 +423,7 @@ def _compile_target(where: str, integration: Json, services: Iterable[str]) -> t
         if not pattern.fullmatch(value):
             raise ValueError(f"{where}: {name} must match {pattern.pattern} (got {value})")
     target = TARGET["uri"].fullmatch(integration["uri"])
-    assert target  # the loop has refused what does not match
+    assert target  # the loop has refused all others
     service, action = target.groups()
     allow(f"{where}: service of the integration", {service: None}, *services)
     if integration.get("requestParameters") != CONTENT_TYPE_PARAMETER:

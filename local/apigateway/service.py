@@ -2,11 +2,11 @@
 
 `ApiGateway.register` gives CloudFormation the resource types RestApi, Deployment and Stage; `ApiGateway.serve` answers
 requests to `/_aws/execute-api/{api id}/{stage}/{path}`. An API is its OpenAPI body, a deployment an immutable snapshot
-of that body, and a stage serves one deployment. What is not implemented is refused by name, on creation.
+of that body, and a stage serves one deployment. Properties not implemented are refused by name, on creation.
 
-A payload is UTF-8 text, as API Gateway reads every type that is not listed as binary (which is not implemented): bytes
-that are not UTF-8 arrive as U+FFFD. API keys and usage plans are MiniStack's resources, as are users and roles: who may
-call an operation is asked of the emulator.
+A payload is UTF-8 text, as API Gateway reads every type not listed as binary (such a list is not implemented): bytes
+other than UTF-8 arrive as U+FFFD. API keys and usage plans are MiniStack's resources, as are users and roles: the
+emulator decides on the permission to call an operation.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ LOG = logging.getLogger(__name__)
 PAYLOAD_LIMIT = 10 * 1024 * 1024
 HEADERS_LIMIT = 10_240
 BODY_TIMEOUT_SECONDS = 30.0
-# zlib's window bits for a content coding: gzip with its header, and deflate, which is a zlib stream (RFC 1950).
+# zlib's window bits for a content coding: gzip with its header, and deflate, a zlib stream (RFC 1950).
 CODINGS = {"gzip": 31, "deflate": 15}
-# How long a client that is refused in the midst of its body may go on sending: closed at once, it would see no answer.
+# How long a client refused in the midst of its body may go on sending: closed at once, it would see no answer.
 LINGER_SECONDS = 1.0
 INTEGRATION_TIMEOUT_SECONDS = 29.0
-# What an account may do in a region where a stage or a usage plan sets no limits.
+# An account's limits in a region, if a stage or a usage plan sets none.
 ACCOUNT_RATE, ACCOUNT_BURST = 10_000, 5_000
-# MiniStack's own resources, and their properties that have an effect here.
+# MiniStack's own resources, and their properties with an effect here.
 KEY_RESOURCES = {
     "AWS::ApiGateway::ApiKey": ("Name", "Description", "Enabled", "Value", "Tags"),
     "AWS::ApiGateway::UsagePlan": ("UsagePlanName", "Description", "ApiStages", "Throttle", "Tags"),
@@ -73,7 +73,7 @@ UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
 class ClientDisconnected(Exception):
-    """The client left before its body was complete: nothing is sent on, and nobody is there to be answered."""
+    """The client left before its body was complete: nothing is sent on, and no answer is possible."""
 
 
 class TokenBucket:
@@ -91,7 +91,7 @@ class TokenBucket:
 
 @dataclass(frozen=True)
 class LiveStage:
-    """A stage as it is served."""
+    """A stage at work."""
 
     definition: Definition
     buckets: dict[tuple[str, str], TokenBucket]
@@ -100,14 +100,14 @@ class LiveStage:
     metrics: Metrics
     """Of the whole API."""
     method_metrics: dict[tuple[str, str], Metrics]
-    """Of each method of a path, where the stage has MetricsEnabled."""
+    """Of each method of a path, if the stage has MetricsEnabled."""
 
 
 class ApiGateway:
     """The REST APIs of an emulator. An integration is called as (action, request, role ARN) -> (status, body).
 
-    State is in `directory`. A request's errors of ours (a template that fails, an undeclared status) end in a 500
-    that says nothing, as on AWS; the reason goes to this module's logger.
+    State is in `directory`. Errors of the API itself (a failing template, an undeclared status) end in a 500 without
+    a reason, as on AWS; the reason goes to this module's logger.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class ApiGateway:
         where = "AWS::ApiGateway::RestApi"
         allow(where, properties, "Name", "Description", "Body", "EndpointConfiguration", "Tags")
         allow(f"{where} EndpointConfiguration", properties.get("EndpointConfiguration", {}), "Types")
-        # A copy through JSON turns every key into a string, as which statuses are looked up.
+        # A copy through JSON turns every key into a string, because statuses are looked up as strings.
         body = json.loads(json.dumps(properties.get("Body", {})))
         compile_definition(body, self.integrations)
         root = self.apis.get(api_id, {}).get("RootResourceId") or _new_id(10)
@@ -180,7 +180,7 @@ class ApiGateway:
     def _put_stage(self, properties: Json, is_new: bool) -> tuple[str, Json]:
         where, names = "AWS::ApiGateway::Stage", ("RestApiId", "DeploymentId", "StageName", "Description", "Tags")
         allow(where, properties, *names, "MethodSettings", "TracingEnabled", "Variables")
-        # MethodSettings are changes that follow the call.
+        # MethodSettings are changes after the call.
         given = {
             name[0].lower() + name[1:]: value
             for name, value in properties.items()
@@ -241,7 +241,7 @@ class ApiGateway:
         return self.live.get(key)
 
     def _metrics(self, stage: Json, **dimensions: str) -> Metrics:
-        """The metrics of a stage's whole API, or of one of its methods; those of stages are not put.
+        """The metrics of a stage's whole API, or of one of its methods; metrics by stage are not put.
 
         https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-metrics-and-dimensions.html
         """
@@ -276,7 +276,7 @@ class ApiGateway:
         except ClientDisconnected:
             return
         except ValueError as error:
-            # An earlier version took the snapshot, and implemented what is refused now.
+            # An earlier version took the snapshot, and implemented more.
             LOG.error("%s/%s: %s: deploy the stack again", api_id, stage_name, error)
             response = PLAIN.respond(GatewayError("API_CONFIGURATION_ERROR"), context)
         body = b"" if response.status == 204 or scope["method"] == "HEAD" else response.body.encode("utf-8", "replace")
@@ -343,7 +343,7 @@ class ApiGateway:
         return usage
 
     def _authorize(self, request: Request, scope: Mapping[str, Any], payload: bytes) -> None:
-        """The signature in the Authorization header is right, and IAM lets its owner invoke the operation."""
+        """Raise GatewayError if the signature is wrong, or IAM does not let its owner invoke the operation."""
         if not request.headers.get("authorization"):
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
         path = request.context["path"].removeprefix(f"/{request.context['stage']}")
@@ -361,7 +361,7 @@ class ApiGateway:
             raise GatewayError("ACCESS_DENIED", masked) from error
 
     async def _integrate(self, operation: Operation, content: Json) -> tuple[int, str]:
-        """The status and the body with which the integration answers; a mock answers what it is told."""
+        """The integration's answer, as status and body; a mock's status comes from its rendered request."""
         if not operation.service:
             return int(content["statusCode"]), ""
         if not isinstance(content, dict):
@@ -419,9 +419,9 @@ async def read_body(receive: Receive) -> bytes:
 
 
 def unpack(payload: bytes, coding: str) -> bytes:
-    """A payload without its content coding: at most 10 MB, so that a small one that unpacks to much more is refused.
+    """A payload without its content coding: at most 10 MB unpacked, against small payloads of huge content.
 
-    GatewayError for a coding that API Gateway does not know, and for a payload that is not one stream of its coding.
+    GatewayError for a coding unknown to API Gateway, and for a payload other than one stream of its coding.
     """
     coding = coding.strip().lower()
     if coding in ("", "identity"):

@@ -1,8 +1,8 @@
 """API Gateway's mapping templates: Velocity 1.7 with `$input`, `$util`, `$context` and `$stageVariables`.
 
-A template is compiled into functions of its variables. Whatever is not implemented is refused by name: where possible
-when the template is compiled, else by an error when it is rendered. What is null or undefined is "", as API Gateway has
-it. Values are never evaluated again: what a client sends is text, whatever it looks like.
+A template is compiled into functions of its variables. A part not implemented is refused by name: if possible when the
+template is compiled, else by an error when it is rendered. Null and undefined values are "", as in API Gateway. Values
+are never evaluated again: a client's data is text, whatever it looks like.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Override(dict[str, Any]):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that the template has set, by names in lower case."""
+        """The headers set by the template, by names in lower case."""
         return {name.removeprefix("header."): value for name, value in self.items() if name.startswith("header.")}
 
 
@@ -55,18 +55,18 @@ class Input:
 
     @cached_property
     def document(self) -> Any:
-        """The payload as JSON; other text raises ValueError, as do null and nothing, which AWS leaves open."""
+        """The payload as JSON; other text raises ValueError, as do null and nothing, left open by AWS."""
         document = java.parse_json(self.body) if self.body else None
         if document is None:
             raise ValueError("$input.path and $input.json of an empty payload, or of null, are not implemented")
         return document
 
     def path(self, path: str) -> Any:
-        """The value that a JSONPath of names finds, or None."""
+        """The value at a JSONPath of names, or None."""
         return self._find(path, None)
 
     def json(self, path: str) -> str:
-        """The value that a JSONPath finds, as compact JSON; a missing one is an empty string."""
+        """The value at a JSONPath, as compact JSON; a missing one is an empty string."""
         value = self._find(path, "")
         if value is None:
             raise ValueError(f"$input.json of null ({path}) is not implemented")
@@ -94,7 +94,7 @@ class Util:
     """`$util`: `METHODS` has its functions."""
 
 
-# ---- what is implemented
+# ---- the implemented part
 
 # By the type of the value, the name, and the types of the arguments. The keys of a map are not a list here: Java prints
 # them otherwise.
@@ -115,7 +115,7 @@ METHODS: dict[tuple[Any, ...], Callable[..., Any]] = {
 }
 KNOWN_METHODS = {name for _, name, *_ in METHODS}
 LOOP = ("index", "count", "hasNext", "first", "last")
-# What may follow a root that is ours. Of $context, this leaves out what is empty here and is not on AWS.
+# The text allowed after one of our roots. Members of $context are left out if empty here and not on AWS.
 MEMBERS = {
     "input": re.compile(r"\.body(?![\w(-])|\.(json|params|path)\("),
     "util": re.compile(r"\.(base64Encode|urlDecode|urlEncode)\("),
@@ -135,7 +135,7 @@ BLANK = "[ \t\r\n]*"
 LINE_END = "(?:[ \t]*(?:\r\n|\r|\n))?"
 
 TEXT = re.compile("[^$#]+")
-# A dollar or a hash that begins nothing: money, a JSONPath, a number, a tag.
+# A dollar or a hash as plain text: money, a JSONPath, a number, a tag.
 SIGN = re.compile(
     r"\$(?=[0-9]|\.[A-Za-z])|[$#](?= +[^ \t#])|#[0-9]+(?![.eE])"
     r"|#(?!if|else|end|set|foreach|stop|break|macro|define|evaluate|include|parse|literal|return)"
@@ -155,7 +155,7 @@ CLOSE = re.compile(rf"{BLANK}\){LINE_END}")
 
 REFERENCE = re.compile(rf"\$!?(?:(\{{)({NAME})|({NAME}))")
 MEMBER = re.compile(rf"\.(?=[A-Za-z])({NAME})(\({BLANK})?")
-# What Velocity reads as a part of the reference before it, or otherwise than it looks; #set may be between them. When
+# Text read by Velocity as a part of the reference before it, or otherwise than it looks; #set may be between them. If
 # a reference follows a property at once, Velocity is back at the property after it.
 REFUSED_AFTER_REFERENCE = re.compile(r"\.?[A-Za-z_]|[\[{]|##|#\*|\$(?![A-Za-z_!{])")
 REFUSED_AFTER_PROPERTY = re.compile(rf"{REFUSED_AFTER_REFERENCE.pattern}|\(")
@@ -173,7 +173,7 @@ OPERATORS = [re.compile(rf"{BLANK}({level})") for level in (r"\|\|", "&&", "==|!
 
 
 def _equal(left: Any, right: Any) -> bool:
-    """Whether two values are equal; those of two types are, if they print the same."""
+    """Whether two values are equal; values of two types are equal if they print the same."""
     if not isinstance(left, str | bool | int) or not isinstance(right, str | bool | int):
         raise TypeError(f"== of a {type(left).__name__} and a {type(right).__name__} is not implemented")
     return left == right if type(left) is type(right) else java.to_string(left) == java.to_string(right)
@@ -183,7 +183,7 @@ def _ordered(compare: Callable[[int, int], bool]) -> Callable[[Any, Any], bool]:
     def evaluate(left: Any, right: Any) -> bool:
         if not isinstance(left, str | bool | int) or not isinstance(right, str | bool | int):
             raise TypeError(f"the order of a {type(left).__name__} and a {type(right).__name__} is not implemented")
-        # Velocity takes what is not a number for neither smaller nor larger.
+        # For Velocity, a value other than a number is neither smaller nor larger.
         return type(left) is type(right) is int and compare(left, right)
 
     return evaluate
@@ -200,7 +200,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _truth(value: Any) -> bool:
-    # In Velocity 1.7, everything that is there and is not false.
+    # In Velocity 1.7, every value except false is true.
     return value is not False
 
 
@@ -209,7 +209,7 @@ def _truth(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Literal:
-    """A value that a template spells out. In a condition, Velocity takes it for false, so that it is refused there."""
+    """A value spelled out in a template. In a condition, Velocity takes it for false, so it is refused there."""
 
     value: Any
 
@@ -230,7 +230,7 @@ class Block:
 
 
 class MappingTemplate:
-    """One template, compiled; `where` names it in errors. Raises ValueError for what is not implemented."""
+    """One template, compiled; `where` names it in errors. Raises ValueError for a part not implemented."""
 
     def __init__(self, where: str, text: str) -> None:
         self.where, self.block = where, Parser(where, text).whole()
@@ -250,17 +250,17 @@ class Parser:
         self.where, self.text, self.at = where, text, 0
 
     def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Read on over what matches."""
+        """Read on over a match, if there is one here."""
         found = pattern.match(self.text, self.at)
         self.at = found.end() if found else self.at
         return found
 
     def need(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        """Read on over what has to match."""
+        """Read on over a match; refuse the text if there is none here."""
         return self.take(pattern) or self.refuse(self.at)
 
     def refuse(self, at: int) -> Any:
-        """Raise the error for what is at `at`."""
+        """Raise the error for the text at `at`."""
         line, rest = self.text.count("\n", 0, at) + 1, self.text[at : at + 40]
         what = f"{rest!r} is not implemented" if rest else "the text ends too early"
         raise ValueError(f"{self.where}: line {line}: {what} in a mapping template")
@@ -273,7 +273,7 @@ class Parser:
         return block if self.at == len(self.text) else self.refuse(self.at)
 
     def read_block(self) -> Block:
-        """All up to the end of the text, or to what ends the block."""
+        """All up to the end of the text or of the block."""
         parts: list[Evaluate] = []
         refused = NOTHING
         while self.at < len(self.text):
@@ -284,7 +284,7 @@ class Parser:
                 parts.append(self.read_set())
                 refused = before
             elif found := self.take(CURLY if before is not NOTHING else TEXT) or self.take(TEXT) or self.take(SIGN):
-                # After a reference, a brace is a text of its own, so that blanks that follow it may belong to #set.
+                # After a reference, a brace is a text of its own, so blanks after it may belong to #set.
                 parts.append(Literal(found[0]))
             elif self.take(IF):
                 parts.append(self.read_if())
@@ -356,7 +356,7 @@ class Parser:
         return evaluate
 
     def read_truth(self, read: Callable[[], Evaluate]) -> Evaluate:
-        """An operand that is true or false."""
+        """A boolean operand."""
         at = self.at
         value = read()
         return self.refuse(at) if isinstance(value, Literal | Block) else value
@@ -448,7 +448,7 @@ class Parser:
 
 
 def _reading(name: str) -> Callable[[Any, Scope], Any]:
-    """`.name`: a key of a map or the body, never an attribute that Python happens to have."""
+    """`.name`: a key of a map or the body, never an attribute of the Python object."""
 
     def evaluate(value: Any, scope: Scope) -> Any:
         if isinstance(value, Input):
@@ -483,7 +483,7 @@ def _range(first: int, last: int) -> range:
 
 
 def _items(value: Any) -> Any:
-    """What #foreach runs through: a list, a range, keys, the values of a map; a text has no items."""
+    """The items of #foreach: a list, a range, keys, the values of a map; a text has no items."""
     items = list(value.values()) if isinstance(value, dict) else () if isinstance(value, str) else value
     if not isinstance(items, tuple | list | range | type({}.keys())) or len(items) > FOREACH_LIMIT or None in items:
         raise ValueError(f"#foreach takes a list of at most {FOREACH_LIMIT:,} items, none of them null")
