@@ -1,13 +1,13 @@
-"""CloudWatch's alarms, which MiniStack evaluates without dimensions, missing data and metric math, and what they need:
+"""CloudWatch's alarms, because MiniStack evaluates them without dimensions, missing data and metric math. With them,
 metrics out of log lines in the embedded metric format, and the depth of queues.
 
-An alarm looks at its last `EvaluationPeriods` periods. CloudWatch looks a little further back, so that late values
-count; how far is documented by an example only, in which it is two periods. If there are values enough, the newest
-decide; else the missing ones count as `TreatMissingData` says.
+An alarm looks at its last `EvaluationPeriods` periods. CloudWatch looks a little further back, so late values count;
+how far is documented by an example only, there two periods. If there are values enough, the newest decide; else the
+missing ones count as `TreatMissingData` says.
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html
 
-CloudWatch looks once a minute at whole minutes, and this every two seconds at periods that end now, so that nobody has
-to wait. What is not implemented is refused by name when the alarm is made.
+CloudWatch looks once a minute at whole minutes, and this every two seconds at periods up to now, so nobody has to
+wait. A property not implemented is refused by name when the alarm is made.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
 MISSING_DATA = {"breaching": True, "notBreaching": False}
 # The state stays as it is while nothing is measured.
 IGNORE = "ignore"
-# Properties of an alarm: those that say which metric it watches, and the others.
+# Properties of an alarm: those about its metric, and the others.
 WATCHED = ("Namespace", "MetricName", "Dimensions", "Statistic", "ExtendedStatistic", "Period")
 ACTIONS = ("AlarmActions", "OKActions")
 OTHERS = ("AlarmDescription", "EvaluationPeriods", "Threshold", "ComparisonOperator", "TreatMissingData", "Metrics")
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 
 class Alarms:
-    """The alarms of an emulator: the resource type for templates, and the loop that looks at them."""
+    """The alarms of an emulator: the resource type for templates, and the loop to evaluate them."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -100,7 +100,7 @@ class Alarms:
             self.look(time.time())
 
     def measure_queues(self) -> None:
-        """Put how many messages wait in each queue: once a minute, as SQS does, and as soon as that changes."""
+        """Put the number of messages in each queue: once a minute, as SQS does, and as soon as it changes."""
         minute = int(time.time() // 60)
         for queue, depth in self.emulator.queue_depths().items():
             if self.depths.get(queue) != (depth, minute):
@@ -133,7 +133,7 @@ class Alarms:
         return state, f"{crossed}; {wanted - len(values)} are missing"
 
     def _watched(self, alarm: Json, periods: int, now: float) -> Series:
-        """The values that an alarm is about, of each of the last periods, the newest first."""
+        """An alarm's values, one for each of the last periods, the newest first."""
         if "Metrics" not in alarm:
             stat = {"Metric": alarm, "Stat": alarm.get("ExtendedStatistic") or alarm["Statistic"]}
             return self._series({**stat, "Period": alarm["Period"]}, periods, now)
@@ -151,12 +151,12 @@ class Alarms:
 
 
 def judge(values: int, breaching: int, wanted: int, missing_breach: bool) -> str:
-    """The state of an alarm of which so many values are known, so many of them breaching, and the others missing."""
+    """The state of an alarm with so many known values, so many of them breaching, and the others missing."""
     return "ALARM" if breaching + (wanted - values) * missing_breach == wanted else "OK"
 
 
 def describe(properties: Json) -> Json:
-    """A template's alarm as DescribeAlarms shows it; ValueError for what CloudWatch refuses or is not implemented."""
+    """A template's alarm as DescribeAlarms shows it; ValueError if CloudWatch refuses it or a part is missing here."""
     if unknown := ", ".join(sorted(set(properties) - set(PROPERTIES))):
         raise ValueError(f"AWS::CloudWatch::Alarm: the local AWS does not implement {unknown}")
     if not ("MetricName" in properties) ^ ("Metrics" in properties):
@@ -177,7 +177,7 @@ def describe(properties: Json) -> Json:
     if period * alarm["EvaluationPeriods"] > (DAY_SECONDS if period < 3600 else 7 * DAY_SECONDS):
         raise ValueError("Metrics cannot be checked across more than a day (with a Period of an hour, seven days)")
     _one_of("ComparisonOperator", alarm["ComparisonOperator"], COMPARISONS)
-    # Of several periods, the documentation does not say what becomes of those that are missing.
+    # The documentation does not cover missing values among several periods.
     _one_of(
         "TreatMissingData", alarm["TreatMissingData"], (*MISSING_DATA, *[IGNORE][: alarm["EvaluationPeriods"] == 1])
     )
@@ -193,7 +193,7 @@ def _one_of(name: str, value: str, known: Iterable[str]) -> None:
 
 
 def _queries(given: list[Json]) -> tuple[list[Json], set[int]]:
-    """The queries of `Metrics` with the types that CloudWatch shows, and the periods of their metrics."""
+    """The queries of `Metrics` with CloudWatch's types, and the periods of their metrics."""
     queries, periods = [], set()
     for query in given:
         query = {**query, "ReturnData": str(query.get("ReturnData", True)).lower() == "true"}
@@ -258,5 +258,5 @@ def embedded_metrics(line: str) -> list[tuple[str, dict[str, str], list[MetricDa
                     data.append(MetricDatum.of(metric["Name"], metric.get("Unit", "None"), *values))
                 found.append((directive["Namespace"], {name: str(document[name]) for name in names}, data))
     except (ValueError, RecursionError, KeyError, TypeError):
-        return []  # CloudWatch says so in a metric of its own, which nobody here looks at.
+        return []  # CloudWatch counts them in a metric of its own, used by nobody here.
     return found

@@ -1,7 +1,7 @@
-"""Metrics that an engine puts into CloudWatch, under the names that the service documents.
+"""An engine's metrics for CloudWatch, under the service's documented names.
 
-Values are collected in memory and put every few seconds, so that counting one costs a few additions. A killed process
-loses the values that it had not put yet: metrics are not part of what is durable.
+Values are collected in memory and put every few seconds, so counting one costs a few additions. A killed process
+loses the values not put yet: metrics are not durable.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ FLUSH_SECONDS = 2.0
 class Metrics:
     """The metrics of one stream or stage, as one statistic set a metric.
 
-    Of those in `distributions`, each value has a set of its own, as percentiles need. A name ends in what it measures,
-    which gives its unit.
+    In `distributions`, each value has a set of its own, as percentiles need. The end of a name gives its unit.
     """
 
     def __init__(
@@ -29,7 +28,7 @@ class Metrics:
         self.timer: asyncio.TimerHandle | None = None
 
     def add(self, **values: float) -> None:
-        """Add one value to each metric; in its name here, an underscore stands for the dot."""
+        """Add one value to each metric; in its name here, an underscore means the dot."""
         for argument, value in values.items():
             name = argument.replace("_", ".")
             key = name, value if name in self.distributions else None
@@ -42,7 +41,7 @@ class Metrics:
             self.timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Put what has been collected."""
+        """Put the collected values."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
