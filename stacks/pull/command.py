@@ -1,4 +1,4 @@
-"""Start a pull, show how far each source is, send requests again that were given up, and keep credentials."""
+"""Start a pull, show how far each source is, send dead requests again, and keep credentials."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Pull:
     sources: list[str]
 
     def command(self, verb: str) -> str:
-        """The command line that does something else with this stack."""
+        """The command line of another verb for this stack."""
         return f"scripts/pull.sh {verb}{self.aws.flag} --stack-name {self.stack_name}"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Where a source is: its state, its last run, and the tasks of that run."""
+    """How far a source is: its state, its last run, and the run's tasks."""
 
     source: str
     state: StateItem
@@ -79,7 +79,7 @@ def pull(arguments: list[str]) -> int:
 
 
 def find(aws: Aws, stack_name: str) -> Pull:
-    """What pulls for a stack; CommandError when nothing does."""
+    """The pull of a stack; CommandError if it has none."""
     stack = Stack(aws, stack_name)
     outputs, values = stack.outputs, stack.parameters
     if "PullMachineArn" not in outputs:
@@ -129,7 +129,7 @@ def run(pull: Pull, options: argparse.Namespace) -> int:
 
 
 def _release_if_left(pull: Pull, name: str) -> None:
-    """Let a run begin at once where the one before it was stopped, and so could not give the source free."""
+    """Let a run begin at once if the one before it was stopped, and so did not release the source."""
     holder = pull.store.state(name).get("lease_by")
     if holder:
         states = pull.aws.client("stepfunctions")
@@ -160,7 +160,7 @@ def _follow(pull: Pull, execution: str, names: list[str]) -> runs.ExecutionDescr
 
 
 def read(pull: Pull, name: str) -> Figures:
-    """Where a source is."""
+    """How far a source is."""
     state = pull.store.state(name)
     last = state.get("last_run")
     if last is None:
@@ -169,7 +169,7 @@ def read(pull: Pull, name: str) -> Figures:
 
 
 def show(pull: Pull, names: list[str]) -> list[Figures]:
-    """Print a table of the sources; returns what it shows."""
+    """Print a table of the sources; returns its figures."""
     figures = [read(pull, name) for name in names]
     write_table(COLUMNS, (_row(each) for each in figures))
     reasons = Counter(
@@ -197,7 +197,7 @@ def _row(figures: Figures) -> list[str | None]:
 
 
 def status(pull: Pull, options: argparse.Namespace) -> int:
-    """Print where each source is, the last execution's failure, and the depth of the runs."""
+    """Print how far each source is, the last execution's failure, and the depth of the queues."""
     show(pull, options.source or pull.sources)
     states, sqs = pull.aws.client("stepfunctions"), pull.aws.client("sqs")
     for item in states.list_executions(stateMachineArn=pull.machine, maxResults=1)["executions"]:
@@ -214,7 +214,7 @@ def status(pull: Pull, options: argparse.Namespace) -> int:
 
 
 def redrive(pull: Pull, options: argparse.Namespace) -> int:
-    """Put dead letters back into the queue, or give them up for good; then their run can be ended by `run`."""
+    """Put dead letters back into the queue, or give them up for good; then `run` can end their run."""
     sqs, wanted = pull.aws.client("sqs"), set(options.source or pull.sources)
     moved, left, discarded = 0, 0, 0
     total = runs.depth(sqs, pull.dead_letters).total
@@ -228,7 +228,7 @@ def redrive(pull: Pull, options: argparse.Namespace) -> int:
             if key is not None and options.discard:
                 discarded += pull.store.discard(key)
             elif key is not None:
-                # One that is not dead, as it landed meanwhile, is recognised by the worker.
+                # If it landed meanwhile, the worker finds it so.
                 again = pull.store.try_again(key) or key
                 sqs.send_message(QueueUrl=pull.queue, MessageBody=again.text)
             sqs.delete_message(QueueUrl=pull.dead_letters, ReceiptHandle=message["ReceiptHandle"])
@@ -248,7 +248,7 @@ def redrive(pull: Pull, options: argparse.Namespace) -> int:
 
 
 def _receive(sqs: Sqs, url: str, most: int) -> Iterator[ReceivedMessage]:
-    """The messages of a queue, each once; those that are not deleted are hidden for a minute."""
+    """The messages of a queue, each once; unless deleted, they are hidden for a minute."""
     seen: set[str] = set()
     while len(seen) < most:
         batch = sqs.receive_message(
@@ -261,7 +261,7 @@ def _receive(sqs: Sqs, url: str, most: int) -> Iterator[ReceivedMessage]:
 
 
 def _key(text: str) -> TaskKey | None:
-    """The request of a message; None for one that is not ours."""
+    """The request of a message; None if it is not one of ours."""
     try:
         return TaskKey.read(text)
     except (ValueError, TypeError):

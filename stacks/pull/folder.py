@@ -1,6 +1,6 @@
-"""Checks the declarations of sources in a folder and makes one document of them, which stacks/pull/template.yaml reads.
+"""Checks the declarations of sources in a folder and makes one document of them, for stacks/pull/template.yaml.
 
-Everything that is wrong is found before anything is deployed, and named by its file and line.
+All mistakes are found before anything is deployed, and named by file and line.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _is_time(value: object) -> bool:
 
 
 class _Wrong(Exception):
-    """What is wrong, and where in the declaration: keys and positions from the top."""
+    """A mistake, and its place in the declaration: keys and positions from the top."""
 
     def __init__(self, place: Place, text: str) -> None:
         super().__init__(text)
@@ -56,7 +56,7 @@ class _Wrong(Exception):
 def compile_folder(path: Path) -> bytes:
     """The declarations of a folder (*.json) as one JSON document: `{"sources": {name: declaration}}`.
 
-    Raises CommandError with the file, the line and what is allowed there.
+    Raises CommandError with the file, the line and the allowed values.
     """
     files = sorted(path.glob("*.json"))
     if not files:
@@ -105,7 +105,7 @@ def _read(file: Path) -> Declaration:
 
 
 def _find_twice(node: yaml.Node | None) -> tuple[int, str] | None:
-    """The line and the name of a key that is in its object a second time."""
+    """The line and the name of the first key given twice in one object."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, _ in node.value:
@@ -164,7 +164,7 @@ def _in_utc(text: str) -> datetime:
 
 
 def _check_pages(declaration: Declaration) -> None:
-    """A page that is never asked for would be the first one again and again."""
+    """Refuse a page or grid placeholder that no template uses: every request would be the first one again."""
     style = declaration.get("pagination", {}).get("style", "none")
     used = {
         name.split(".")[0].split(":")[0]
@@ -192,7 +192,7 @@ def _texts(value: Any, place: list[str | int]) -> Iterator[tuple[Place, str]]:
 
 
 def _explain(error: ValidationError) -> tuple[Place, str]:
-    """Where an error of the schema is, and what it says to somebody who wrote the declaration."""
+    """The place of an error of the schema, and its text for the declaration's author."""
     place = list(error.absolute_path)
     found: Any = error.instance
     schema = error.schema if isinstance(error.schema, dict) else {}
@@ -233,7 +233,7 @@ def _named(place: Place) -> str:
 
 
 def _line(node: yaml.Node | None, place: Place) -> int:
-    """The line on which a value is: that of its key, for one that has a key."""
+    """The line of a value: its key's, if it has one."""
     line = 0
     for part in place:
         if isinstance(node, yaml.MappingNode):

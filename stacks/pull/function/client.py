@@ -1,4 +1,4 @@
-"""One request to the source's API, with its credentials, and the page that it brings."""
+"""One request to the source's API, with its credentials, and the page in its answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Client:
     def get(self, source: Source, parameters: Json) -> Page:
         """The page with these parameters. Raises a Problem, whose text holds no credential.
 
-        Takes the source's timeout at most, with whatever token it needs; twice that when the API refuses the token.
+        Takes the source's timeout at most, any token included; twice as long if the API refuses the token.
         """
         credentials: list[str] = []
         try:
@@ -55,7 +55,7 @@ class Client:
         except RecursionError:
             raise NotJson("the answer is nested too deeply") from None
         except Problem as problem:
-            # An API may repeat in its error what it was sent.
+            # An API's error may repeat the request.
             text = str(problem)
             for credential in filter(None, credentials):
                 text = text.replace(credential, "...")
@@ -72,7 +72,7 @@ class Client:
     def _authorize(
         self, source: Source, credentials: list[str], deadline: float, *, fresh: bool = False
     ) -> dict[str, str]:
-        """The headers that authorize a request; what is secret in them is added to `credentials`."""
+        """The headers to authorize a request; their secret parts are added to `credentials`."""
         match source.auth["type"]:
             case "bearer":
                 token = self._secret(source, fresh)

@@ -15,20 +15,20 @@ from .source import Source
 
 MOST_EVENTS: Final = 5_000
 MOST_BYTES: Final = 500_000
-"""Events and bytes of one record: half of what a record may hold, so that its rows have room in one reply."""
+"""Events and bytes of one record: half of a record's limits, for its rows to fit one reply."""
 
 LARGEST_EVENT: Final = 1_000_000
 
 
 class RowTooLarge(Problem):
-    """A row that no record of a delivery stream can hold."""
+    """A row too large for a record of a delivery stream."""
 
 
 def to_events(source: Source, rows: list[Json], parameters: Json) -> Iterator[bytes]:
     """The rows as JSON events, a line each.
 
-    The event_id is a hash of the source's name and of what the declaration makes it of; else of the row and the place
-    of its series in the grid, and of how many such rows were before it on its page.
+    The event_id is a hash of the source's name and the declared parts; without these, of the source's name, the row,
+    its series' place in the grid, and the number of such rows before it on its page.
     """
     seen: Counter[str] = Counter()
     series = {name: parameters.get(name) for name in source.grid}
@@ -42,7 +42,7 @@ def to_events(source: Source, rows: list[Json], parameters: Json) -> Iterator[by
         event: Json = {"event_id": _hash([source.name, key])}
         event |= {name: value for name, find in source.mapping.items() if (value := find(row)) is not None}
         event["properties"] = {name: value for name, value in row.items() if name not in source.mapped_keys}
-        # What UTF-8 cannot say, half of a surrogate pair, is not text either.
+        # Half of a surrogate pair has no UTF-8, and is not text either.
         yield json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 

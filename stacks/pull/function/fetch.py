@@ -1,11 +1,11 @@
 """The worker: one message is one request. Its rows go on the delivery stream; then, and only then, its page has landed.
 
-The order makes it safe to be killed anywhere. The pages that a page leads to get their items before it lands, and their
-messages after it: whoever looks at the table never finds everything landed while a page is still to come, and a message
-that comes a second time sends what the first time did not. Rows that are put twice have the same ids.
+The order makes it safe to be killed anywhere. The pages after a page get their items before it lands, and their
+messages after it. So the table never shows everything as landed while a page is still to come, and a message received
+a second time sends the messages left out the first time. Rows put twice have the same ids.
 
-The contract (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html): what `batchItemFailures`
-names stays in the queue, and everything else is deleted.
+The contract (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html): messages named in
+`batchItemFailures` stay in the queue, and all others are deleted.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from .source import MOST_PAGES, Source
 from .store import MOST_RESTARTS, NewTask, TaskItem, TaskKey, is_chained
 
 MOST_DOUBTS: Final = 4
-"""How often a request is tried that brings what cannot be true."""
+"""How often a request with impossible answers is tried."""
 
 LONGEST_WAIT: Final = 20.0
-"""Seconds that a worker itself waits for its turn; for a longer time the message goes back."""
+"""Seconds a worker itself waits for its turn; for a longer time the message goes back."""
 
 LONGEST_PAUSE: Final = 900.0
 LONGEST_ASKED: Final = 3600.0
-"""Seconds until the next try: at most by our own count, and at most when the API asks for it."""
+"""Seconds until the next try: at most by our own count, and at most if the API asks for it."""
 
 FEW_PAGES: Final = 10
 """So many items are asked for by their keys, and not by reading the whole series."""
 
 PUT_SECONDS: Final = 45
-"""Seconds that must be left for putting rows when a request begins, besides those that its answer may take."""
+"""Seconds to be left for putting rows when a request begins, besides its answer's timeout."""
 
 NOTHING: Final = Page([], "", None, None)
-"""What is behind the last page."""
+"""The page behind the last one."""
 
 logger = logging.getLogger(__name__)
 
 
 def settle(worker: Worker, queue: Queue, record: QueueRecord, milliseconds_left: Callable[[], int]) -> bool:
-    """Do what one message asks for; False when it is to stay in the queue, with its delay set."""
+    """Handle one message; False if it is to stay in the queue, with its delay set."""
     received = int(record["attributes"]["ApproximateReceiveCount"])
     try:
         seconds = worker.fetch(TaskKey.read(record["body"]), milliseconds_left)
@@ -75,7 +75,7 @@ class Worker:
         self._put, self._now, self._sleep = put, parts.now, parts.sleep
 
     def fetch(self, key: TaskKey, milliseconds_left: Callable[[], int]) -> float | None:
-        """Make one request. None when its message has done its work, else the seconds until it is to come again."""
+        """Make one request. None if its message has done its work, else the seconds until it is to come again."""
         task = self._store.task(key)
         if task is None or task["state"] == "discarded":
             logger.info("%s: nothing to do", key)
@@ -101,7 +101,7 @@ class Worker:
             return self._handle(key, task, NotJson("a row is nested too deeply"))
 
     def _land(self, source: Source, key: TaskKey, task: TaskItem, milliseconds_left: Callable[[], int]) -> None:
-        """Fetch the page, put its rows, plan what follows it, note that it has landed, and queue what follows it."""
+        """Fetch the page, put its rows, plan the pages after it, note it as landed, and queue the pages after it."""
         parameters = parse_json(task["parameters"])
         place = Place(
             key.number,
@@ -156,12 +156,12 @@ class Worker:
         self._store.add(new)
 
     def _send_following(self, key: TaskKey, numbers: range) -> None:
-        """Queue the pages that follow, except for those that are done with."""
+        """Queue the following pages, except for those already done."""
         states = self._states(key, numbers)
         self._queue.send(page for page, state in states.items() if state == "planned")
 
     def _states(self, key: TaskKey, numbers: range) -> dict[TaskKey, str]:
-        """The states of these pages of the series, for those that have an item."""
+        """The states of these pages of the series, if they have an item."""
         if len(numbers) <= FEW_PAGES:
             found = {key.page(number): self._store.task(key.page(number)) for number in numbers}
             return {page: item["state"] for page, item in found.items() if item is not None}
@@ -169,7 +169,7 @@ class Worker:
         return {page: item["state"] for item in items if (page := TaskKey.of(item)).number in numbers}
 
     def _handle(self, key: TaskKey, task: TaskItem, problem: Problem) -> float | None:
-        """Bury a request, or say when it is to be tried again."""
+        """Bury a failed request and return None, or return the seconds until its next try."""
         now = self._now()
         since = int(task.get("failing_since", now))
         attempts = int(task.get("attempts", 0)) + 1
@@ -193,8 +193,8 @@ class Worker:
         return web.backoff(attempts, base=2.0, longest=LONGEST_PAUSE, at_least=asked)
 
     def _start_again(self, key: TaskKey, task: TaskItem, problem: Problem) -> bool:
-        """Start a series from its first page when the address of this page may be what is wrong: cursors expire, and
-        rows move. False when it is something else, or when that has been tried often enough."""
+        """Start a series from its first page if the address of this page may be at fault: cursors expire, and rows
+        move. False if the fault is another, or after enough restarts."""
         if self._store.is_left(key):
             return True
         kinds = (HttpError, ErrorBody) if is_chained(task) else WrongTotal

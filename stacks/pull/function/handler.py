@@ -1,18 +1,18 @@
-"""The function: what the state machine asks for step by step, and what the queue hands over.
+"""The pull Lambda: the state machine calls it for the steps of a run, the queue for the requests to make.
 
     {"step": "check", "input": {"sources": [...]}}          a test call to each of these sources, or to all of them
     {"step": "plan", "holder": ..., "checked": [...]}       their requests, each with an item and a message
     {"step": "look", "holder": ..., "seen": {...}}          how far all of them have come
-    {"Records": [...]}                                      messages of the queue; what stays there is answered
+    {"Records": [...]}                                      messages of the queue; the answer names those to keep
 
-This is the only module that reads the environment:
+Only this module reads the environment:
 
     SOURCES_BUCKET, SOURCES_KEY        the compiled declarations
     TABLE                              the name of the DynamoDB table
-    QUEUE_URL, DEAD_LETTER_QUEUE_URL   the queue of requests, and that of dead letters
+    QUEUE_URL, DEAD_LETTER_QUEUE_URL   the queue of requests, and the queue of dead letters
     SECRET_ARN                         the secret with the credentials
     STREAM                             the delivery stream's name
-    RETRY_HOURS                        how long a request is tried again that fails for a reason that may pass
+    RETRY_HOURS                        how long a request is tried again if its problem may pass
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def lambda_handler(event: Json, context: LambdaContext) -> list[PlannedSource] |
 
 @lru_cache(maxsize=1)
 def parts() -> tuple[Runner, Worker, Queue]:
-    """What the function works with, made once a process. The sources' key carries their hash: they never change."""
+    """The runner, the worker and the queue, made once a process. The sources' key has their hash: they never change."""
     import boto3
 
     environment = os.environ

@@ -1,4 +1,4 @@
-"""What an answer holds: the rows of a page, and which pages follow. An answer that does not add up raises a Problem."""
+"""The content of an answer: the rows of a page, and the pages after it. An inconsistent answer raises a Problem."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Page(NamedTuple):
 
     rows: list[Json]
     digest: str
-    """A hash of the rows: that of another page is the same only when its rows are."""
+    """A hash of the rows: the same only for a page with the same rows."""
     total: int | None
-    """The pages (`total_pages`) or rows (`total_rows`) of the whole series, as the API counts them; None when the
-    declaration does not say where it tells."""
+    """The pages (`total_pages`) or rows (`total_rows`) of the whole series, as the API counts them; None if the
+    declaration names no place for it."""
     next: str | None
     """The next cursor, or the URL of the next page."""
 
@@ -48,19 +48,19 @@ class Place(NamedTuple):
     """Counted from 0."""
     parameters: Json
     planned: int
-    """How many pages the series was planned with: those before a probe."""
+    """How many pages were planned for the series: those before a probe."""
     size: int = 0
-    """The rows of the first page, where it planned this one."""
+    """The rows of the first page, if it planned this one."""
     is_alone: bool = False
     """Whether the pages are fetched one after another although the API announces a total: it did not fit before."""
     previous: str = ""
-    """The digest of the page before, where pages are found one after another."""
+    """The digest of the page before, if pages are found one after another."""
     mark: str = ""
-    """A cursor or link that led to a page before: a series that comes back to it goes round in a circle."""
+    """The cursor or link to an earlier page: a series that comes back to it goes round in a circle."""
 
     @property
     def is_probe(self) -> bool:
-        """Whether the page should be behind the last one, and is asked for only to see that it is empty."""
+        """Whether the page should be behind the last one, and is asked for only to see it empty."""
         return bool(self.parameters.get("probe"))
 
     def is_behind(self, source: Source, page: Page) -> bool:
@@ -72,21 +72,21 @@ class Place(NamedTuple):
 
 
 class Following(NamedTuple):
-    """What a page says of those that follow it."""
+    """The pages after a page, as it tells."""
 
     numbers: range
-    """The pages that are to be planned now."""
+    """The pages to plan now."""
     planned: int
-    """How many pages the series then has, without those that are probes."""
+    """How many pages the series then has, without probes."""
     are_probes: bool = False
-    """Whether those pages are asked for only to see that they are empty; a 404 says so, too."""
+    """Whether those pages are asked for only to see them empty; a 404 says so, too."""
     mark: str = ""
     note: str = ""
     """Something to report, though nothing is lost by it."""
 
 
 class Landed(NamedTuple):
-    """A page of a series that has landed as a whole."""
+    """A page of a series, all pages of which have landed."""
 
     number: int
     offset: int
@@ -97,7 +97,7 @@ class Landed(NamedTuple):
 
 
 def judge(source: Source, answer: web.Answer, now: float) -> None:
-    """Raise what the status says, unless it is 2xx."""
+    """Raise the Problem for the status, unless it is 2xx."""
     status, kind = answer.status, answer.headers.get("content-type", "no Content-Type")
     if status in (401, 403):
         raise BadCredentials(f"the API answers {status} to the credentials of '{source.name}'")
@@ -133,11 +133,11 @@ def read_page(source: Source, parameters: Json, request: Request, answer: web.An
 
 
 def follow(source: Source, page: Page, place: Place) -> Following:
-    """Which pages follow one; raises WrongTotal or RepeatedPage for what cannot be true.
+    """The pages after a page; raises WrongTotal or RepeatedPage for an impossible answer.
 
-    When a total is announced, the first page plans the others, so that they can be fetched side by side, and the last
-    of them one more, which is empty when the total is true. All other pages are found one after another. `check` then
-    says whether the pages fit together.
+    If a total is announced, the first page plans the others, to be fetched side by side. The last of them plans one
+    more, to be found empty if the total is true. All other pages are found one after another. `check` then says
+    whether the pages fit together.
     """
     number, rows = place.number, len(page.rows)
     if number + 1 >= MOST_PAGES and (rows or page.next):
@@ -162,7 +162,7 @@ def _follow_announced(source: Source, rows: int, total: int, place: Place) -> Fo
     if place.is_probe:
         return probe._replace(note=f"WrongTotal: page {number + 1} has {rows:,} rows, and only {announced}")
     if number:
-        # A last page that is shorter than the first needs no proof that it is the last.
+        # A page shorter than the first needs no proof of being the last.
         return nothing if rows < place.size or number + 1 < place.planned else probe
     # The API may give fewer rows than it is asked for: the first page shows how many.
     planned = total if source.counts == "total_pages" else -(-total // rows)
@@ -176,11 +176,10 @@ def _follow_announced(source: Source, rows: int, total: int, place: Place) -> Fo
 
 
 def check(source: Source, pages: list[Landed], *, is_alone: bool) -> WrongTotal | RepeatedPage | None:
-    """What is wrong with a series whose pages have all landed, in the order of their numbers; None when they fit.
+    """The problem of a series whose pages have all landed, in the order of their numbers; None if they fit.
 
-    The order in which they were fetched is any, unless they were fetched one after another (`is_alone`, or without a
-    total). Rows that come or go meanwhile move those behind them: what moved past a page that was not fetched yet is
-    missing, and the totals tell.
+    They were fetched in any order, unless one after another (`is_alone`, or without a total). Rows added or removed
+    meanwhile move the rows behind them. Rows moved past a page not fetched yet are missing, and the totals tell.
     """
     for before, page in itertools.pairwise(pages):
         if page.rows and page.digest == before.digest:
@@ -188,8 +187,8 @@ def check(source: Source, pages: list[Landed], *, is_alone: bool) -> WrongTotal 
     if not source.is_numbered:
         return None
     full = [page for page in pages if page.rows]
-    # Where pages were fetched in any order, one without rows may tell that rows came or went before the others. Some
-    # APIs announce nothing there.
+    # Of pages fetched in any order, one without rows may tell of rows that came or went before the others. Some APIs
+    # announce nothing there.
     telling = full if is_alone else [page for page in pages if page.rows or page.total]
     totals = [page.total for page in telling if page.total is not None]
     is_growing = is_alone and totals == sorted(totals)
@@ -219,8 +218,8 @@ def check(source: Source, pages: list[Landed], *, is_alone: bool) -> WrongTotal 
 
 
 def _follow_next(source: Source, page: Page, place: Place) -> Following:
-    """Pages that only the one before knows. Every power of two, its cursor or link becomes the mark: a circle of any
-    length comes back to one of them."""
+    """The next page, if only this one knows it. Every power of two, its cursor or link becomes the mark: a circle of
+    any length comes back to one of them."""
     number = place.number + 1
     if page.next is None:
         return Following(range(0), number)
@@ -240,7 +239,7 @@ def digest(rows: list[Json]) -> str:
 
 
 def parse(answer: web.Answer) -> Any:
-    """The JSON document of an answer; NotJson when it is none. Whole numbers keep all their digits."""
+    """The JSON document of an answer. Whole numbers keep all their digits. Raises NotJson."""
     try:
         return parse_json(answer.body, parse_constant=_refuse)
     except ValueError:
@@ -273,7 +272,7 @@ def _cell(source: Source, parameters: Json) -> Json:
 
 
 def _keys(value: Any) -> str:
-    """What is in a document where something else was expected: names of keys only, as values may be private."""
+    """An unexpected part of a document, described: names of keys only, as values may be private."""
     if not isinstance(value, dict):
         return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
     return f"the keys {', '.join(map(str, value))}"[:_MOST_TEXT] if value else "no key"

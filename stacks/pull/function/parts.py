@@ -1,4 +1,4 @@
-"""What the steps of a run and the worker have in common."""
+"""The common parts of the runner and the worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .store import Store
 
 @dataclass(frozen=True)
 class Parts:
-    """What they work with: the sources by name, and the clock, in which `now` gives seconds since 1970."""
+    """Sources by name, store, queue, client and clock; `now` gives seconds since 1970."""
 
     sources: dict[str, Source]
     store: Store

@@ -1,4 +1,4 @@
-"""What can be wrong with somebody's API, each by its name: the name of the exception is what people and alarms read.
+"""The problems with somebody's API, each by its name: people and alarms read the name of the exception.
 
 No text here repeats a header, a query or more of a body than the API's own error message.
 """
@@ -12,14 +12,14 @@ Patience = Literal["hours", "tries", "none"]
 
 
 class Problem(Exception):
-    """A request that did not bring the rows that it should have brought."""
+    """A request without the expected rows."""
 
     patience: ClassVar[Patience] = "none"
 
     def __init__(self, detail: str, wait: float = 0.0) -> None:
         super().__init__(detail)
         self.wait = wait
-        """The seconds that the API itself asked to wait."""
+        """The seconds to wait, as the API itself asked."""
 
     @property
     def reason(self) -> str:
@@ -28,25 +28,25 @@ class Problem(Exception):
 
 
 class Busy(Problem):
-    """No whole answer, or one that says that it is not our fault: 408, 425, 429 or 5xx."""
+    """No whole answer, or a status for a fault of theirs: 408, 425, 429 or 5xx."""
 
     patience = "hours"
 
 
 class UnknownSource(Problem):
-    """A source that is not declared, or no longer."""
+    """A source not declared, or no longer."""
 
 
 class BadCredentials(Problem):
-    """401 or 403, or a secret that has nothing for this source."""
+    """401 or 403, or a secret with nothing for this source."""
 
 
 class HttpError(Problem):
-    """Any other status that is not 2xx."""
+    """Any other status except 2xx."""
 
 
 class NotJson(Problem):
-    """A 2xx whose body is not JSON, such as the HTML of a page that says that the service is down."""
+    """A 2xx whose body is not JSON, such as an HTML page about an outage."""
 
     patience = "tries"
 
@@ -58,18 +58,18 @@ class ErrorBody(Problem):
 
 
 class ShapeChanged(Problem):
-    """JSON in which the rows, or what each of them must have, do not be where the declaration says."""
+    """JSON whose rows, or their required values, are not in the declared places."""
 
     patience = "tries"
 
 
 class WrongTotal(Problem):
-    """Rows or pages are missing that the API itself announces, or it announces more than any run may have."""
+    """Rows or pages announced by the API itself are missing, or it announces more than any run may have."""
 
     patience = "tries"
 
 
 class RepeatedPage(Problem):
-    """A page with the very rows of the page before, or a cursor that leads to itself."""
+    """A page with the very rows of the page before, or a cursor to itself."""
 
     patience = "tries"

@@ -29,18 +29,18 @@ class Queue:
                 raise RuntimeError(f"SQS did not take {len(failed)} messages: {failed[0]['Code']}")
 
     def bury(self, key: TaskKey, reason: str) -> None:
-        """Put a dead letter, which says why."""
+        """Put a dead letter with its reason."""
         why: MessageAttribute = {"DataType": "String", "StringValue": reason[:1000]}
         self.client.send_message(QueueUrl=self.dead_url, MessageBody=key.text, MessageAttributes={"reason": why})
 
     def delay(self, receipt: str, seconds: float) -> None:
-        """Let a message that was received come again after so many seconds; SQS takes twelve hours at most."""
+        """Let a received message come again after so many seconds; SQS takes twelve hours at most."""
         self.client.change_message_visibility(
             QueueUrl=self.url, ReceiptHandle=receipt, VisibilityTimeout=min(43_000, max(1, round(seconds)))
         )
 
     def is_empty(self) -> bool:
-        """Whether no message is in the queue, nor with a worker; what SQS knows of it is up to a minute old."""
+        """Whether no message is in the queue, nor with a worker; SQS's counts are up to a minute old."""
         names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
         found = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
         return all(int(found[name]) == 0 for name in names)

@@ -1,6 +1,6 @@
-"""The steps of a run that the state machine calls one after another: check, plan, look.
+"""The steps of a run, called by the state machine one after another: check, plan, look.
 
-What is wrong with one source is a value, `error`, so that it stops no other. Every step may be done twice.
+The problem of one source is a value, `error`, and stops no other source. Every step may be done twice.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ MOST_SIDE_BY_SIDE: Final = 64
 """How many sources are checked at the same time: so many may hang without keeping another waiting."""
 
 CHECK_SECONDS: Final = 180
-"""No source is asked once more when its answer may come later than this: the function has 300 seconds."""
+"""No source is asked once more if its answer may come later than this: the function has 300 seconds."""
 
 MOST_CHECKS: Final = 3
-"""How often the test call is made when the API is busy."""
+"""How often the test call is made if the API is busy."""
 
 LEASE_SECONDS: Final = 900
-"""How long a run that no longer looks after itself keeps others from its source."""
+"""How long a run keeps others from its source after its last look."""
 
 QUIET_SECONDS: Final = 180
-"""How long the queue must be empty before what has not landed counts as lost; SQS counts with a delay of a minute."""
+"""How long the queue must be empty before the rest counts as lost; SQS counts with a delay of a minute."""
 
 SHORTEST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 120.0
-"""Seconds between two looks: a day of them stays well within the 25,000 events that an execution may have."""
+"""Seconds between two looks: a day of them stays well within an execution's limit of 25,000 events."""
 
 _STATES: Final = ("planned", "landed", "dead", "discarded")
 
@@ -79,14 +79,14 @@ RunProgress = TypedDict(
 
 
 class FailedSource(TypedDict):
-    """A source and what is wrong with it."""
+    """A source and its problem."""
 
     source: str
     error: str
 
 
 class Look(TypedDict):
-    """What one look has seen; the first one is given only what was `planned`."""
+    """The findings of one look; the first look is given only `planned`."""
 
     planned: list[PlannedSource]
     runs: NotRequired[list[RunProgress]]
@@ -98,7 +98,7 @@ class Look(TypedDict):
 
 
 class Runner:
-    """The steps, with what they work on."""
+    """The steps, with their sources, store, queue, client and clock."""
 
     def __init__(self, parts: Parts) -> None:
         self._sources, self._store, self._queue, self._client = parts.sources, parts.store, parts.queue, parts.client
@@ -111,7 +111,7 @@ class Runner:
             return list(pool.map(lambda name: self._check(name, windows.get(name)), names or self._sources))
 
     def _window(self, source: Source) -> Window | None:
-        """That of the run which is open, else that of a run which begins now."""
+        """The window of the open run, else of a run from now on; None if there is nothing new."""
         state = self._store.state(source.name)
         if run := self._store.run(source.name, state["run"]) if "run" in state else None:
             return Window(read_time(run["from"]), read_time(run["to"]))
@@ -151,7 +151,7 @@ class Runner:
         return {"source": source.name, "from": write_time(window.start), "to": write_time(window.to)}
 
     def plan(self, holder: str, checked: list[PlannedSource]) -> list[PlannedSource]:
-        """Plan what was checked, or go on with the runs that are open.
+        """Plan the checked sources, or go on with their open runs.
 
         The first page of each series is planned, and plans the others when it is fetched. Every request has its item
         before any has its message, and keeps it: planning twice plans once.
@@ -186,7 +186,7 @@ class Runner:
         keys = []
         for item in self._store.tasks(source.name, run):
             key = TaskKey.of(item)
-            # What died is tried once more: a new run is a new chance. Its dead letter then finds it landed.
+            # Dead requests are tried once more: a new run is a new chance. The dead letter then finds its page landed.
             again = self._store.try_again(key) if item["state"] == "dead" else key
             if again is not None and item["state"] in ("planned", "dead"):
                 keys.append(again)
@@ -197,9 +197,9 @@ class Runner:
     def look(self, holder: str, seen: Look) -> Look:
         """How far the runs have come.
 
-        Returns the runs with their counts, what failed, whether all is done, and the seconds until the next look.
-        `seen` is what the last look returned. A run is done when each request has landed, is dead or was discarded;
-        when its messages are gone, though its requests have not landed; and when nothing has moved for too long.
+        Returns the runs with their counts, the failures, whether all is done, and the seconds until the next look.
+        `seen` is the last look's return. A run is done when each request has landed, is dead or was discarded; when
+        its messages are gone, though its requests have not landed; and when nothing has moved for too long.
         """
         now = int(self._now())
         planned = seen["planned"]
@@ -230,8 +230,8 @@ class Runner:
         }
 
     def _days(self, runs: list[RunProgress]) -> dict[str, str]:
-        """What to refine: the days of the events that have come, as `{from, to}`; nothing when no source has a window,
-        and refinement then takes the days that it takes by itself."""
+        """The days of the new events, as `{from, to}`, to be refined; empty if no source has a window: refinement then
+        takes its own days."""
         windows = [(read_time(run["from"]), read_time(run["to"])) for run in runs if run["rows"]]
         dated = [(start, to - timedelta(milliseconds=1)) for start, to in windows if start != EPOCH]
         if not dated:
@@ -296,10 +296,10 @@ class Runner:
         return {**found, "outcome": outcome}
 
     def _check_pages(self, name: str, tasks: list[TaskItem]) -> bool:
-        """Look whether the pages of each series fit together, when all are there; true when something has changed.
+        """Look whether the pages of each series fit together, once all are there; true if something has changed.
 
-        Pages that do not fit are fetched once more, one after another: a series starts again from its first page. When
-        they still do not fit, the last of them is dead.
+        If not, they are fetched once more, one after another: the series starts again from its first page. If they
+        still do not fit, the last of them is dead.
         """
         restarted: list[TaskKey] = []
         buried = 0

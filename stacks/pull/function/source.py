@@ -1,4 +1,4 @@
-"""A source as it is declared, and the requests that follow from it: windows, grids, placeholders, pages' addresses.
+"""A source as declared, and its requests: windows, grids, placeholders, pages' addresses.
 
 Declarations are checked when they are deployed (stacks/pull/folder.py); docs/pull.md describes every key.
 Everything here is pure: times come in as arguments.
@@ -25,7 +25,7 @@ from .problems import ShapeChanged
 Path = Callable[[Any], Any]
 
 MOST_PAGES: Final = 10_000
-"""Pages of one series, and requests that one run may plan: a lying API may announce a billion."""
+"""Pages of one series, and requests of one run, at most: a lying API may announce a billion."""
 
 COUNTS: Final[tuple[Literal["total_pages", "total_rows"], ...]] = ("total_pages", "total_rows")
 ROUNDINGS: Final = {"day": timedelta(days=1), "hour": timedelta(hours=1)}
@@ -37,7 +37,7 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class Window:
-    """The time that a run pulls: from the first moment to the one before `to`."""
+    """The time pulled by a run: from the first moment to the one before `to`."""
 
     start: datetime
     to: datetime
@@ -76,7 +76,7 @@ class Pagination(TypedDict, total=False):
 
 
 class DeclaredWindow(TypedDict, total=False):
-    """The times that runs pull; `first` and `end` are in ISO 8601."""
+    """The times pulled by runs; `first` and `end` are in ISO 8601."""
 
     first: Required[str]
     end: str
@@ -87,7 +87,7 @@ class DeclaredWindow(TypedDict, total=False):
 
 
 class Columns(TypedDict):
-    """Where an answer has an object of lists."""
+    """The place of an object of lists in an answer."""
 
     columns: str
 
@@ -137,17 +137,17 @@ class Source:
 
     @property
     def counts(self) -> Literal["total_pages", "total_rows"] | None:
-        """What the API announces of a whole series."""
+        """The kind of total announced by the API for a whole series; None without one."""
         return next((key for key in COUNTS if key in self.pagination), None)
 
     @property
     def timeout(self) -> float:
-        """Seconds that an answer may take."""
+        """Seconds an answer may take."""
         return float(self.declaration.get("timeout_seconds", 30))
 
     @property
     def interval(self) -> float:
-        """Seconds between two requests; 0 when nothing limits them."""
+        """Seconds between two requests; 0 without a limit."""
         rate = self.declaration.get("requests_per_second")
         return 1 / rate if rate else 0.0
 
@@ -167,7 +167,7 @@ class Source:
 
     @cached_property
     def required(self) -> dict[str, Path]:
-        """What each row must have, by its text; by default what the event_id is made of."""
+        """The required values of each row, by their JMESPath; by default the parts of the event_id."""
         texts = self.declaration.get("required", self.declaration["event"].get("event_id", []))
         return {text: path(text) for text in texts}
 
@@ -177,7 +177,7 @@ class Source:
 
     @cached_property
     def mapping(self) -> dict[str, Path]:
-        """The event's fields, each with what finds its value in a row."""
+        """The event's fields, each with the function to find its value in a row."""
         entries = {key: value for key, value in self.declaration["event"].items() if key != "event_id"}
         return {
             key: _constant(value["constant"]) if isinstance(value, dict) else path(value)
@@ -186,7 +186,7 @@ class Source:
 
     @cached_property
     def mapped_keys(self) -> set[str]:
-        """The keys of a row that become fields of the event as they are, and so need not be in its properties."""
+        """The keys of a row whose values become fields of the event unchanged; its properties need not repeat them."""
         texts = [value for key, value in self.declaration["event"].items() if key != "event_id"]
         return {text for text in texts if isinstance(text, str) and _IDENTIFIER.fullmatch(text)}
 
@@ -195,7 +195,7 @@ class Source:
         return self.declaration.get("grid", {})
 
     def window(self, checkpoint: datetime | None, now: datetime) -> Window | None:
-        """What a run that begins now pulls; None when there is nothing new. Without `window`: all, up to now."""
+        """The window of a run from now on; None if there is nothing new. Without a declared one: all, up to now."""
         declared = self.declaration.get("window")
         if declared is None:
             return Window(EPOCH, now)
@@ -249,7 +249,7 @@ class Source:
 
 
 def path(text: str) -> Path:
-    """What finds a value in a document: a JMESPath expression; a bare name is looked up at once."""
+    """The function to find a value in a document by a JMESPath expression; a bare name is looked up at once."""
     if _IDENTIFIER.fullmatch(text):
         return lambda document: document.get(text) if isinstance(document, dict) else None
     search = jmespath.compile(text).search
@@ -264,7 +264,7 @@ def path(text: str) -> Path:
 
 
 def read_time(text: str) -> datetime:
-    """An ISO 8601 time as it is declared or stored; without a zone it is UTC."""
+    """An ISO 8601 time, as declared or stored; without a zone it is UTC."""
     time = datetime.fromisoformat(text)
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
@@ -275,7 +275,7 @@ def write_time(time: datetime) -> str:
 
 
 def fill(template: Any, parameters: Mapping[str, Any]) -> Any:
-    """A template with its placeholders filled in. A text that is one placeholder becomes its value, of any type."""
+    """A template with its placeholders filled in. A text of just one placeholder becomes its value, of any type."""
     if isinstance(template, dict):
         return {key: fill(value, parameters) for key, value in template.items()}
     if isinstance(template, list):

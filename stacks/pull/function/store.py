@@ -1,15 +1,15 @@
-"""What is known of each source between two runs, in one DynamoDB table: its checkpoint, its runs, each of its requests.
+"""The memory of each source between two runs, in one DynamoDB table: its checkpoint, its runs, each of its requests.
 
-    source    item                      what it holds
-    cars      state                     checkpoint, run (the one that is open), lease_by and lease_until
+    source    item                      attributes
+    cars      state                     checkpoint, run (the open one), lease_by and lease_until
     cars      rate                      next: when the next request may go, in epoch milliseconds
     cars      run#<run>                 from, to, is_planned, and how it ended
     cars      task#<run>#<series>#<n>   one request: parameters, state (planned, landed, dead, discarded), rows, reason
 
-A series that starts again from its first page has `<series>.1`, then `<series>.2`. Only the last start of a series
-counts: what workers still do for an earlier one changes nothing.
+A series started again from its first page has `<series>.1`, then `<series>.2`. Only the last start of a series counts:
+workers still busy with an earlier one change nothing.
 
-Every change of a task names the states that it may change, so that what is done twice is done once.
+Every change of a task names the states it may change, so doing it twice is the same as doing it once.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class TaskItem(TypedDict):
     mark: NotRequired[str]
     size: NotRequired[Decimal]
     rows: Decimal
-    """This, the digest and the next two are there when it has landed: the pages that it planned."""
+    """This, the digest and the next two are there when it has landed. The next two are the pages it planned."""
     digest: str
     next_first: Decimal
     next_end: Decimal
@@ -92,7 +92,7 @@ class TaskItem(TypedDict):
 
 @dataclass(frozen=True)
 class TaskKey:
-    """Which request it is: the one with this number, counted from 0, in a series of a run."""
+    """A request's key: its number, counted from 0, in a series of a run."""
 
     source: str
     run: str
@@ -103,7 +103,7 @@ class TaskKey:
 
     @property
     def pages(self) -> str:
-        """How the items begin of all pages of this start of the series."""
+        """The common beginning of the items of all pages of this start of the series."""
         return f"{_tasks(self.run)}{self.series:06d}{f'.{self.start}' if self.start else ''}#"
 
     @property
@@ -145,20 +145,20 @@ class NewTask(NamedTuple):
     planned: int
     """How many pages of its series are planned by then."""
     previous: str = ""
-    """The digest of the page before it, where pages are found one after another."""
+    """The digest of the page before it, if pages are found one after another."""
     mark: str = ""
     size: int = 0
     """See pages.Place."""
 
 
 def is_chained(task: TaskItem) -> bool:
-    """Whether only the page before knew where this one is: by a cursor or a link, which may be good for an hour."""
+    """Whether only the page before knew the place of this one: by a cursor or a link, good for an hour perhaps."""
     parameters = parse_json(task["parameters"])
     return any(parameters.get(name) is not None for name in ("cursor", "link"))
 
 
 def landed(task: TaskItem) -> Landed:
-    """A task that has landed, as `pages.check` looks at it."""
+    """A landed task, as `pages.check` takes it."""
     total = task.get("total")
     return Landed(
         TaskKey.of(task).number,
@@ -170,7 +170,7 @@ def landed(task: TaskItem) -> Landed:
 
 
 def current(tasks: Iterable[TaskItem]) -> list[TaskItem]:
-    """Those tasks of a run that count: of each series the last start."""
+    """The valid tasks of a run: of each series the last start."""
     keyed = [(TaskKey.of(task), task) for task in tasks]
     last: dict[int, int] = {}
     for key, _ in keyed:
@@ -188,12 +188,12 @@ class Store:
     # --- The source -----------------------------------------------------------------------------------------------
 
     def state(self, source: str) -> StateItem:
-        """The source's state; nothing for one that has never run."""
+        """The source's state; empty if it has never run."""
         found: StateItem | None = self._get(source, "state")
         return found or {}
 
     def checkpoint(self, source: str) -> datetime | None:
-        """The moment up to which everything has landed."""
+        """The moment up to which everything has landed; None before the first."""
         text = self.state(source).get("checkpoint")
         return read_time(text) if text else None
 
@@ -228,11 +228,11 @@ class Store:
         self._update(source, "state", "SET #run = :run, #last_run = :run", "", {"run": run})
 
     def note_planned(self, source: str, run: str) -> None:
-        """Note that every first request of the run has its item."""
+        """Note the run as planned: every first request has its item."""
         self._update(source, f"run#{run}", "SET #is_planned = :yes", "", {"yes": True})
 
     def end_run(self, source: str, run: str, outcome: str, checkpoint: str | None) -> None:
-        """Note how a run ended. With a checkpoint all of it has landed: the source moves on, and the run is closed."""
+        """Note a run's outcome. With a checkpoint all of it has landed: the source moves on, and the run is closed."""
         update = "SET #outcome = :outcome, #ended_at = :now"
         self._update(source, f"run#{run}", update, "", {"outcome": outcome, "now": self._time()})
         if checkpoint is not None:
@@ -247,7 +247,7 @@ class Store:
         return found
 
     def tasks(self, source: str, run: str) -> list[TaskItem]:
-        """The tasks of a run that count, in their order and as they are now."""
+        """The valid tasks of a run, in their order and as they are now."""
         return current(self._items(source, _tasks(run)))
 
     def pages(self, key: TaskKey) -> Iterator[TaskItem]:
@@ -269,10 +269,10 @@ class Store:
             query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
     def add(self, tasks: Iterable[NewTask]) -> None:
-        """Plan tasks that have no item yet.
+        """Plan tasks without an item.
 
-        Whoever plans asks first what there is: should two do so at once, a page that has landed may be planned anew,
-        and lands once more, with the same ids.
+        Callers leave out tasks with an item. If two plan at once, a landed page may be planned anew, and lands once
+        more, with the same ids.
         """
         with self._table.batch_writer() as batch:
             for task in tasks:
@@ -291,7 +291,7 @@ class Store:
                 )
 
     def land(self, key: TaskKey, page: Page, following: range, note: str) -> None:
-        """Note that all rows of a page are on the stream, and which pages it planned. Once landed it stays so."""
+        """Note a page as landed, with all its rows on the stream, and the pages it planned. Once landed it stays so."""
         values: dict[str, Value] = {"rows": len(page.rows), "digest": page.digest, "total": page.total}
         values |= {"first": following.start, "end": following.stop} | ({"note": note} if note else {})
         self._update(
@@ -304,7 +304,7 @@ class Store:
         )
 
     def fail(self, key: TaskKey, reason: str, failing_since: int, attempts: int, doubts: int) -> None:
-        """Note why a request did not succeed; it will be tried again."""
+        """Note why a request failed; it will be tried again."""
         self._update(
             key.source,
             key.item,
@@ -314,18 +314,18 @@ class Store:
         )
 
     def bury(self, key: TaskKey, reason: str, *, state: Literal["planned", "landed"] = "planned") -> bool:
-        """Note that a request is dead, and why; False when it is neither dead nor in the state that it had."""
+        """Note a request as dead, and why; False if it is neither dead already nor in `state`."""
         update = "SET #state = :dead, #reason = :reason, #ended_at = :now"
         values = {"dead": "dead", "state": state, "reason": reason, "now": self._time()}
         return self._update(key.source, key.item, update, "#state IN (:state, :dead)", values)
 
     def revive(self, key: TaskKey) -> bool:
-        """Plan a dead request anew; False when it is not dead."""
+        """Plan a dead request anew; False if it is not dead."""
         update = "SET #state = :planned REMOVE #reason, #failing_since, #attempts, #doubts, #ended_at"
         return self._update(key.source, key.item, update, "#state = :dead", {"planned": "planned", "dead": "dead"})
 
     def try_again(self, key: TaskKey) -> TaskKey | None:
-        """Plan a dead request anew, or its whole series, and return the request to queue; None when it is not dead.
+        """Plan a dead request anew, or its whole series, and return the request to queue; None if it is not dead.
 
         A series starts again from its first page when only the page before knew the dead one, and when its pages did
         not fit together: an old cursor may have expired, and rows may have moved since.
@@ -361,20 +361,20 @@ class Store:
         return again
 
     def is_left(self, key: TaskKey) -> bool:
-        """Whether the series has started again since, so that this request no longer counts."""
+        """Whether the series has started again since, and this request no longer counts."""
         return self.task(replace(key, number=0, start=key.start + 1)) is not None
 
     def discard(self, key: TaskKey) -> bool:
-        """Give a dead request up, so that its run can end; False when it is not dead."""
+        """Give up a dead request, for its run to end; False if it is not dead."""
         values = {"discarded": "discarded", "dead": "dead"}
         return self._update(key.source, key.item, "SET #state = :discarded", "#state = :dead", values)
 
     # --- The rate -------------------------------------------------------------------------------------------------
 
     def reserve(self, source: str, interval: float, longest: float) -> float | None:
-        """Reserve the next moment at which the source may be asked, with `interval` seconds to the one after it.
+        """Reserve the next turn to ask the source, with `interval` seconds to the one after it.
 
-        Returns the seconds until then; None, with nothing reserved, when they would be more than `longest`.
+        Returns the seconds until then; None, with nothing reserved, if they would be more than `longest`.
         """
         if not interval:
             wait = self.wait(source)
@@ -414,11 +414,11 @@ class Store:
         return self._table.get_item(Key={"source": source, "item": item}, ConsistentRead=True).get("Item")
 
     def _update(self, source: str, item: str, update: str, condition: str, values: Mapping[str, Value]) -> bool:
-        """Update an item; False when the condition does not hold."""
+        """Update an item; False if the condition does not hold."""
         return self._change(source, item, update, condition, values) is not None
 
     def _change(self, source: str, item: str, update: str, condition: str, values: Mapping[str, Value]) -> Json | None:
-        """Update an item and return what the changed attributes were; None when the condition does not hold.
+        """Update an item and return the old values of the changed attributes; None if the condition does not hold.
 
         Attributes are written as #name, because DynamoDB reserves some five hundred words.
         """
