@@ -1,8 +1,8 @@
-"""CloudWatch's alarms, because MiniStack evaluates them without dimensions, missing data and metric math. With them,
-metrics out of log lines in the embedded metric format, and the depth of queues.
+"""CloudWatch's alarms, because MiniStack evaluates them without dimensions, missing data and metric math. Beside
+them, metrics from log lines in the embedded metric format, and the depth of queues.
 
 An alarm looks at its last `EvaluationPeriods` periods. CloudWatch looks a little further back, so late values count;
-how far is documented by an example only, there two periods. If there are values enough, the newest decide; else the
+how far is documented only by an example of two periods. If there are values enough, the newest decide; else the
 missing ones count as `TreatMissingData` says.
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html
 

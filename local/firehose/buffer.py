@@ -15,10 +15,10 @@ RECORD_OVERHEAD = 256  # A record's memory beside its bytes.
 
 
 class Buffer:
-    """Records in wait until there are `size` bytes of them or the first has waited for `interval` seconds.
+    """Records waiting until there are `size` bytes of them or the first has waited for `interval` seconds.
 
-    They do not wait for more than `most` bytes of memory, whatever the size: else a full memory could wait for an
-    object in need of still more. On AWS, too, the size is a hint.
+    They do not wait for more than `most` bytes of memory, whatever the size: else memory could be full before
+    the object is complete. On AWS, too, the size is a hint.
     """
 
     def __init__(self, hints: Callable[[], tuple[int, float]], most: int, request_limit: int | None = None) -> None:

@@ -76,5 +76,5 @@ def now() -> int:
 
 
 def is_about_trust(error: AccessDenied) -> bool:
-    """Whether a role could not be assumed, rather than lacked a permission."""
+    """Whether a role could not be assumed; otherwise it lacks a permission."""
     return "assume role" in str(error).lower()
