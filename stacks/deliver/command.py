@@ -21,7 +21,7 @@ RUNS_SHOWN = 5
 DEAD_LETTERS_READ = 200
 TIME = "%Y-%m-%d %H:%M:%S"
 QUIET_SECONDS = 60.0
-"""How long the queue must have been empty before figures that do not add up are taken as they are."""
+"""How long the queue must have been empty before figures are taken as they are, even if they do not add up."""
 
 RUN_COLUMNS = [
     *(Column(name, "varchar") for name in ("run", "started (UTC)", "state")),
@@ -50,13 +50,13 @@ class Delivery:
     work_group: str
 
     def command(self, verb: str) -> str:
-        """The command line that does something else with this stack."""
+        """The command line of another verb for this stack."""
         return f"scripts/deliver.sh {verb}{self.aws.flag} --stack-name {self.stack_name}"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """How many rows of a run were queued, and what became of them so far. A row may be counted twice, never less."""
+    """A run's numbers of rows: queued, delivered and refused so far. A row may be counted twice, never less."""
 
     queued: int
     delivered: int

@@ -1,12 +1,12 @@
 """The deliver Lambda: the state machine calls it for the steps of a run, the queue for the rows to post.
 
-This is the only module that knows the environment:
+Only this module knows the environment:
 
     ENDPOINT                  where to post
     QUERY, PARAMETERS         the saved query to deliver, and the values for its question marks
-    WORK_GROUP                Athena's workgroup, which has the saved queries
+    WORK_GROUP                Athena's workgroup with the saved queries
     STREAM                    the delivery stream whose events the query reads
-    BUFFERING_SECONDS         how long that stream collects events
+    BUFFERING_SECONDS         how long the stream collects events
     TABLE                     the DynamoDB table of watermarks and of the figures of each run
     QUEUE_URL, DEAD_LETTER_QUEUE_URL
     SECRET_ARN                the secret with the key `token`; without one, requests carry no Authorization header
@@ -30,7 +30,7 @@ from .settings import Clients, Settings
 
 
 class LambdaEvent(TypedDict, total=False):
-    """A step of the state machine, with what that step takes; or messages of the queue."""
+    """A step of the state machine, with its input; or messages of the queue."""
 
     step: Literal["prepare", "enqueue"]
     started: run.Started
@@ -43,7 +43,7 @@ class LambdaEvent(TypedDict, total=False):
 def lambda_handler(
     event: LambdaEvent, context: LambdaContext
 ) -> run.PreparedDelivery | run.Enqueued | BatchItemFailures:
-    """Answer one invocation: a step of run.py, or the messages of the queue that are to come again."""
+    """Answer one invocation: a step of run.py, or the messages to come again from the queue."""
     settings, clients = read_settings(), make_clients()
     match event.get("step"):
         case "prepare":

@@ -1,8 +1,8 @@
 """The messages of the queue, each with one row, and how they are put there.
 
 The contract (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html): one call
-takes 10 messages and 1 MiB; it answers 200 even when single messages of it failed, and `Failed` says which. A message
-that is sent again after a timeout may be there twice: its row has an id to tell.
+takes 10 messages and 1 MiB; it answers 200 even when single messages of it failed, and `Failed` names them. A message
+sent again after a timeout may be there twice: its row has an id to tell.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MAX_MESSAGE_BYTES: Final = 1_048_576
 MAX_BATCH_MESSAGES: Final = 10
 MAX_BATCH_BYTES: Final = 1_048_576
 MAX_TEXT_CHARACTERS: Final = 500
-"""Of each text that an endpoint answered, this much is kept with a dead letter."""
+"""So much of each text in an endpoint's answer is kept with a dead letter."""
 
 MAX_ROW_BYTES: Final = MAX_MESSAGE_BYTES - 4096
-"""A message with a row has room left for what its dead letter says: two such texts of four bytes a character."""
+"""A message with a row leaves room for its dead letter's attributes: two such texts of four bytes a character."""
 
 TRIES: Final = 8
 CALLS_AT_ONCE: Final = 8
 
-# What SQS takes in the text of an attribute.
+# All characters except those allowed by SQS in the text of an attribute.
 _UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -52,7 +52,7 @@ class NotSent(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """A row on its way. `run` is the name of the execution that queued it."""
+    """A row on its way. `run` is the name of its execution."""
 
     run: str
     query: str
@@ -67,7 +67,7 @@ class Row:
 
     @classmethod
     def read(cls, body: str) -> Row:
-        """The row of a message; raises ValueError for what is not one of our messages."""
+        """The row of a message; raises ValueError if it is not one of ours."""
         found = parse_json(body)
         match found:
             case {"run": str(run), "query": str(query), "row_id": str(row_id), "values": dict(values)}:
@@ -77,7 +77,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Message:
-    """What is sent to a queue. The attributes of a dead letter say why it is one."""
+    """A message for a queue. The attributes of a dead letter give its reason."""
 
     body: str
     attributes: dict[str, MessageAttribute] = field(default_factory=dict)
@@ -98,9 +98,9 @@ def row_id(query: str, values: Values) -> str:
 
 
 def dead_letter(body: str, reason: str, status: int | None = None, answer: str = "") -> Message:
-    """A message that needs a person: why, and the endpoint's status and the start of its answer, if it gave one.
+    """A message for a person: the reason, and the endpoint's status and the start of its answer, if it gave one.
 
-    What came in with more bytes than a row may have is kept alone, if the queue would refuse it with these.
+    A body with more bytes than a row may have is kept alone, if the queue would refuse it with these.
     """
     attributes: dict[str, MessageAttribute] = {
         name: {"DataType": "String", "StringValue": _UNFIT.sub("\ufffd", text[:MAX_TEXT_CHARACTERS])}
@@ -121,13 +121,13 @@ def send(
     tries: int = TRIES,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Put messages into a queue, some calls at a time; what fails is tried again, after a pause.
+    """Put messages into a queue, some calls at a time; failed ones are tried again, after a pause.
 
-    Raises NotSent, which names those that could not be put; the others have been.
+    Raises NotSent with the messages not put; the others have been.
     """
 
     def call(batch: list[Message]) -> tuple[list[Message], str]:
-        """Send one batch; what is left of it, and why."""
+        """Send one batch; returns its unsent messages, and the reason."""
         error = ""
         for attempt in range(1, tries + 1):
             entries: list[Entry] = [
@@ -137,7 +137,7 @@ def send(
             try:
                 failed = sqs.send_message_batch(QueueUrl=queue_url, Entries=entries).get("Failed", [])
             except (BotoCoreError, ClientError) as refused:
-                return batch, str(refused)  # boto3 has tried again what may pass
+                return batch, str(refused)  # boto3 has tried passing errors again
             if not failed:
                 return [], ""
             batch = [batch[int(entry["Id"])] for entry in failed]

@@ -1,11 +1,11 @@
-"""A run: from a saved query to messages in the queue. The steps of the state machine that need code.
+"""A run: from a saved query to messages in the queue. The state machine's steps in code:
 
     prepare   finds the query and the window of time, and writes the request for Athena
-    enqueue   puts the rows of the result into the queue, and moves the watermark when they all are
+    enqueue   puts the rows of the result into the queue, and moves the watermark after the last
 
-A query that is given `{from}` and `{to}` among its parameters reads a window of time: from the end of the last window
-to a time until which everything has been delivered to S3. A window that was begun is finished before the next begins,
-by whichever run comes first, so that a run that was killed loses nothing: its rows are queued again, with the same ids.
+A query with `{from}` and `{to}` among its parameters reads a window of time. It begins at the end of the last window;
+everything before its own end has been delivered to S3. A begun window is finished before the next begins, by the first
+run to come. So a killed run loses nothing: its rows are queued again, with the same ids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .messages import MAX_ROW_BYTES, Message, Row, dead_letter, row_id, send
 from .settings import Clients, Settings
 
 SPARE_SECONDS: Final = 15
-"""Beyond the buffering, what Firehose may take to transform and write."""
+"""Firehose's time to transform and write, beyond the buffering."""
 
 LATE_SECONDS: Final = 300
 """So much later than Firehose measures it, CloudWatch may know how far behind the stream is."""
@@ -47,12 +47,12 @@ logger = logging.getLogger(__name__)
 
 
 class Unusable(Exception):
-    """A run that cannot succeed as it is configured or was asked for; says what to change. It is not tried again."""
+    """A run cannot succeed with its configuration or its input; says how to change them. It is not tried again."""
 
 
 Given = TypedDict("Given", {"query": str, "parameters": list[str], "from": str, "to": str}, total=False)
-"""What a run may be asked for: another saved query, SQL literals with `{from}` and `{to}` among them, and a window as
-TIME in UTC. Given a window, the watermark is neither read nor moved."""
+"""A run's optional input: another saved query, SQL literals with `{from}` and `{to}` among them, and a window as TIME
+in UTC. Given a window, the watermark is neither read nor moved."""
 
 
 class Started(TypedDict):
@@ -63,7 +63,7 @@ class Started(TypedDict):
 
 
 class PlannedDelivery(TypedDict):
-    """What enqueue needs to know of a run. `resumed` if another run had begun its window."""
+    """A run, as enqueue needs it. `resumed` if another run had begun its window."""
 
     run: str
     query: str
@@ -81,7 +81,7 @@ class PreparedDelivery(TypedDict):
 
 
 class Position(TypedDict):
-    """A query that has succeeded, and where in its result to go on: nowhere at the beginning and at the end."""
+    """A succeeded query, and the page of its result to go on with: none at the beginning and at the end."""
 
     execution: str
     delivery: PlannedDelivery
@@ -89,7 +89,7 @@ class Position(TypedDict):
 
 
 class Enqueued(Position):
-    """What is to be done next; "prepare" when this was another run's window, after which there may be one more."""
+    """The next step; "prepare" after another run's window, as there may be one more."""
 
     next: Literal["enqueue", "prepare", "end"]
 
@@ -176,7 +176,7 @@ def split(parameters: str) -> list[str]:
 
 
 def find_query(athena: Any, work_group: str, name: str) -> NamedQuery:
-    """The query of this name in the workgroup; raises Unusable when there is none."""
+    """The query of this name in the workgroup; raises Unusable if there is none."""
     names = set()
     query: NamedQuery
     for page in athena.get_paginator("list_named_queries").paginate(WorkGroup=work_group):
@@ -190,11 +190,10 @@ def find_query(athena: Any, work_group: str, name: str) -> NamedQuery:
 
 
 def complete_until(settings: Settings, cloudwatch: Any, now: datetime) -> datetime:
-    """The time, in whole seconds, until which every event that arrived has been delivered to S3.
+    """A time, in whole seconds: every event received before it has been delivered to S3.
 
-    Firehose says how old the oldest event is that it has not delivered (DataFreshness), and what it collects may be as
-    old as the buffering. That is added to the time for which nothing may have been heard, or taken twice if that is
-    more.
+    Firehose tells the age of its oldest undelivered event (DataFreshness), and events in its buffer may be as old as
+    the buffering. The larger age is added to the longest silence (LATE_SECONDS), or taken twice if it exceeds that.
     """
     datapoints = cloudwatch.get_metric_statistics(
         Namespace="AWS/Firehose",
@@ -210,9 +209,9 @@ def complete_until(settings: Settings, cloudwatch: Any, now: datetime) -> dateti
 
 
 def claim(dynamodb: DynamoDb, table: str, watermark: str, until: datetime) -> Window | None:
-    """The window that is to be delivered now, after noting it; None while there is none.
+    """The window to deliver now, after noting it; None while there is none.
 
-    One that was begun and not finished comes first, as it was.
+    A begun and unfinished window comes first, as it was.
     """
     key: DynamoItem = {"id": {"S": watermark}}
     while True:

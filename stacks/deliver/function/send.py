@@ -1,10 +1,10 @@
-"""Posts the rows that the queue hands over, as many as it hands over at once in one request.
+"""Posts the rows of the queue's messages: all rows of one invocation in one request.
 
 The contract with the endpoint is in docs/deliver.md, the one with the queue at
-https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html: a message that is named in
-`batchItemFailures` comes again when its visibility timeout ends, every other is deleted. A row is done only when the
-endpoint has taken it or a dead letter holds it, so that it is posted again if this function is killed in between. An
-error never does that: it would name every message, also those of rows that the endpoint has taken.
+https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html: a message named in `batchItemFailures`
+comes again when its visibility timeout ends, every other is deleted. A row is done only when the endpoint has taken it
+or a dead letter holds it: if this function is killed in between, the row is posted again. The function itself never
+raises: all messages would come again, even those of rows taken by the endpoint.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ GIVE_UP_SECONDS: Final = 10 * 24 * 3600
 """Beyond this age, a row becomes a dead letter rather than wait on: the queue would lose it after 14 days."""
 
 SETTLE_TRIES: Final = 3
-"""A dead letter that a busy queue refused so often waits as a row, or else the function's time might run out."""
+"""After so many tries on a busy queue, a dead letter waits as a row: else the function's time might run out."""
 
 PASSING: Final = frozenset({408, 409, 425, 429})
-"""The statuses of 400 to 499 after which the same request may succeed; 409 says that its key is still at work."""
+"""The statuses of 400 to 499 after which the same request may succeed; 409 means its key is still at work."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,19 +64,19 @@ class Received:
 
 @dataclass
 class Outcome:
-    """What became of the messages of one invocation."""
+    """The messages of one invocation, by their fate."""
 
     delivered: list[Received] = field(default_factory=list)
     refused: list[tuple[Received, Message]] = field(default_factory=list)
-    """With the dead letter that each becomes."""
+    """Each with its dead letter."""
     waiting: list[tuple[Received, float]] = field(default_factory=list)
-    """With the seconds until its next try."""
+    """Each with the seconds until its next try."""
     errors: int = 0
-    """How often something failed that the endpoint has no part in."""
+    """Failures that the endpoint has no part in."""
 
     @contextmanager
     def noting(self, failure: str) -> Iterator[None]:
-        """An error in here is logged and counted, and what follows is done all the same."""
+        """Log and count an error in here, and go on after it."""
         try:
             yield
         except Exception:
@@ -103,16 +103,16 @@ def deliver(
     milliseconds_left: Callable[[], int],
     pause: Callable[..., float] = web.backoff,
 ) -> Outcome:
-    """Post the rows in one request, or in several when the endpoint finds one too large (413).
+    """Post the rows in one request, or in several if the endpoint finds one too large (413).
 
     `post` sends a body with headers and raises web.Unreachable; `now` is in seconds since 1970; `pause` is
-    web.backoff. Once the endpoint cannot answer, or nothing can be posted, what is left waits without being posted.
+    web.backoff. Once the endpoint cannot answer, or nothing can be posted, the rest waits without being posted.
     """
     outcome = Outcome()
     for message in received:
         if message.row is None:
             outcome.refused.append((message, dead_letter(message.body, "the message holds no row that can be posted")))
-    # In this order, so that a retry sends the same bytes, whatever order the queue hands the messages over in.
+    # Sorted: a retry sends the same bytes, whatever the order of the messages.
     rows = [(message.row.row_id, message) for message in received if message.row is not None]
     batches = [[message for _, message in sorted(rows, key=itemgetter(0))]]
     while batches:
@@ -155,7 +155,7 @@ def deliver(
 
 
 def judge(answer: Answer) -> Literal["taken", "passing", "refused"]:
-    """What a status means: a 2xx is a success, whatever the body says; what may pass is tried again.
+    """The meaning of a status: a 2xx is a success, whatever the body says; a passing error is tried again.
 
     All else is refused, a redirect too: it would have to be followed with the token, to a place nobody configured.
     """
@@ -165,9 +165,9 @@ def judge(answer: Answer) -> Literal["taken", "passing", "refused"]:
 
 
 def read_refusals(answer: Answer, batch: Sequence[Received]) -> dict[str, str] | None:
-    """The rows of this batch that the endpoint refuses, by row id, with its reasons; None when it does not say so.
+    """The endpoint's reasons by row id, for the rows of this batch that it refuses; None if it gives no list.
 
-    It says so by a JSON object with a list `refused`. Whatever in that list names no row of the batch is passed over.
+    The list is `refused` in a JSON object. Entries without a row of the batch are passed over.
     """
     try:
         content = parse_json(answer.body)
@@ -197,7 +197,7 @@ def write(batch: Sequence[Received]) -> bytes:
         for message in batch
         if message.row
     ]
-    # Half of a character that takes two in UTF-16 becomes "?": as an error, it would hold up its batch for ever.
+    # Half of a surrogate pair becomes "?": as an error, it would hold up its batch for ever.
     return json.dumps({"rows": rows}, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
@@ -207,10 +207,10 @@ def idempotency_key(body: bytes) -> str:
 
 
 def settle(outcome: Outcome, settings: Settings, clients: Clients) -> None:
-    """Put dead letters where they belong, hide what waits until its next try, and add to the figures of the runs.
+    """Write the dead letters, hide waiting rows until their next try, and add to the figures of the runs.
 
-    Raises nothing: each of these may fail alone. A dead letter that cannot be written waits as a row; the endpoint has
-    not taken it. A message that cannot be hidden comes again when its timeout ends.
+    Raises nothing: each of these may fail alone. If a dead letter cannot be written, its row waits; the endpoint has
+    not taken it. If a message cannot be hidden, it comes again when its timeout ends.
     """
     with outcome.noting("dead letters could not be written"):
         _write_letters(outcome, clients.sqs, settings.dead_letter_queue_url)
@@ -230,7 +230,7 @@ def settle(outcome: Outcome, settings: Settings, clients: Clients) -> None:
 
 
 def _write_letters(outcome: Outcome, sqs: Sqs, queue_url: str) -> None:
-    """Write the dead letters, and let those wait of which nobody knows that they were written."""
+    """Write the dead letters, and let rows wait whose letters may not have been written."""
     letters = [letter for _, letter in outcome.refused]
     unsent = letters
     try:
@@ -249,9 +249,9 @@ def _write_letters(outcome: Outcome, sqs: Sqs, queue_url: str) -> None:
 
 
 def metrics(outcome: Outcome, function_name: str, now: float) -> Json:
-    """The counts in CloudWatch's embedded metric format, and the age of the oldest row that waits, in seconds.
+    """The counts in CloudWatch's embedded metric format, and the age of the oldest waiting row, in seconds.
 
-    It is the age at its next try: an endpoint may ask for hours, in which nothing runs that could count them.
+    It is the age at its next try: an endpoint may ask for hours, and meanwhile nothing runs to count them.
     """
     counts = {
         "RowsDelivered": len(outcome.delivered),
@@ -274,7 +274,7 @@ def metrics(outcome: Outcome, function_name: str, now: float) -> Json:
 
 
 def receive(record: QueueRecord) -> Received:
-    """A record of the queue's event; `row` is None for what is not one of our messages."""
+    """A record of the queue's event; `row` is None if it is not one of our messages."""
     attributes = record["attributes"]
     try:
         row = Row.read(record["body"])
@@ -291,7 +291,7 @@ def receive(record: QueueRecord) -> Received:
 
 
 def post(settings: Settings, body: bytes, headers: dict[str, str]) -> Answer:
-    """One request; a second one when the token was refused and a newer one has been set."""
+    """Make one request, and a second if the token was refused and a newer one has been set; return the answer."""
     token = _token(settings.secret_arn)
     while True:
         authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -330,7 +330,7 @@ def _wait(
     now: float,
     pause: Callable[..., float],
 ) -> None:
-    """Let rows wait for their next try, together, so that they come again as one batch; give up on those too old."""
+    """Let rows wait for their next try, together, to come again as one batch; give up on those too old."""
     answer = hitch.answer
     logger.warning("%d rows wait: %s", len(batch), hitch.reason)
     asked = web.retry_after(answer, now) if answer else None
@@ -346,7 +346,7 @@ def _wait(
 
 
 def _count(outcome: Outcome, dynamodb: DynamoDb, table: str) -> None:
-    """Add to the figures of the runs that queued the rows."""
+    """Add to the figures of the rows' runs."""
     delivered = Counter(message.row.run for message in outcome.delivered if message.row)
     refused = Counter(message.row.run for message, _ in outcome.refused if message.row)
     for run in delivered.keys() | refused.keys():

@@ -1,4 +1,4 @@
-"""What a delivery is told: names from the environment, and the clients of AWS."""
+"""A delivery's surroundings: names from the environment, and the clients of AWS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.aws import DynamoDb, Sqs
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says, as handler.py reads it."""
+    """The environment, as handler.py reads it."""
 
     endpoint: str
     query: str
