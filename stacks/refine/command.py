@@ -1,4 +1,4 @@
-"""Start a refinement run, follow it, and show what it made."""
+"""Start a refinement run, follow it, and show its tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shared.documents import parse_json
 
 @dataclass
 class Made:
-    """What a run has made of one table."""
+    """A run's work on one table."""
 
     days: int = 0
     rows: int = 0
@@ -34,13 +34,13 @@ class Made:
 
 @dataclass
 class Progress:
-    """What the history of an execution tells so far."""
+    """An execution's progress, from its history."""
 
     planned: list[str] = field(default_factory=list)
     """The table of each statement, in order; empty before it is planned."""
     made: dict[str, Made] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    """What a person should know: which days were not made anew, and which have lost their rows."""
+    """For a person: days not made anew, and days without their old rows."""
     waits: str = ""
     """Why it waits: another run is under way."""
 
@@ -51,7 +51,7 @@ class Progress:
 
     @property
     def current(self) -> str:
-        """What is going on."""
+        """The table being made, or the name of the phase."""
         if not self.planned:
             return "Waiting" if self.waits else "Planning"
         return self.planned[self.done] if self.done < len(self.planned) else "Sweeping"
@@ -96,7 +96,7 @@ def machine_of(stack: Stack) -> str:
 
 
 def tables_of(stack: Stack) -> list[str]:
-    """The tables that the stack's SQL files make, in their order."""
+    """The tables of the stack's SQL files, in their order."""
     values = stack.parameters
     document = (
         stack.client("s3").get_object(Bucket=values["ArtifactBucket"], Key=values["RefineFilesKey"])["Body"].read()
@@ -105,7 +105,7 @@ def tables_of(stack: Stack) -> list[str]:
 
 
 def check_tables(only: list[str], tables: list[str]) -> None:
-    """Refuse a table that no file makes."""
+    """Raise UsageError for a table that no file makes."""
     for table in only:
         if table not in tables:
             close = difflib.get_close_matches(table, tables, 1)
@@ -114,7 +114,7 @@ def check_tables(only: list[str], tables: list[str]) -> None:
 
 
 def last_run(aws: Aws, machine: str) -> str:
-    """The ARN of the execution that began last; CommandError if there is none."""
+    """The ARN of the latest execution; CommandError if there is none."""
     found = aws.client("stepfunctions").list_executions(stateMachineArn=machine, maxResults=1)["executions"]
     if not found:
         raise CommandError("there was no run in the last 90 days: start one with scripts/refine.sh")
@@ -123,7 +123,7 @@ def last_run(aws: Aws, machine: str) -> str:
 
 
 def follow(aws: Aws, arn: str) -> Progress:
-    """Wait for the end of an execution; returns what it did.
+    """Wait for the end of an execution; returns its progress.
 
     Raises CommandError with the failing file and the reason.
     """
@@ -131,7 +131,7 @@ def follow(aws: Aws, arn: str) -> Progress:
     with progress() as display:
         task = display.add_task("Planning", total=None)
         try:
-            # The status first: what the history has after it is then all there is.
+            # The status first: the history after it is then complete.
             for execution in runs.follow(aws, arn, 3.0):
                 seen = read_history(aws, arn)
                 display.update(task, description=seen.current, completed=seen.done, total=len(seen.planned) or None)
@@ -151,7 +151,7 @@ def follow(aws: Aws, arn: str) -> Progress:
 
 
 def read_history(aws: Aws, arn: str) -> Progress:
-    """What an execution has done so far: the answers of the refinement function are in its history."""
+    """An execution's progress, from the answers of the refinement function in its history."""
     seen = Progress()
     for page in aws.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=arn):
         for event in page["events"]:
@@ -173,7 +173,7 @@ def read_history(aws: Aws, arn: str) -> Progress:
 
 
 def show(seen: Progress) -> None:
-    """A table on stdout: rows and days by table; on stderr, what a person should know of single days."""
+    """Print rows and days by table on stdout; on stderr, notes about single days."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("table")
     for heading in ("days with rows", "rows", "statements"):

@@ -1,18 +1,18 @@
-"""The SQL files of refinement, checked and compiled into the one document that the refinement function reads.
+"""The SQL files of refinement, checked and compiled into one document for the refinement function.
 
-A folder has one file for each table that it makes. A file begins with its header, comment lines of keys and values, up
+A folder has one file for each of its tables. A file begins with its header, comment lines of keys and values, up
 to the first empty comment line or the first line of SQL:
 
     -- target: daily_events                the table
     -- zone: curated                       processed or curated: the folder in the bucket
-    -- needs: processed_events             optional: tables of other files that it reads
+    -- needs: processed_events             optional: the tables of other files in its SQL
     -- partitions: dt                      the day as yyyy-MM-dd, and nothing else: a day changes in one step
-    -- days: 100                           optional: days that a statement writes; Athena writes 100 partitions at most
+    -- days: 100                           optional: days a statement writes; Athena writes 100 partitions at most
     -- metrics: events                     optional: numeric columns; the largest value of each day goes to CloudWatch
     -- received: first_received_at         optional: when the oldest event behind a row was received
     -- moves: yes                          optional: a later row of an event may take it to another day
 
-Below is one SELECT in Athena's SQL. `${from}` and `${to}` stand for the first and the last day that it makes.
+Below is one SELECT in Athena's SQL. `${from}` and `${to}` are its first and its last day.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from scripts.commands.common.console import UsageError
 
 KEYS = ("target", "zone", "needs", "partitions", "days", "metrics", "received", "moves")
 ZONES = ("processed", "curated")
-MAX_PARTITIONS = 100  # that one statement of Athena writes
-MAX_BYTES = 100_000  # of a file, well below what Athena and Step Functions take
+MAX_PARTITIONS = 100  # written by one statement of Athena
+MAX_BYTES = 100_000  # of a file, well below the limits of Athena and Step Functions
 
-# What is in a file for something else, and a value with which it is valid SQL of the same number of lines.
+# Each with a sample value, for valid SQL of the same number of lines.
 PLACEHOLDERS = {
     "from": "2000-01-01",
     "to": "2000-01-01",
@@ -54,7 +54,7 @@ _COLUMN_NAME = re.compile(r"[a-z_][a-z0-9_]{0,99}")
 
 @dataclass(frozen=True)
 class SqlFile:
-    """One file. `lines` says on which line of it a key is, for errors."""
+    """One file. `lines` has the line of each key, for errors."""
 
     path: Path
     text: str
@@ -83,18 +83,18 @@ class SqlFile:
         return int(self.values.get("days", MAX_PARTITIONS))
 
     def error(self, line: int, message: str) -> UsageError:
-        """What is wrong with the file, in one line with its place."""
+        """An error of the file, in one line with its place."""
         return UsageError(f"{self.path}:{line}: {message}")
 
     def at(self, key: str) -> int:
-        """The line of a key, or the first where it is missing."""
+        """The line of a key, or the first if it is missing."""
         return self.lines.get(key, 1)
 
 
 def compile_folder(path: Path) -> bytes:
-    """The document: a JSON object whose `targets` are the files, each after those that it needs.
+    """The document: a JSON object whose `targets` are the files, each after those it needs.
 
-    Raises CommandError for the first thing that is wrong, with file, line and the way out.
+    Raises CommandError for the first mistake, with file, line and the way out.
     """
     if not path.is_dir():
         raise UsageError(f"'{path}' is not a folder: name one with SQL files, such as refine")
@@ -254,7 +254,7 @@ def _check_columns(file: SqlFile, statement: exp.Query) -> None:
 
 
 def _check_tables(file: SqlFile, statement: exp.Query, targets: dict[str, SqlFile]) -> None:
-    """Every table that is named without a database is another file's, and is declared as needed."""
+    """Check that every table without a database is another file's, and declared as needed."""
     own = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
     read = {}
     for table in statement.find_all(exp.Table):
@@ -279,7 +279,7 @@ def _check_tables(file: SqlFile, statement: exp.Query, targets: dict[str, SqlFil
 
 
 def _in_order(targets: dict[str, SqlFile]) -> Iterable[str]:
-    """The tables, each after those that it needs, else in the order of their files."""
+    """The tables, each after those it needs, else in the order of their files."""
     sorter = TopologicalSorter({name: file.needs for name, file in targets.items()})
     try:
         sorter.prepare()
@@ -296,7 +296,7 @@ def _in_order(targets: dict[str, SqlFile]) -> Iterable[str]:
 
 
 def _line(node: exp.Expr) -> int:
-    """The line on which a part of the SQL begins."""
+    """The first line of a part of the SQL."""
     return min((inner.meta["line"] for inner in node.walk() if "line" in inner.meta), default=1)
 
 

@@ -1,1 +1,1 @@
-"""Refines events into tables: what the state machine of stacks/refine/template.yaml asks of its function."""
+"""Refines events into tables: the function of the state machine of stacks/refine/template.yaml."""

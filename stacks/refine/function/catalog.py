@@ -1,4 +1,4 @@
-"""Glue's structures with the keys that we read or write, and the calls that we make.
+"""Glue's structures with the keys used here, and the calls.
 
 https://docs.aws.amazon.com/glue/latest/dg/aws-glue-api-catalog.html
 """
@@ -10,20 +10,20 @@ from typing import Literal, NotRequired, Protocol, TypedDict, overload
 
 
 class GlueColumn(TypedDict):
-    """A column of a table, or what the table is partitioned by."""
+    """A column of a table, or a partition key."""
 
     Name: str
     Type: str
 
 
 class SerdeInfo(TypedDict):
-    """What reads and writes the objects."""
+    """The reader and writer of the objects."""
 
     SerializationLibrary: str
 
 
 class StorageDescriptor(TypedDict):
-    """Where the objects of a table or partition are, and what is in them."""
+    """The place of the objects of a table or partition, and their content."""
 
     Columns: list[GlueColumn]
     Location: str
@@ -44,7 +44,7 @@ class GlueTable(TypedDict):
 
 
 class GluePartition(TypedDict):
-    """A partition by its values, which are in the order of the table's PartitionKeys."""
+    """A partition by its values, in the order of the table's PartitionKeys."""
 
     Values: list[str]
     Parameters: NotRequired[dict[str, str]]
@@ -52,7 +52,7 @@ class GluePartition(TypedDict):
 
 
 class PartitionUpdate(TypedDict):
-    """A partition to change, and what it becomes."""
+    """A partition to change, and its new state."""
 
     PartitionValueList: list[str]
     PartitionInput: GluePartition
@@ -65,7 +65,7 @@ class ErrorDetail(TypedDict):
 
 
 class PartitionError(TypedDict):
-    """A partition that Glue did not take."""
+    """A partition refused by Glue."""
 
     ErrorDetail: ErrorDetail
 
@@ -95,7 +95,7 @@ class PartitionErrors(TypedDict):
 
 
 class Exceptions(Protocol):
-    """The errors that are expected."""
+    """The expected errors."""
 
     @property
     def AlreadyExistsException(self) -> type[Exception]: ...

@@ -1,19 +1,19 @@
-"""The refinement function: the steps of the state machine that are not SQL.
+"""The refinement function: the steps of the state machine, except the SQL.
 
 Each call names its step, and answers with it:
 
-    plan       the execution's input -> its statements, in their order, and what to `ask` before them: then it is called
-               again, with the answer as `moved`
+    plan       the execution's input -> its statements, in their order, and a query to `ask` before them, if any: then
+               it is called again, with the answer as `moved`
     prepare    a statement -> the same with the SQL of this attempt
-    publish    a prepared statement, and what was counted in its temporary table -> the target's new partitions
-    sweep      nothing -> what was removed of earlier runs
+    publish    a prepared statement, and the counts of its temporary table -> the target's new partitions
+    sweep      nothing -> the numbers of removed leftovers of earlier runs
 
 Each may be called again. Refused is the one error that another try does not fix; after Busy, a later one may.
 The environment:
 
-    DATABASE, EVENTS_TABLE, BUCKET     what the SQL reads, and where it writes
-    FILES_BUCKET, FILES_KEY            the document that deploy made of the SQL files
-    REFINE_DAYS                        days of a run that names none, today included
+    DATABASE, EVENTS_TABLE, BUCKET     the SQL's input, and the place of its output
+    FILES_BUCKET, FILES_KEY            deploy's document of the SQL files
+    REFINE_DAYS                        days of a run without days in its input, today included
     EVENTS_RETENTION_DAYS              days after which events are deleted; empty if they are kept
 """
 
@@ -39,20 +39,20 @@ from .publish import Ages, publish
 from .sweep import Clients, sweep
 
 SWEEP_ENDS_BEFORE: Final = 30_000
-"""Milliseconds before the function's timeout at which sweeping stops, for the next run to go on."""
+"""Sweeping stops so many milliseconds before the function's timeout, for the next run to go on."""
 
 logger = logging.getLogger(__name__)
 
 
 class Counted(TypedDict):
-    """A prepared statement, and what was counted in its temporary table."""
+    """A prepared statement, and the counts of its temporary table."""
 
     statement: plans.Prepared
     counts: ResultSet
 
 
 class Published(TypedDict):
-    """What a statement has made of its table; `notes` are for a person."""
+    """A published statement: its days and rows; `notes` are for a person."""
 
     table: str
     first: str
@@ -63,7 +63,7 @@ class Published(TypedDict):
 
 
 def lambda_handler(event: Json, context: LambdaContext) -> Json:
-    """Do one step; raises plans.Refused for what another try would not fix, Busy while another run is under way."""
+    """Do one step; raises plans.Refused if another try would not help, Busy while another run is under way."""
     now = datetime.now(UTC)
     environment = os.environ
     lake = plans.Lake(environment["DATABASE"], environment["BUCKET"], environment["EVENTS_TABLE"])
@@ -135,7 +135,7 @@ def publish_step(targets: list[Target], lake: plans.Lake, counted: Counted, now:
 
 
 def read_rows(result: ResultSet) -> list[dict[str, str]]:
-    """The rows, of which the first repeats the names; what is NULL is left out."""
+    """The rows as values by column, without NULLs; the result's first row has the names."""
     rows = [[item.get("VarCharValue") for item in row["Data"]] for row in result["Rows"]]
     return [
         {name: value for name, value in zip(rows[0], row, strict=True) if name is not None and value is not None}
@@ -166,7 +166,7 @@ def embedded(dimensions: list[str], fields: Mapping[str, str], values: Mapping[s
 
 @lru_cache(maxsize=1)
 def read_files(bucket: str, key: str) -> list[Target]:
-    """The targets. The key carries a hash of the content, so that a change of the files is another key."""
+    """The targets. The key carries a hash of the content: changed files have another key."""
     return plans.read_targets(client("s3").get_object(Bucket=bucket, Key=key)["Body"].read())
 
 

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 KEY: Final = "refine-run"
 
 NEW: Final = timedelta(minutes=1)
-"""For so long, Step Functions may not know of an execution that has begun, as its answers may be a little old."""
+"""For so long, Step Functions may not know of a new execution, as its answers may be a little old."""
 
 _TAKEN: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
 
@@ -26,7 +26,7 @@ class Busy(Exception):
 
 
 def take_turn(s3: Any, states: Any, bucket: str, execution: str) -> None:
-    """Let this execution be the one that runs, as it may be already; raises Busy while another one runs."""
+    """Give this execution the turn, unless it has it already; raises Busy while another one runs."""
     place = {"Bucket": bucket, "Key": KEY}
     if _write(s3, **place, Body=execution.encode(), IfNoneMatch="*"):
         return
@@ -52,7 +52,7 @@ def _write(s3: Any, **request: Any) -> bool:
 
 
 def _is_running(states: Any, holder: str, execution: str, taken_at: datetime) -> bool:
-    if _machine(holder) != _machine(execution):  # of a stack, or of a time, that is gone
+    if _machine(holder) != _machine(execution):  # of a deleted stack, or of an earlier time
         return False
     try:
         return bool(states.describe_execution(executionArn=holder)["status"] == "RUNNING")

@@ -1,7 +1,7 @@
-"""What a run has to do: which statements, over which days, and what each of them says to Athena.
+"""The plan of a run: its statements, their days, and their SQL for Athena.
 
 Nothing here has a clock, an environment or AWS in it. The targets come from a folder of SQL files; the shape of the
-document, and what was checked before it was deployed, are in stacks/refine/folder.py.
+document, and the checks before it was deployed, are in stacks/refine/folder.py.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from typing import Any, Final, TypedDict
 from shared.documents import Json, parse_json
 
 MAX_STATEMENTS: Final = 500
-"""Statements of one run. Each has about 30 events in the execution's history, which ends at 25,000."""
+"""Statements of one run. Each has about 30 events in the execution's history, and that ends at 25,000."""
 
 RUN_MARK: Final = "__run_"
 """Is in the name of a temporary table between its target and its run."""
 
 SINCE: Final = "$since"
-"""Column of the count: the day on which the oldest event behind a day's rows was received."""
+"""Column of the count: the day the oldest event behind a day's rows was received."""
 
 FAST_CLOCK_DAYS: Final = 8
-"""Days before it happened, by its own clock, on which an event may have been delivered."""
+"""How many days an event may have been delivered before it happened, by its own clock."""
 
 _RUN: Final = re.compile(r"(\d{8}t\d{6})_[0-9a-f]{8}")
 
 
 class Refused(Exception):
-    """What another try would not fix: says which value is wrong, and the way out."""
+    """Another try would not fix it: names the wrong value, and the way out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One SQL file: the table that it makes, and how."""
+    """One SQL file: its table, and how to make it."""
 
     file: str
     table: str
     zone: str
     """The folder in the bucket: processed or curated."""
     days: int
-    """Days that one statement may write."""
+    """Days one statement may write."""
     metrics: tuple[str, ...]
     """Numeric columns whose largest value of each day goes to CloudWatch."""
     sql: str
     received: str
-    """The column with the time at which the oldest event behind a row was received; empty if there is none."""
+    """The column with the time of receipt of the oldest event behind a row; empty if there is none."""
     needs: tuple[str, ...]
-    """The tables of other files that it reads."""
+    """The tables of other files, read by this one."""
     moves: bool
     """Whether an event's later row may take it to another day."""
 
 
 class Statement(TypedDict):
-    """One CREATE TABLE AS: a target, and the days that it makes anew. Both days are included, as yyyy-MM-dd."""
+    """One CREATE TABLE AS: a target, and its days to make anew. Both days are included, as yyyy-MM-dd."""
 
     table: str
     file: str
@@ -74,7 +74,7 @@ class Prepared(Statement):
 
 
 def read_targets(document: bytes) -> list[Target]:
-    """The targets of the document that deploy made of the SQL files, each after those that it needs."""
+    """The targets of deploy's document of the SQL files, each after those it needs."""
     return [
         Target(
             item["file"],
@@ -146,9 +146,9 @@ def plan(
 
 
 def ask_moved(targets: list[Target], statements: list[Statement], events: str) -> str:
-    """The query for the other days that rows of the same events have; empty if the events of no statement move.
+    """The query for other days with rows of the same events; empty if the events of no statement move.
 
-    A day that an event has left keeps its row until it is made anew, and one that it has come to lacks it.
+    An event's old day keeps its row until it is made anew, and the new day lacks it.
     """
     if not any(find(targets, one["table"]).moves for one in statements):
         return ""
@@ -184,7 +184,7 @@ def new_run(now: datetime, token: str) -> str:
 
 
 def run_time(run: str) -> datetime | None:
-    """When an attempt of this name began, in UTC; None for what is not such a name."""
+    """When an attempt of this name began, in UTC; None if it is not such a name."""
     match = _RUN.fullmatch(run)
     return datetime.strptime(match[1], "%Y%m%dt%H%M%S").replace(tzinfo=UTC) if match else None
 
@@ -204,9 +204,9 @@ class Lake:
 
 
 def prepare(target: Target, statement: Statement, run: str, lake: Lake) -> Prepared:
-    """The SQL of one attempt: it writes to a place of its own, into a table of its own, which Publish reads.
+    """The SQL of one attempt: it writes to a place of its own, into a table of its own, for Publish to read.
 
-    The head is in the file's first line, a comment, so that Athena's line numbers are those of the file.
+    The head is in the file's first line, a comment: so Athena's line numbers are the file's.
     """
     temporary = f"{target.table}{RUN_MARK}{run}"
     names = {

@@ -1,12 +1,12 @@
-"""Publishing what a statement has written: the target's partitions come to point at it, one after the other.
+"""Publishing a statement's rows: the target's partitions come to point at them, one after the other.
 
 A day is one partition, whose location changes in one step in the catalog: a reader finds the old objects or the new
-ones, never both and never half. Glue changes several partitions one after the other, also in one call, so that a day
-of several would be mixed meanwhile. Everything here can be done again from the start, whatever an earlier try got done:
-the temporary table, which says what is to be published, is dropped last.
+ones, never both and never half. Glue changes several partitions one after the other, also in one call: a day of several
+would be mixed meanwhile. Everything here can be done again from the start, however far an earlier try got, because the
+temporary table, the list of what to publish, is dropped last.
 
 The contract: https://docs.aws.amazon.com/glue/latest/webapi/API_BatchUpdatePartition.html (100 partitions a call; the
-answer lists those that failed).
+answer lists the failed ones).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .catalog import Glue, GlueColumn, GluePartition, GlueTable, PartitionError,
 from .plan import Lake, Prepared, Refused, Target, day_of, folder
 
 MARK: Final = "sluice.refine.file"
-"""Table parameter that says which file makes the table; a table without it is not ours to touch."""
+"""Table parameter: the name of the table's file; a table without it is not ours to touch."""
 
 SINCE: Final = "sluice.refine.since"
-"""Partition parameter: the day on which the oldest event behind its day's rows was received, as yyyy-MM-dd."""
+"""Partition parameter: the day the oldest event behind its day's rows was received, as yyyy-MM-dd."""
 
 ROUNDS: Final = 5
-"""Tries to win against runs that create or remove the same partitions at the same time."""
+"""Tries to win against runs changing the same partitions at the same time."""
 
 _RACES: Final = {"AlreadyExistsException", "EntityNotFoundException"}
 
@@ -43,7 +43,7 @@ class Undone(NamedTuple):
 
 @dataclass(frozen=True)
 class Ages:
-    """How old the events behind the new days are, and which may be deleted."""
+    """The ages of the events behind the new days, and the limit of deletion."""
 
     since: Mapping[str, str]
     """The day of the oldest event behind each day, as yyyy-MM-dd; the day itself if it is not here."""
@@ -56,8 +56,8 @@ def publish(glue: Glue, lake: Lake, target: Target, statement: Prepared, ages: A
 
     A day stays as it was if its partition is made of events that may be deleted.
 
-    A temporary table that is gone has been published before. Raises Refused, before anything has changed, when what the
-    SQL wrote cannot be published.
+    A missing temporary table has been published before. Raises Refused, before anything has changed, if the rows cannot
+    be published.
     """
     database, temporary = lake.database, statement["temporary"]
     written = get_table(glue, database, temporary)
@@ -115,7 +115,7 @@ def _location(partition: GluePartition) -> str:
 
 
 def _check(target: Target, statement: Prepared, written: GlueTable, new: Iterable[Values]) -> None:
-    """Refuse rows that do not belong to the days of the statement: their partitions would be made of them alone."""
+    """Refuse rows outside the days of the statement: their partitions would be made of them alone."""
     keys = _types(written["PartitionKeys"])
     if keys.get("dt") != "string":
         raise Refused(f"dt must be text: write date_format(..., '%Y-%m-%d') (got {keys.get('dt')})")
@@ -129,7 +129,7 @@ def _check(target: Target, statement: Prepared, written: GlueTable, new: Iterabl
 
 
 def _ensure_table(glue: Glue, lake: Lake, target: Target, written: GlueTable) -> list[GlueColumn]:
-    """Create the target, or add to it the columns that it lacks; returns its columns."""
+    """Create the target, or add its missing columns; returns its columns."""
     database, bucket = lake.database, lake.bucket
     table = get_table(glue, database, target.table)
     if table is None:
@@ -193,7 +193,7 @@ def _parquet(columns: list[GlueColumn], location: str) -> StorageDescriptor:
 
 
 def _swap(glue: Glue, names: dict[str, str], new: dict[Values, GluePartition], expression: str, gone: str) -> Undone:
-    """Let the table's partitions of the expression be exactly the new ones, except on the days that are left.
+    """Let the table's partitions of the expression be exactly the new ones, except on days left as they were.
 
     `names` are DatabaseName and TableName, as Glue's calls take them.
     """
@@ -201,7 +201,7 @@ def _swap(glue: Glue, names: dict[str, str], new: dict[Values, GluePartition], e
     emptied = set()
     for _ in range(ROUNDS):
         found = _partitions(glue, names, expression)
-        # What an earlier try has published is at the new place.
+        # Partitions published by an earlier try are at the new place.
         other = {
             values: one
             for values, one in found.items()
@@ -225,7 +225,7 @@ def _swap(glue: Glue, names: dict[str, str], new: dict[Values, GluePartition], e
             except glue.exceptions.EntityNotFoundException:  # by a run beside this one
                 continue
             emptied.add(values[0])
-        # What a run beside this one has created or removed since we looked is looked at once more.
+        # Partitions created or removed meanwhile by a run beside this one are looked at once more.
         for error in errors:
             if error["ErrorDetail"]["ErrorCode"] not in _RACES:
                 raise RuntimeError(f"Glue does not take a partition of {table}: {error}")

@@ -1,7 +1,7 @@
-"""Removing what no partition points at any more: objects of earlier runs, and what failed attempts left behind.
+"""Removing leftovers: objects of earlier runs without a partition, and the remains of failed attempts.
 
-Only what is older than a day goes: by then no query still reads it, and no attempt can still publish it. Objects are
-deleted without their versions, so that the bucket keeps them for as long as it keeps deleted versions.
+Only leftovers older than a day go: by then no query still reads them, and no attempt can still publish them. Objects
+are deleted without their versions: the bucket keeps them for as long as it keeps deleted versions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .publish import delete_table, get_partitions, get_table
 
 AGE: Final = timedelta(days=1)
 MAX_OBJECTS: Final = 20_000
-"""Objects that one run deletes at most; the next goes on."""
+"""Objects deleted by one run at most; the next goes on."""
 BATCH: Final = 1000
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Clients:
 def sweep(
     clients: Clients, lake: Lake, targets: list[Target], now: datetime, has_time: Callable[[], bool]
 ) -> dict[str, int]:
-    """Remove what is left over of these targets; returns how many objects and temporary tables it was."""
+    """Remove the leftovers of these targets; returns the numbers of objects and temporary tables."""
     tables = _drop_temporary_tables(clients.glue, lake.database, targets, now)
     objects = 0
     for target in targets:
@@ -63,9 +63,9 @@ def _drop_temporary_tables(glue: Glue, database: str, targets: list[Target], now
 
 
 def _left_over(clients: Clients, lake: Lake, target: Target, now: datetime, has_time: Callable[[], bool]) -> list[str]:
-    """The keys of a table's objects in folders that are old and that no partition points at; none if the time ends."""
+    """The keys of a table's objects in old folders without a partition; none if the time ends."""
     bucket, base = lake.bucket, folder(lake.bucket, target)
-    # The partitions first: what is old and not among them now will not be later.
+    # The partitions first: an old folder not among them now will not be later.
     used = {
         location.rstrip("/") + "/"
         for location in get_partitions(clients.glue, lake.database, target.table, "").values()
