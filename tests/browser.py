@@ -1,4 +1,4 @@
-"""Chromium, and a web site for it, for tests of what a page can do from another origin.
+"""Chromium, and a web site for it, for tests of pages from another origin.
 
 `page.route` of Playwright is not for these tests: while it intercepts requests, Chromium sends no preflights.
 """
@@ -45,7 +45,7 @@ class Site(ThreadingHTTPServer):
 
 
 class SiteHandler(BaseHTTPRequestHandler):
-    """One request, of which no method is refused."""
+    """One request; no method is refused."""
 
     server: Site
 
@@ -57,7 +57,7 @@ class SiteHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        # A page that is left may close the connection first.
+        # A page may be left, and close the connection first.
         with contextlib.suppress(ConnectionError):
             self.wfile.write(body)
 
@@ -68,7 +68,7 @@ class SiteHandler(BaseHTTPRequestHandler):
 
 
 def from_npm(*command: str, directory: Path | None = None) -> bytes:
-    """What an npm or npx command prints. A test is skipped where npm is missing, and outside CI where it cannot run."""
+    """The output of an npm or npx command. A test is skipped if npm is missing, and outside CI if the command fails."""
     if not shutil.which(command[0]):
         pytest.skip(f"no {command[0]} on PATH: it is needed for {' '.join(command)}")
     done = subprocess.run(command, cwd=directory, capture_output=True, timeout=500)
@@ -80,7 +80,7 @@ def from_npm(*command: str, directory: Path | None = None) -> bytes:
 
 @contextlib.contextmanager
 def serving(make_app: Callable[[int], Any]) -> Iterator[str]:
-    """Serve the ASGI application that is made for a port of 127.0.0.1; yields the URL."""
+    """Serve the ASGI application made for a port of 127.0.0.1; yields the URL."""
     import uvicorn  # here, as tests without a browser need not wait for it
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -98,8 +98,8 @@ def serving(make_app: Callable[[int], Any]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium. Playwright's event loop runs in this thread while it is open: tests that call asyncio.run
-    belong in another file."""
+    """A headless Chromium. Playwright's event loop runs in this thread while it is open: tests with asyncio.run belong
+    in another file."""
     if not (executable := next(filter(None, map(shutil.which, NAMES)), None)):
         message = "no chromium on PATH: install it for the browser tests (Debian: apt-get install chromium)"
         # CI runs every test: there a missing browser is a fault.
@@ -121,8 +121,8 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    """A web site on this machine: Chromium guards the local network only from sites elsewhere, so this guard, which
-    other browsers lack, makes no test green."""
+    """A web site on this machine: Chromium guards the local network only from sites elsewhere. Other browsers lack
+    this guard, so no test may pass by it."""
     with Site() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

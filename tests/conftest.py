@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-# A shell starts its background jobs with Ctrl-C ignored, and so would be every process that a test starts.
+# A shell starts its background jobs with Ctrl-C ignored, and so would be every process of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -71,15 +71,15 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 
 def environment_of_a_new_machine(**variables: str) -> dict[str, str]:
-    """The environment of a person who has set `variables` only, at the time that the tests have."""
-    # Where programs are, and what scripts/test.sh shifts the clock with.
+    """The environment of a person with no variables but `variables`, at the tests' time."""
+    # The paths of programs, and the shifted clock of scripts/test.sh.
     inherited = re.compile("PATH|TZ|LD_LIBRARY_PATH|LD_PRELOAD|DONT_FAKE_MONOTONIC|FAKETIME.*")
     return {name: value for name, value in os.environ.items() if inherited.fullmatch(name)} | variables
 
 
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
-    """MiniStack in the tests' own process, which takes one only; what it sets in the environment is taken back."""
+    """MiniStack in the tests' own process, at most one; its changes to the environment are taken back."""
     environment = dict(os.environ)
     emulator = Emulator(tmp_path_factory.mktemp("emulator"), port=1)
     os.environ.clear()
@@ -89,13 +89,13 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
 
 @pytest.fixture
 def unread_secrets() -> None:
-    """Secrets Manager is asked anew, by a client that this test makes."""
+    """Secrets Manager is asked anew, by this test's own client."""
     secret.connect.cache_clear()
     secret.cache.clear()
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """A free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -36,7 +36,7 @@ Rows = list[list[str | None]]
 
 @dataclass
 class Table:
-    """What a query answers: columns by name and type, and rows."""
+    """A query's answer: columns by name and type, and rows."""
 
     columns: list[tuple[str, str]]
     rows: Rows
@@ -54,7 +54,7 @@ REJECTED_COLUMNS = [
 ]
 
 EMPTY = {"AS outcome": Table(EVENT_COLUMNS, []), "of_reason": Table(REJECTED_COLUMNS, [])}
-"""What the pages Now and Rejected ask for."""
+"""Empty answers to the queries of the pages Now and Rejected."""
 
 
 def moment() -> str:
@@ -63,7 +63,7 @@ def moment() -> str:
 
 
 def rejected_row(reason: str, content: str, count: int = 1, user_agent: str = "curl/8") -> list[str | None]:
-    """A row of what the page Rejected asks for."""
+    """A row for the page Rejected."""
     when = moment()
     context = [when, "203.0.113.0", user_agent, "r-1", "e-1", "0", "20", "1"]
     return [reason, str(count), when, f"because {reason}", *context, content]
@@ -150,7 +150,7 @@ class LocalAws(FakeAws):
 
 @functools.cache
 def clients() -> dict[str, Any]:
-    """Made once, as that takes longer than a test; each test has a moto of its own."""
+    """Made once, because it takes longer than a test; each test has a moto of its own."""
     keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
     return {name: boto3.client(name, region_name=REGION, **keys) for name in ("s3", "sqs", "logs", "cloudwatch", "sts")}
 

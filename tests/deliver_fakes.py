@@ -1,4 +1,4 @@
-"""An endpoint that answers as it is told, and what queue, state machine and Athena do for the deliver function."""
+"""An endpoint with given answers, and a queue, a state machine and an Athena for the deliver function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Reply:
-    """What the endpoint does with a request. A `delay` beyond the client's patience is a timeout."""
+    """The endpoint's answer to a request. A `delay` beyond the client's patience is a timeout."""
 
     status: int = 200
     body: str = ""
@@ -74,12 +74,12 @@ class Endpoint:
 
     @property
     def row_ids(self) -> list[str]:
-        """The ids of all rows that were posted, in order."""
+        """The ids of all posted rows, in order."""
         return [row["row_id"] for _, body in self.requests for row in body["rows"]]
 
 
 def settings(**changes: Any) -> Settings:
-    """Settings of which a test names those that matter to it."""
+    """Settings; a test names only the important ones."""
     values: Json = {
         "endpoint": "http://127.0.0.1:1/",
         "query": "new-rows",
@@ -118,13 +118,13 @@ class Killed(BaseException):
 
 
 class Killer:
-    """Kills at the n-th thing that is done to the outside, before or after it is done."""
+    """Kills at the n-th call to the outside, before or after it."""
 
     def __init__(self, at: int, *, after: bool) -> None:
         self.left, self.after = at, after
 
     def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """A call that may be the one."""
+        """The call, counted; the n-th raises Killed."""
 
         def called(*arguments: Any, **named: Any) -> Any:
             self.left -= 1

@@ -1,4 +1,4 @@
-"""The policies of examples/deploy-policy.yaml: what they say, and whether they allow a call."""
+"""The policies of examples/deploy-policy.yaml: their statements, and whether they allow a call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = f"arn:aws:kms:us-east-1:{ACCOUNT}:key/1"
 
 
 def as_list(value: Any) -> list[Any]:
-    """What a policy says of several, or of one."""
+    """A policy's one value or several, as a list."""
     return value if isinstance(value, list) else [value]
 
 
@@ -67,7 +67,7 @@ def without(documents: dict[str, Json], sid: str, action: str) -> dict[str, Json
 
 def is_allowed(emulator: Emulator, documents: list[Json], call: Call) -> bool:
     """Whether a user with these policies may make a call."""
-    from ministack.core import iam_evaluator  # here, as the emulator prepares what it reads
+    from ministack.core import iam_evaluator  # here, as the emulator configures it first
 
     request = iam_evaluator.EvalContext(
         principal_arn=f"arn:aws:iam::{ACCOUNT}:user/deployer",

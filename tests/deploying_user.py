@@ -1,4 +1,4 @@
-"""A user of a local AWS who holds the policies of examples/deploy-policy.yaml, and what that user does."""
+"""A user of a local AWS with the policies of examples/deploy-policy.yaml, and the user's actions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STACK = "team-events"
 
 
 class DeployingUser:
-    """The user; everything runs in the local AWS that is given."""
+    """The user; everything runs in the given local AWS."""
 
     def __init__(self, aws: RecordingProcess) -> None:
         self.aws, self.iam, self.cloudformation = aws, aws.client("iam"), aws.client("cloudformation")
@@ -102,7 +102,7 @@ class DeployingUser:
         return self.run("deploy", *arguments, *options, repository=repository)
 
     def asked(self) -> Iterator[tuple[str, str, str, Json]]:
-        """What was asked about the user: the Sid that allowed it or nothing, the action, the resource, the context."""
+        """The checks of the user's calls: the allowing Sid or nothing, the action, the resource, the context."""
         for line in (self.aws.directory / RECORD).read_text().splitlines():
             principal, sid, action, resource, context = json.loads(line)
             if principal.endswith(f":user/{USER}"):
@@ -128,7 +128,7 @@ class DeployingUser:
         return {one["PhysicalResourceId"] for one in found if one["ResourceStatus"] != "DELETE_COMPLETE"}
 
     def update(self, *, roll_back: bool = True, **parameters: str) -> str:
-        """Change parameters as the console does, and return the status that this ends in."""
+        """Change parameters as the console does, and return the final status."""
         cloudformation = boto3.client(
             "cloudformation",
             endpoint_url=self.aws.endpoint,

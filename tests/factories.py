@@ -1,4 +1,4 @@
-"""What Firehose hands to the transform, made to measure, and a Firehose that takes what it puts."""
+"""Firehose's records and events for the transform, made to measure, and a Firehose to take its records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def record(
     end: str | None = None,
     **more: Any,
 ) -> bytes:
-    """A record as the API's mapping template writes it; what is not text goes in as JSON."""
+    """A record as the API's mapping template writes it; content other than text goes in as JSON."""
     if not isinstance(content, bytes):
         content = (content if isinstance(content, str) else json.dumps(content)).encode()
     agent = base64.b64encode(user_agent if isinstance(user_agent, bytes) else user_agent.encode()).decode()
@@ -78,7 +78,7 @@ def invocation(*records: bytes, arrived_at: int = RECEIVED_AT) -> dict[str, Any]
 
 
 def rows(data: bytes | str) -> list[dict[str, Any]]:
-    """The rows in a reply's data; fails unless it is lines that are one JSON object each."""
+    """The rows in a reply's data; fails unless each line is one JSON object."""
     text = base64.b64decode(data, validate=True) if isinstance(data, str) else data
     assert text.endswith(b"\n")
     lines = text.decode().removesuffix("\n").split("\n")
@@ -94,11 +94,11 @@ def envelopes() -> list[dict[str, Any]]:
 
 
 STREAM = "events"
-"""The name of the delivery stream that invocation() comes from."""
+"""The name of the delivery stream of invocation()."""
 
 
 class LambdaContext:
-    """Lambda's context object; `seconds` is the time that is left, and does not pass."""
+    """Lambda's context object; `seconds` is the remaining time, and does not pass."""
 
     function_name = "transform-function"
 
@@ -118,8 +118,8 @@ def refusal(code: str, status: int = 400, message: str = "no") -> ClientError:
 class FakeFirehose:
     """Firehose behind PutRecordBatch, with its limits.
 
-    `faults` decides the coming calls, one item for each: an exception is raised, a set has the numbers of the records
-    that fail. `broken` is what a stream always raises.
+    `faults` decides the coming calls, one item for each: an exception is raised, a set has the numbers of the failing
+    records. `broken` has the error always raised by a stream.
     """
 
     def __init__(self, *faults: Exception | set[int] | None) -> None:

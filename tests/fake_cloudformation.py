@@ -1,4 +1,4 @@
-"""A CloudFormation of stacks that stand still, or are deleted step by step; the rest of AWS is moto's."""
+"""A CloudFormation of unchanging stacks, or stacks deleted step by step; the rest of AWS is moto's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PIPELINE = [
     ("TransformLogGroup", "AWS::Logs::LogGroup", "transform-log", "CREATE_COMPLETE"),
     ("StoreBucket", "AWS::S3::Bucket", "the-data", "CREATE_COMPLETE"),
 ]
-"""The resources of a core stack that commands look at."""
+"""The resources of a core stack used by commands."""
 
 
 @dataclass
 class Stack:
-    """One stack. `deletion` is what happens once it is asked to go: events, and at the end the stack's last status."""
+    """One stack. `deletion` is the course of its deletion: events, and at the end the stack's last status."""
 
     name: str
     status: str = "CREATE_COMPLETE"
@@ -56,7 +56,7 @@ class Stack:
 
 
 class FakeCloudFormation:
-    """The calls that the scripts make, as CloudFormation answers them."""
+    """The scripts' calls, as CloudFormation answers them."""
 
     def __init__(self, *stacks: Stack, page_size: int = 2) -> None:
         self.stacks = stacks

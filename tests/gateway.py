@@ -1,4 +1,4 @@
-"""The local API Gateway on its own: with a stream that records, resources without CloudFormation, and a client."""
+"""The local API Gateway on its own: with a recording stream, resources without CloudFormation, and a client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 
 def resolve(node: Any, parameters: dict[str, str]) -> Any:
-    """A part of template.yaml with its intrinsic functions worked out; what refers to a resource becomes its name."""
+    """A part of template.yaml with its intrinsic functions worked out; a reference to a resource becomes its name."""
     if isinstance(node, list):
         return [resolve(item, parameters) for item in node]
     if not isinstance(node, dict):
@@ -60,7 +60,7 @@ def _holds(condition: Json, parameters: dict[str, str]) -> bool:
 
 
 class FakeEmulator:
-    """Registers resources; lets in the API keys in `plans` and the requests that `authorize_request` does not stop."""
+    """Registers resources; lets in the API keys in `plans` and the requests not stopped by `authorize_request`."""
 
     account, region = ACCOUNT, REGION
 
@@ -81,7 +81,7 @@ class FakeEmulator:
 
 
 class FakeFirehose:
-    """Records the calls; answers what `answer` says, or raises it."""
+    """Records the calls; returns `answer`, or raises it."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Json, str]] = []
@@ -108,7 +108,7 @@ class FakeFirehose:
 
     @property
     def body(self) -> str:
-        """The record's body: what is between the context line and the end line, which must fit each other."""
+        """The record's body, between the context line and the end line; the two must fit each other."""
         _, rest = self.record.decode().split("\n", 1)
         end = f"\nsluice/end extended_request_id={self.context['extended_request_id']}\n"
         assert rest.endswith(end)
@@ -126,7 +126,7 @@ class Answer(SimpleNamespace):
 
 
 class Gateway:
-    """An engine with a fake stream and a clock that stands still, one API, and a client."""
+    """An engine with a fake stream and a stopped clock, one API, and a client."""
 
     def __init__(self, directory: Path) -> None:
         self.now = 1_800_000_000.0
@@ -137,7 +137,7 @@ class Gateway:
     def restart(self) -> None:
         self.emulator = FakeEmulator()
         integrations: Any = {"firehose": self.firehose.request}
-        # A fake that has what the engine uses of an emulator.
+        # A fake with the parts of an emulator used by the engine.
         self.engine = ApiGateway(self.emulator, self.directory, integrations, clock=lambda: self.now)  # type: ignore[arg-type]
         self.engine.register()
 
@@ -182,7 +182,7 @@ class Gateway:
         query: str | bytes = "",
         stage: str | None = None,
     ) -> Answer | None:
-        """One request; a body in parts may end in None, which is a client that goes away."""
+        """One request; a body in parts may end in None for a client gone away."""
         parts = body if isinstance(body, list) else [body]
         pending = [
             {"type": "http.disconnect"}

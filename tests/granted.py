@@ -1,4 +1,4 @@
-"""What policies grant, and which of it a local AWS has seen used."""
+"""The actions granted by policies, and those used in a local AWS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Action = tuple[str, str, str, str]  # name of the nested stack, logical id of th
 
 
 def of_stack(stack: nested.NestedStack) -> Iterator[Action]:
-    """Every action that a file of stacks/ allows to a role, or by a managed policy, whatever its parameters are."""
+    """Every action allowed by a file of stacks/ to a role, or by a managed policy, whatever its parameters are."""
     for name, found in statements(stack.template):
         for statement in found:
             actions = statement["Action"]
@@ -39,7 +39,7 @@ def statements(template: Json) -> Iterator[tuple[str, list[Json]]]:
 
 
 def _always(items: list[Any]) -> Iterator[Any]:
-    """The items of a list, those included that are under a condition."""
+    """The items of a list, including conditional ones."""
     for item in items:
         if "Fn::If" in item:
             yield from _always([branch for branch in item["Fn::If"][1:] if "Ref" not in branch])
@@ -48,12 +48,12 @@ def _always(items: list[Any]) -> Iterator[Any]:
 
 
 class RecordingProcess(LocalProcess):
-    """A local AWS that writes down what policies are asked, and whether they allow it."""
+    """A local AWS with a record of questions to policies, and of their answers."""
 
     module = "tests.recording_server"
 
     def used(self, stack: str, name: str, role_name: str = "") -> set[Action]:
-        """The actions that a role of a nested stack has been allowed, or another role that holds its policy."""
+        """The actions allowed so far to a role of a nested stack, or to another role with its policy."""
         if not role_name:
             resources = self.client("cloudformation").list_stack_resources(StackName=self.resource(f"{stack}Stack"))
             (role_name,) = (

@@ -1,7 +1,7 @@
-"""The local AWS as `python -m local.server` runs it, with delivery streams that live sixty times as fast.
+"""The local AWS as `python -m local.server` runs it, with delivery streams sixty times as fast.
 
-Nothing waits long for its buffer, so that at any moment some records are being transformed, written and marked as done.
-What a function may take is as long as ever, as it is no faster.
+Nothing waits long for its buffer, so at any moment some records are being transformed, written and marked as done. The
+timeout of functions is as long as ever, because they are not faster.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ SECOND = 1 / 60
 
 if __name__ == "__main__":
     limits = Limits(second=SECOND, function_timeout=Limits.function_timeout / SECOND, transform_interval=5)
-    server.Firehose = partial(Firehose, limits=limits)  # type: ignore[assignment,misc]  # what the server makes one of
+    server.Firehose = partial(Firehose, limits=limits)  # type: ignore[assignment,misc]  # the server makes one of it
     server.main()

@@ -64,8 +64,8 @@ def day(ago: int = 0) -> str:
 
 
 class Lake:
-    """Takes the place of the emulator: a catalog and a bucket under a directory. `principal` is who calls, and may do
-    what is not in `denied`, as pairs of an action and a resource."""
+    """Takes the place of the emulator: a catalog and a bucket under a directory. `principal` is the caller, and may do
+    everything except `denied`, pairs of an action and a resource."""
 
     account, region = "000000000000", "us-east-1"
 
@@ -179,7 +179,7 @@ class Lake:
 
 
 class Answer:
-    """What became of a query: its state, the reason, and its rows as Athena's text, the header apart."""
+    """A query's outcome: its state, the reason, and its rows as Athena's text, the header apart."""
 
     def __init__(self, execution: Json, results: Json | None) -> None:
         self.execution = execution
@@ -197,7 +197,7 @@ class Client:
 
     def __init__(self, lake: Lake, directory: Path) -> None:
         self.lake = lake
-        self.athena = Athena(lake, directory)  # type: ignore[arg-type]  # a fake has what the engine uses
+        self.athena = Athena(lake, directory)  # type: ignore[arg-type]  # a fake with the parts used by the engine
         self.athena.register()
 
     async def call(self, operation: str, **body: Any) -> tuple[int, Json]:
@@ -228,7 +228,7 @@ class Client:
         return asyncio.run(self.query(sql, *parameters, **body))
 
     def refusal(self, operation: str, **body: Any) -> str:
-        """The message of a call that is refused."""
+        """The message of a refused call."""
         status, answer = asyncio.run(self.call(operation, **body))
         assert (status, answer["__type"]) == (400, "InvalidRequestException")
         return str(answer["Message"])

@@ -1,4 +1,4 @@
-"""A local AWS in a process that a test may kill, what is deployed to it, and what its bucket holds on disk."""
+"""A local AWS in a process of its own, for a test to kill; its stacks, and the content of its bucket on disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ACCOUNT = "000000000000"
 
 
 def eventually(look: Callable[[], Any], seconds: float = 180.0, pause: float = 0.1) -> Any:
-    """What `look` finds as soon as it finds something; AssertionError when it finds nothing in time."""
+    """The first true result of `look`; AssertionError if it finds nothing in time."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, "nothing was found in time"
@@ -37,7 +37,7 @@ def eventually(look: Callable[[], Any], seconds: float = 180.0, pause: float = 0
 
 
 def module_of(script: str) -> str:
-    """The module that scripts/<script>.sh runs."""
+    """The module run by scripts/<script>.sh."""
     found = re.search(r"^run (\S+) ", (ROOT / f"scripts/{script}.sh").read_text(), re.MULTILINE)
     assert found, f"scripts/{script}.sh runs no module"
     return found[1]
@@ -56,7 +56,7 @@ def client(endpoint: str, service: str) -> Any:
 
 
 class LocalProcess:
-    """A local AWS with all of its state in `directory`, which runs while it is entered; the same port after every
+    """A local AWS with all of its state in `directory`. It runs while it is entered, on the same port after every
     start."""
 
     module = "local.server"
@@ -184,7 +184,7 @@ class Bucket:
         return [base64.b64decode(document["body"]) for document in self.documents("rejected/")]
 
     def failed_records(self, prefix: str = "errors/") -> list[bytes]:
-        """The records that Firehose could not deliver, as their producers sent them."""
+        """The records not delivered by Firehose, as their producers sent them."""
         return [base64.b64decode(document["rawData"]) for document in self.documents(prefix)]
 
 

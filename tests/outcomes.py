@@ -1,4 +1,4 @@
-"""What the transform makes of the events of one record."""
+"""The transform's outcomes for the events of one record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small HTTP server that answers as a test says, and a queue and a clock that wait for nobody."""
+"""A small HTTP server with a test's answers, and a queue and a clock without real waiting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 
 class Asked(NamedTuple):
-    """A request that the server got; of a query only each name's first value."""
+    """A request to the server; of a query only each name's first value."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What the server answers: a status, a body (JSON unless it is bytes) and headers."""
+    """The server's answer: a status, a body (JSON unless it is bytes) and headers."""
 
     status: int
     body: Any
@@ -78,7 +78,7 @@ def serving(api: Api) -> Iterator[str]:
 
 
 class Clock:
-    """A time that passes only where somebody sleeps or waits."""
+    """A time passing only during sleeps and waits."""
 
     def __init__(self, now: float = 1_767_225_600.0) -> None:  # 2026-01-01
         self.now = now
@@ -91,7 +91,7 @@ class Clock:
 
 
 class MemoryQueue(Queue):
-    """Both queues in memory. What is delayed comes when nothing else does, and the clock has then moved on to it."""
+    """Both queues in memory. Delayed messages come after all others, and the clock has then moved on to them."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(None, "queue", "dead letters")
@@ -100,7 +100,7 @@ class MemoryQueue(Queue):
         self.taken: dict[str, tuple[str, int]] = {}
         self.dead: list[tuple[str, str]] = []
         self.order: list[int] = [0]
-        """Which of the messages that could come next does: the first time, the second, and so on, round and round."""
+        """The choice among the ready messages: at the first time, the second, and so on, round and round."""
         self.count = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -120,7 +120,7 @@ class MemoryQueue(Queue):
         return not self.waiting and not self.taken
 
     def receive(self) -> Json | None:
-        """The message that comes next, as Lambda hands it over; None when there is none."""
+        """The next message, as Lambda hands it over; None when there is none."""
         if not self.waiting:
             return None
         first = min(self.waiting, key=lambda message: message[0])[0]
@@ -143,5 +143,5 @@ class MemoryQueue(Queue):
         self.taken.pop(message["receiptHandle"], None)
 
     def give_back(self, message: Json) -> None:
-        """What happens to the message of a worker that died."""
+        """Let a dead worker's message come back after 360 seconds."""
         self.delay(message["receiptHandle"], 360)

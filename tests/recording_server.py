@@ -1,9 +1,9 @@
-"""The local AWS as `python -m local.server` runs it, which writes down what policies are asked.
+"""The local AWS as `python -m local.server` runs it, with a record of every question to policies.
 
-The file granted.jsonl of its directory gets a line for each question: the principal, the Sid of the statement that
-allows it (empty where none does), the action, the resource, and what conditions may ask about. It sees what MiniStack
-asks the evaluator (every call of a function, a script or a person, and what CloudFormation does for them) and what the
-engines ask it (what the services do with the roles that are given to them).
+The file granted.jsonl of its directory gets a line for each question: the principal, the Sid of the allowing statement
+(empty if there is none), the action, the resource, and the values for conditions. MiniStack asks the evaluator about
+every call of a function, a script or a person, and about CloudFormation's calls for them; the engines ask it about the
+services' calls with the roles given to them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RECORD = "granted.jsonl"
 
 
 def record(directory: Path, evaluator: Any) -> None:
-    """Let the evaluator write down what it is asked, each line once."""
+    """Let the evaluator write down its questions, each line once."""
     evaluate, seen = evaluator.evaluate, set()
 
     def recorded(request: Any, *policies: Any) -> Any:
@@ -37,7 +37,7 @@ def record(directory: Path, evaluator: Any) -> None:
 
 
 class RecordingEmulator(Emulator):
-    """The emulator, once MiniStack is imported, which must not be before."""
+    """The emulator, with a recording evaluator. It imports MiniStack; nothing else may do so earlier."""
 
     def __init__(self, directory: Path, port: int) -> None:
         super().__init__(directory, port)
@@ -45,5 +45,5 @@ class RecordingEmulator(Emulator):
 
 
 if __name__ == "__main__":
-    server.Emulator = RecordingEmulator  # type: ignore[misc]  # the class that the server makes one of
+    server.Emulator = RecordingEmulator  # type: ignore[misc]  # the server makes one of it
     server.main()

@@ -1,6 +1,6 @@
-"""What AWS itself says that a deployer needs: CloudFormation's registry and IAM's reference, as cfn-lint ships them.
+"""A deployer's needs by AWS's own account: CloudFormation's registry and IAM's reference, as cfn-lint ships them.
 
-`python -m tests.registry` writes what follows from them for this product's resources to local/ministack/deployer.json.
+`python -m tests.registry` writes the calls for this product's resources to local/ministack/deployer.json.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 DEPLOYER = ROOT / "local/ministack/deployer.json"
 DATA = Path(cfnlint.__file__).parent / "data"
 NO_PROPERTY = "what no property of this type asks for"
-# A handler calls these for a property that none of our resources has; tests/scripts/deploy/test_deployer.py looks.
+# A handler calls these for a property missing in all of our resources; tests/scripts/deploy/test_deployer.py looks.
 UNUSED: dict[str, dict[str, list[str]]] = {
     "AWS::ApiGateway::RestApi": {"Policy": ["apigateway:UpdateRestApiPolicy"], "BodyS3Location": ["s3:GetObject"]},
     "AWS::Athena::WorkGroup": {
@@ -139,7 +139,7 @@ def resources() -> list[tuple[str, str, Json]]:
 
 @functools.cache
 def schemas() -> dict[str, Json]:
-    """The registry's schema of each type that this product has resources of."""
+    """The registry's schema of each type of this product's resources."""
     found = (json.loads(path.read_text()) for path in (DATA / "schemas" / "resources").glob("*.json"))
     types = {resource_type for _, resource_type, _ in resources()}
     return {schema["typeName"]: schema for schema in found if schema["typeName"] in types}
@@ -147,7 +147,7 @@ def schemas() -> dict[str, Json]:
 
 @functools.cache
 def actions_of_iam() -> dict[str, dict[str, Any]]:
-    """IAM's reference of actions, all in lower case: `Resources` of those that may be limited to resources."""
+    """IAM's reference of actions, all in lower case, with `Resources` if they may be limited to resources."""
     reference = json.loads((DATA / "AdditionalSpecs" / "Policies.json").read_text())
     return {
         f"{service}:{action}".lower(): about
@@ -157,7 +157,7 @@ def actions_of_iam() -> dict[str, dict[str, Any]]:
 
 
 def needed() -> dict[str, dict[str, list[str]]]:
-    """The actions that creating, updating and deleting a resource takes, by type and operation."""
+    """The actions to create, update and delete a resource, by type and operation."""
     operations = ("create", "update", "delete")
     return {
         resource_type: {operation: _actions(schema, operation) for operation in operations}
@@ -171,7 +171,7 @@ def _actions(schema: Json, operation: str) -> list[str]:
     if operation == "update" and not named:
         return []  # It is replaced.
     if operation != "delete":
-        # Afterwards CloudFormation reads the attributes that other resources refer to.
+        # Afterwards CloudFormation reads the attributes for other resources.
         named |= set(handlers.get("read", {}).get("permissions", []))
     # Our resources have no tags; some types are given tags by CloudFormation itself.
     tags = set() if tagging.get("cloudFormationSystemTags") else {one for one in named if "tag" in one.lower()}

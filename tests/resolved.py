@@ -1,4 +1,4 @@
-"""Templates as CloudFormation resolves them: functions worked out, and left out what a condition leaves out."""
+"""Templates as CloudFormation resolves them: functions worked out, and parts with a false condition left out."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ NO_VALUE = "AWS::NoValue"
 
 
 class Resolver:
-    """Works out the functions of one template. `values` are those of parameters, pseudo parameters and resources (what
-    Ref gives); `attribute` gives what Fn::GetAtt does, by logical id and name."""
+    """Works out the functions of one template. `values` has Ref's results for parameters, pseudo parameters and
+    resources; `attribute` gives Fn::GetAtt's, by logical id and name."""
 
     def __init__(self, template: Json, values: Mapping[str, str], attribute: Callable[[str, str], str]) -> None:
         self.template, self.values, self.attribute = template, values, attribute
 
     def resources(self) -> dict[str, Json]:
-        """The resources that are made, with their resolved properties."""
+        """The resources to make, with their resolved properties."""
         return {
             name: {"Type": one["Type"], "Properties": self.resolve(one.get("Properties", {}))}
             for name, one in self.template["Resources"].items()

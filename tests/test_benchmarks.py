@@ -1,4 +1,4 @@
-"""The benchmarks count only what was taken, and end when nothing comes."""
+"""The benchmarks count accepted events only, and end when nothing comes."""
 
 from __future__ import annotations
 

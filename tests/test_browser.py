@@ -1,4 +1,4 @@
-"""The browser of the tests does what pages of strangers are met with: nothing else keeps these from this machine."""
+"""The tests' browser treats strangers' pages as browsers do: nothing else keeps these from this machine."""
 
 from __future__ import annotations
 

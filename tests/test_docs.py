@@ -1,4 +1,4 @@
-"""The documents against the project: what a person reads there is so."""
+"""The documents against the project: their statements are true."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def header(script: str) -> str:
 
 
 def typed() -> Iterator[list[str]]:
-    """Every call of a script that the documents show, as words."""
+    """Every call of a script in the documents, as words."""
     for page in DOCUMENTS:
         for block in code(page.read_text(), "bash", "console"):
             for line in block.splitlines():
@@ -226,7 +226,7 @@ def test_help_is_the_header_comment_and_has_every_option(script: str) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub makes of the headings of a page."""
+    """GitHub's anchors for the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -280,7 +280,7 @@ def test_every_module_of_the_local_aws_is_on_its_map() -> None:
     )
 
 
-# What the documents promise of the project
+# The documents' promises about the project
 
 
 def test_the_rules_that_the_readme_shows_are_rules() -> None:

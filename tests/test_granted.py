@@ -1,4 +1,4 @@
-"""No role of a nested stack may do more than it needs: every action that it is granted is used, or has its reason here.
+"""No role of a nested stack may do more than it needs: every granted action is used, or has its reason here.
 
 One stack with everything switched on, and a run of each: an API is pulled, its rows are refined, and delivered. For the
 core, tests/test_roles.py takes each action away; for the analyst's policy see tests/stacks/analyst/test_analyst.py.
@@ -37,7 +37,7 @@ WHERE received_at >= ? AND received_at < ?
 ORDER BY event_id;
 """
 
-# What AWS needs, or another day, and nothing here can see, with the reason.
+# Actions for AWS alone, or for another day: nothing here can see them, with the reason.
 _SCHEDULE = "a schedule starts nothing within a test's time; that the local one asks is in local/test_stepfunctions.py"
 _CATALOG = "Step Functions' own documentation wants it for a query; the local Athena has one catalog and asks nobody"
 _MULTIPART = "Athena uploads large results in parts; the local one writes each object at once"
@@ -76,7 +76,7 @@ REASONS: dict[Action, str] = {
 class Endpoint:
     """An API to pull from and an endpoint to deliver to: each is busy once, and the endpoint refuses one row."""
 
-    # The first call of a pull is a test call, which is not tried again.
+    # The first call of a pull is a test call, not tried again.
     busy_at = MappingProxyType({"/things": 2, "/rows": 1})
 
     def __init__(self) -> None:
@@ -140,9 +140,9 @@ def run_everything(local: RecordingProcess, folder: Path, url: str) -> None:
     for identifier in ("good", "refused"):
         assert post(outputs["TrackURL"], json.dumps({"event_id": identifier, "name": "x"}).encode())[0] == 202
     eventually(lambda: {"good", "refused"} <= set(local.bucket(outputs["BucketName"]).event_ids()))
-    script("pull", "run", "--local")  # which refines
-    script("refine", "--local")  # once more, over the days that are there already
-    # Up to now, less the time that a delivery may take: no row yet, unless this machine is slow.
+    script("pull", "run", "--local")  # it refines, too
+    script("refine", "--local")  # once more, over days already there
+    # Up to now, less the time for a delivery: no row yet, unless this machine is slow.
     script("deliver", "run", "--local", expected=(0, 1))
     script("deliver", "run", "--local", "--from", "2025-01-01", "--to", "2100-01-01", expected=(1,))  # one is refused
 

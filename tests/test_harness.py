@@ -1,4 +1,4 @@
-"""What tests rely on wherever they run: Ctrl-C, one clock, an end to tests that hang, and names of those that fail."""
+"""The tests' own needs on every machine: Ctrl-C, one clock, an end to hanging tests, and names of failing ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import ROOT, environment_of_a_new_machine
 
 
 def run_tests(directory: Path, code: str, *options: str, ignore: str = "") -> str:
-    """What pytest writes when it runs `code` with our configuration, started by a shell that ignores a signal."""
+    """The output of pytest for `code` with our configuration, started by a shell with a signal ignored."""
     (directory / "test_inner.py").write_text(code)
     pytest = [sys.executable, "-m", "pytest", "-q", "-c", "pyproject.toml", "-p", "tests.conftest", *options]
     shell = ["bash", "-c", f'trap "" {ignore}; exec "$@"' if ignore else 'exec "$@"', "bash"]

@@ -1,4 +1,4 @@
-"""A customer's KMS key: all that stores data uses it, and who touches data may use it; without one, none is named."""
+"""A customer's KMS key: every store of data uses it, and every user of data may use it; without one, none is named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 KEY = "arn:aws:kms:us-east-1:000000000000:key/one"
 NOTHING = {"Ref": "AWS::NoValue"}
-# By type of resource: where it names the key, and what it says there and beside it without one.
+# By type of resource: where it names the key, and its text there and beside it without one.
 KEYED: dict[str, tuple[str, Json]] = {
     "AWS::S3::Bucket": (
         "BucketEncryption.ServerSideEncryptionConfiguration.0.ServerSideEncryptionByDefault.KMSMasterKeyID",
@@ -35,7 +35,7 @@ KEYED: dict[str, tuple[str, Json]] = {
     "AWS::SNS::Topic": ("KmsMasterKeyId", {}),
     "AWS::SQS::Queue": ("KmsMasterKeyId", {}),
 }
-# What could have a key and has none: docs/security.md says why, under these words.
+# Stores of data without a key: docs/security.md says why, under these words.
 WITHOUT_A_KEY = {
     "AWS::DynamoDB::Table": "tables of checkpoints",
     "AWS::Lambda::Function": "Code and settings of the functions",
@@ -46,7 +46,7 @@ STORES_NOTHING = (
     *("AWS::ApiGateway::", "AWS::Athena::NamedQuery", "AWS::CloudWatch::", "AWS::Glue::", "AWS::IAM::"),
     *("AWS::Lambda::EventSourceMapping", "AWS::Logs::LogStream", "AWS::S3::BucketPolicy", "AWS::SNS::Subscription"),
 )
-# Whoever may do one of these reads or writes what is under the key.
+# Each of these reads or writes data under the key.
 TOUCHES = {
     *("athena:GetQueryResults", "athena:StartQueryExecution", "firehose:PutRecord", "firehose:PutRecordBatch"),
     *("logs:PutLogEvents", "s3:GetObject", "s3:PutObject", "secretsmanager:GetSecretValue"),

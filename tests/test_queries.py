@@ -1,4 +1,4 @@
-"""queries.sql: every saved query is Athena SQL, spares what it need not read, and answers its question."""
+"""queries.sql: every saved query is Athena SQL, reads no more than it needs, and answers its question."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SQL = {
 }
 SCHEMA = FILE.parent / "lambda" / "transform" / "schema.json"
 REJECTED_COLUMNS = {one["name"]: one["type"] for one in json.loads(SCHEMA.read_text())["rejected_columns"]}
-# They show rows as they were delivered. All other queries must see an event that was delivered twice once.
+# They show rows as delivered. All other queries must see an event once, even if it was delivered twice.
 SHOWING = {"latest-events", "history-of-one-event", "failures"}
 
 
@@ -42,7 +42,7 @@ def event(event_id: str, name: str = "John", action: str = "charge", **columns: 
 
 
 def envelope(error_type: str, code: str, message: str, arrived: int, raw: str) -> dict[str, Any]:
-    """What Firehose writes about a record that it could not deliver; conversion has names of its own."""
+    """Firehose's error document for a record; conversion has names of its own."""
     prefix = "error" if error_type == "processing-failed" else "lastError"
     fields = ("Code", "Message")
     names = [f"{prefix}{field}" for field in fields]

@@ -40,12 +40,12 @@ def as_list(value: Any) -> list[Any]:
 
 
 def always(items: list[Json]) -> list[Json]:
-    """Policies or statements, those included that depend on a condition, and are nothing without it."""
+    """Policies or statements, including those under a condition with no alternative."""
     return [one["Fn::If"][1] if "Fn::If" in one else one for one in items]
 
 
 def actions_of_the_template() -> list[Action]:
-    """Every action that a policy of template.yaml allows to a role."""
+    """Every action allowed to a role by a policy of template.yaml."""
     found = []
     for name, resource in templates.load(TEMPLATE.read_text())["Resources"].items():
         properties = resource.get("Properties", {})
@@ -69,7 +69,7 @@ def only_on_aws() -> set[tuple[str, str]]:
 
 
 class Stack:
-    """The deployed stack, and ways to send to it and to look at what came out."""
+    """The deployed stack, and ways to send to it and to look at its results."""
 
     def __init__(self, local: LocalProcess) -> None:
         self.local, self.outputs = local, local.deploy(*PARAMETERS, f"KmsKeyArn={local.key()}")
@@ -120,7 +120,7 @@ class Stack:
         return identifier, status, json.loads(text)
 
     def flush(self) -> None:
-        """Fill the transform's buffer with events that are dropped, so that the others need not wait for its time."""
+        """Fill the transform's buffer with dropped events, so the others need not wait for its time."""
         filler = json.dumps({"debug": True, "text": "x" * 600_000}).encode()
         self.put(filler, filler)
 
@@ -148,7 +148,7 @@ class Stack:
         return sum(point["Sum"] for point in points)
 
     def failures(self, identifier: str) -> list[Json]:
-        """The error documents of the records that carry an event."""
+        """The error documents of the records with an event."""
         documents = self.bucket.documents("errors/processing-failed/")
         return [each for each in documents if identifier in _decoded(each["rawData"])]
 
@@ -169,7 +169,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield Stack(local)
 
 
-# --- What is seen without an action ---------------------------------------------------------------------------------
+# --- Failures without an action -------------------------------------------------------------------------------------
 
 
 def api_answers_503(stack: Stack, without: Action) -> None:
@@ -222,7 +222,7 @@ def objects_wait(code: str, stream: str, find: Callable[[Stack, str], bool], **e
 
 
 def errors_are_not_logged(stream: str, put_objects: Action, **event: Any) -> Callable[..., None]:
-    """A delivery that fails says nothing; it fails and recovers as before."""
+    """A failing delivery says nothing; it fails and recovers as before."""
 
     def check(stack: Stack, without: Action) -> None:
         began = time.time()
@@ -240,7 +240,7 @@ def errors_are_not_logged(stream: str, put_objects: Action, **event: Any) -> Cal
 
 
 def events_are_not_counted(stack: Stack, without: Action) -> None:
-    """The function runs on, but its log is lost, and with it the metrics that are there."""
+    """The function runs on, but its log is lost, with the metrics in it."""
 
     def accept_one() -> None:
         identifier, status, _ = stack.track(name="x")
@@ -257,7 +257,7 @@ def events_are_not_counted(stack: Stack, without: Action) -> None:
 
 
 def record_fails_with_its_reject(stack: Stack, without: Action) -> None:
-    """A rejected event that cannot be put on the reject stream is a failed record, not a lost one."""
+    """If a rejected event cannot be put on the reject stream, its record fails and is not lost."""
     with stack.without(without):
         identifier, status, _ = stack.track(name="x", value="abc")
         assert status == 202
@@ -268,7 +268,7 @@ def record_fails_with_its_reject(stack: Stack, without: Action) -> None:
 
 
 def record_fails_that_cannot_go_back(stack: Stack, without: Action) -> None:
-    """Rows that no longer fit the reply go back to the stream; without the permission their record fails, whole."""
+    """Rows beyond the reply's limit go back to the stream; without the permission their record fails, whole."""
     with stack.without(without):
         identifier, records = put_more_than_fits_a_reply(stack)
         documents = eventually(lambda: stack.failures(identifier))
@@ -278,7 +278,7 @@ def record_fails_that_cannot_go_back(stack: Stack, without: Action) -> None:
 
 def visitor_has_no_id(stack: Stack, without: Action) -> None:
     """An event of a day whose salt the function cannot write, or cannot read, is a row without its visitor's id."""
-    # Each action has a day of its own: a salt that was found is not asked for again.
+    # Each action has a day of its own: a found salt is not asked for again.
     days = {"s3:PutObject": -1, "s3:GetObject": 1}[without[2]]
     at = datetime.now(UTC) + timedelta(days=days)
     if days == 1:
@@ -347,7 +347,7 @@ NEEDED: dict[Action, Callable[[Stack, Action], None]] = {
     },
 }
 
-# What docs/architecture.md says that nothing here can miss, each with its reason there.
+# Actions not needed here, by docs/architecture.md, each with its reason there.
 ONLY_ON_AWS = [action for action in actions_of_the_template() if action[::2] in only_on_aws()]
 
 

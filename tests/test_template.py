@@ -1,4 +1,4 @@
-"""Questions about every resource of the template, and the facts that are in it as well as elsewhere."""
+"""Questions about every resource of the template, and its facts repeated elsewhere."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_sections_stand_in_the_order_in_which_cloudformation_documents_them() ->
 
 @pytest.mark.parametrize("stack", TEXTS)
 def test_every_yaml_parser_takes_a_template(stack: str) -> None:
-    """PyYAML's own is stricter than libyaml, which the scripts use: it takes no plain `? ` within braces."""
+    """PyYAML's own is stricter than the scripts' libyaml: it takes no plain `? ` within braces."""
     yaml.compose(TEXTS[stack], Loader=yaml.SafeLoader)
 
 
@@ -299,7 +299,7 @@ def test_no_two_integration_responses_have_one_status_and_no_template_is_empty()
 
 
 def test_the_api_says_nothing_of_compression() -> None:
-    # Below minimumCompressionSize, API Gateway unpacks no request: events that senders pack would not be JSON.
+    # Below minimumCompressionSize, API Gateway unpacks no request: packed events would not be JSON.
     assert "ompression" not in json.dumps(properties("IngestApi"))
 
 

@@ -1,4 +1,4 @@
-"""A stack's API for the tests of scripts/track.sh: it keeps what it was sent, and answers what each test tells it."""
+"""A stack's API for the tests of scripts/track.sh: it keeps the requests, and gives each test's answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIVES = Packing("application/x-ndjson", most_events=5, most_bytes=10_000, connec
 
 @dataclass
 class Api:
-    """A stack's API that keeps what it was sent. `answer` gets a request's number and body: status, headers, body."""
+    """A stack's API with a record of its requests. `answer` gets a request's number and body: status, headers, body."""
 
     home: str = ""
     answer: Callable[[int, bytes], tuple[int, dict[str, str], bytes]] = lambda number, body: (
@@ -96,7 +96,7 @@ def api() -> Iterator[Api]:
         request_queue_size = 64
 
         def handle_error(self, *_: object) -> None:
-            pass  # a client that hangs up is part of the tests
+            pass  # clients hang up in the tests
 
     server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -110,7 +110,7 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture
 def aws(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The AWS account that the command finds has the API's stack, and no other service."""
+    """The command's AWS account has the API's stack, and no other service."""
     monkeypatch.delenv("SLUICE_API_KEY", raising=False)
     monkeypatch.setattr(track, "session", lambda local: account(api))
 
