@@ -1,4 +1,4 @@
-"""Compares the daily figures that a query found with those that the records themselves have.
+"""Compares a query's daily figures with the records' own.
 
     scripts/query.sh --format json daily-by-source | python -m examples.datalake.check
 
@@ -19,11 +19,11 @@ Json = dict[str, Any]
 Figures = dict[tuple[str, str], dict[str, Any]]
 
 COMPARED = ("records", "devices", "perfect_records", "mean_temperature")
-TOLERANCE = 0.0051  # of a mean that is rounded to two digits
+TOLERANCE = 0.0051  # of a mean rounded to two digits
 
 
 def expected() -> Figures:
-    """The figures by day and source, counted without any of what is to be checked."""
+    """The figures by day and source, counted from the records alone."""
     by_day: dict[tuple[str, str], list[Json]] = defaultdict(list)
     for record in [SAMPLE, *records()]:
         time = datetime.fromisoformat(record["data"]["timestamp"]).astimezone(UTC)
@@ -53,7 +53,7 @@ def found(lines: list[str]) -> Figures:
 
 
 def differences(wanted: Figures, seen: Figures) -> list[str]:
-    """What differs, a line each."""
+    """The differences, a line each."""
     lines = [f"{' '.join(key)}: no such row" for key in wanted.keys() - seen.keys()]
     lines += [f"{' '.join(key)}: a row too many" for key in seen.keys() - wanted.keys()]
     for key in wanted.keys() & seen.keys():

@@ -3,8 +3,8 @@
 
     {"source": "...", "data": {"device_id": ..., "timestamp": ...}, "metadata": {"location": ...}}
 
-Three days of a warehouse's sensors every ten minutes, of delivery vans every half an hour, which send local time, and
-of a gate that counts. Some are as records are: without a place, or with what a sensor says that is not connected.
+Three days of a warehouse's sensors every ten minutes, of delivery vans every half an hour, in local time, and of a
+counting gate. Some have the usual faults: no place, or the value of a disconnected sensor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compares what a query found with what the warehouse holds: they must have the same rows, no more and no fewer.
+"""Compares a query's rows with the warehouse's: they must be the same, no more and no fewer.
 
     scripts/query.sh --format json celsius-readings ... | python check.py rows.db
 
@@ -19,7 +19,7 @@ Row = tuple[object, ...]
 
 
 def compare(found: Counter[Row], held: Counter[Row]) -> str | None:
-    """What differs, or None."""
+    """The difference, or None."""
     missing, surplus = found - held, held - found
     if not missing and not surplus:
         return None

@@ -1,4 +1,4 @@
-"""Writes the readings into a file, one event a line: a year of San Francisco, and a sensor that nobody knows."""
+"""Writes the readings into a file, one event a line: a year of San Francisco, and an unknown sensor."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
     WAREHOUSE_TOKEN=... python warehouse.py --database rows.db --port 8080 --sensor sf [--sensor NAME]...
 
-It needs nothing but Python. What it shows of a receiver that may get every row twice and at any time:
+It needs nothing but Python. It shows a receiver's duties, as every row may come twice and at any time:
 
 - A request without the token is refused with 401, before its body is looked at.
-- Rows are kept by their row_id: a row that comes again changes nothing.
-- Each row is judged by itself. Those that are wrong are named in the answer, the others are kept.
-- It answers when the rows are on the disk, so that a row which it was killed over comes again.
+- Rows are kept by their row_id: a repeated row changes nothing.
+- Each row is checked by itself. Wrong rows are named in the answer, the others are kept.
+- It answers when the rows are on the disk, so a row comes again if the receiver was killed over it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-COLDEST, HOTTEST = -90.0, 60.0  # degrees Celsius that were ever measured on earth
+COLDEST, HOTTEST = -90.0, 60.0  # degrees Celsius, ever measured on earth
 MOST_BYTES = 10_000_000
 
 SCHEMA = """
@@ -49,7 +49,7 @@ def connect(database: Path) -> sqlite3.Connection:
 
 
 def fault(values: Any, sensors: set[str]) -> str | None:
-    """What is wrong with a row, or None."""
+    """A row's fault, or None."""
     if not isinstance(values, dict):
         return "values must be an object"
     for name in COLUMNS:
@@ -65,9 +65,9 @@ def fault(values: Any, sensors: set[str]) -> str | None:
 
 
 def store(database: Path, rows: list[Any], sensors: set[str]) -> list[dict[str, str]]:
-    """Keep the rows with which nothing is wrong; returns the others, as the answer names them.
+    """Keep the rows without a fault; returns the others, as the answer names them.
 
-    Raises ValueError when something is not a row at all: there is no row_id by which to refuse it.
+    Raises ValueError when something is not a row at all: it has no row_id to refuse it by.
     """
     refused, kept = [], []
     for row in rows:

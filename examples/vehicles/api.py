@@ -2,8 +2,8 @@
 
     VEHICLES_TOKEN=... python -m examples.vehicles.api --port 8002 --broken FILE
 
-    GET /vehicles      what was created from fromCreationDate until before toCreationDate (epoch milliseconds)
-    GET /sensor-data   what was measured in that time
+    GET /vehicles      vehicles created from fromCreationDate until before toCreationDate (epoch milliseconds)
+    GET /sensor-data   measurements of the same time
 
 Both take page (from 1) and pageSize (50,000 at most), and answer {"total_pages": ..., "data": [...]}. While the file
 exists, the second page of /sensor-data answers 422.

@@ -1,8 +1,8 @@
-"""Compares what the saved queries found with what the fleet's generator says.
+"""Compares the saved queries' results with the fleet's generator.
 
     python -m examples.vehicles.check GAPS.ndjson COUNTS.ndjson
 
-The files are what scripts/query.sh --format json printed for mean-gap-by-vehicle-type and for
+The files are the output of scripts/query.sh --format json for mean-gap-by-vehicle-type and for
 measurements-by-day-and-type. Exit codes: 0 they agree, 1 they do not.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 from examples.vehicles import fleet
 
 ROUNDING = 0.000501
-"""Seconds that a mean which is rounded to milliseconds may differ."""
+"""The tolerance in seconds of a mean rounded to milliseconds."""
 
 TYPES = {vehicle.vehicle_id: vehicle.vehicle_type for vehicle in fleet.vehicles()}
 
@@ -53,7 +53,7 @@ def counts() -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def differences(gaps: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[str]:
-    """What the queries say otherwise than the generator, a line each."""
+    """The differences between the queries and the generator, a line each."""
     by_type = {row["vehicle_type"]: row["mean_gap_seconds"] for row in gaps}
     by_day = {(row["dt"], row["vehicle_type"]): (row["measurements"], row["measured"]) for row in found}
     lines = [

@@ -1,6 +1,6 @@
 """A fleet and two days of its measurements, made up: the same each time, to the millisecond.
 
-The service (api.py) hands it out; check.py computes from it what the refined tables have to say.
+The service (api.py) hands it out; check.py computes the refined tables' right content from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Vehicle(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """What a vehicle's sensor said, at a time in epoch milliseconds; the value is missing now and then."""
+    """A value of a vehicle's sensor, at a time in epoch milliseconds; the value is missing now and then."""
 
     vehicle_id: str
     timestamp: int

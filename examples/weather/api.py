@@ -1,4 +1,4 @@
-"""A service that answers like the archive of Open-Meteo (https://open-meteo.com/en/docs/historical-weather-api).
+"""A service with the answers of Open-Meteo's archive (https://open-meteo.com/en/docs/historical-weather-api).
 
     python -m examples.weather.api --port 8003 --archive-end FILE
 
@@ -28,7 +28,7 @@ Answer = tuple[int, dict[str, Any]]
 
 
 class Wrong(Exception):
-    """A request that cannot be answered, and why."""
+    """A request without an answer, and why."""
 
 
 def answer(path: str, query: dict[str, list[str]], archive_end: date) -> Answer:

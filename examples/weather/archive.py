@@ -1,8 +1,8 @@
-"""The weather that the service of this example knows, for every place and day, and the sensors that ask for it.
+"""The weather of this example's service, for every place and day, and the sensors asking for it.
 
 The days are real: daily weather of Seattle, from 2012 to 2015 (seattle-weather.csv). Other places get it varied: by
-how far north and east of Seattle they lie, and by chance, the same each time. check.py computes from it what the
-refined tables have to say.
+how far north and east of Seattle they lie, and by chance, the same each time. check.py computes the refined
+tables' right content from it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LAST_DAY = date(2014, 12, 31)
 SHARE_MISSING = 0.001
 SHARE_SWAPPED = 0.0005
 PRELIMINARY_DAYS = 2
-"""The last days of an archive come from a forecast: in whole degrees, until what was measured replaces them."""
+"""The last days of an archive come from a forecast: in whole degrees, until measured values replace them."""
 
 
 class Sensor(NamedTuple):
-    """A place that is asked for, and the region that it counts for, which has four of them."""
+    """A place in requests, and its region of four places."""
 
     id: str
     region: str

@@ -1,4 +1,4 @@
-"""Compares the refined tables, row by row and value by value, with what the archive's own figures make of them.
+"""Compares the refined tables, row by row and value by value, with rows made from the archive's own figures.
 
     python -m examples.weather.check SENSOR_DAYS.ndjson REGION_DAYS.ndjson QUALITY.ndjson [--sensors COUNT]
 
@@ -43,24 +43,24 @@ DIGITS = {
 
 
 def band(value: float | None, names: Sequence[str], limits: Sequence[float]) -> str | None:
-    """The name of the band that a value falls into; each but the first begins at its limit."""
+    """The name of a value's band; each but the first begins at its limit."""
     return None if value is None else names[bisect_right(limits, value)]
 
 
 def average(values: Iterable[float | None]) -> float | None:
-    """The mean of what is there."""
+    """The mean of the values except None; None if there are none."""
     there = [value for value in values if value is not None]
     return mean(there) if there else None
 
 
 def total(values: Iterable[float | None]) -> float | None:
-    """The sum of what is there."""
+    """The sum of the values except None; None if there are none."""
     there = [value for value in values if value is not None]
     return sum(there) if there else None
 
 
 def sensor_day(sensor: Sensor, day: date, found: Weather) -> Row:
-    """A row of sensor_days, except for what its region has."""
+    """A row of sensor_days, except for its region's values."""
     high, low, rain = found
     middle = round((high + low) / 2, 2) if high is not None and low is not None else None
     is_true = high is not None and low is not None and -90 <= low <= high <= 60
@@ -86,7 +86,7 @@ def sensor_day(sensor: Sensor, day: date, found: Weather) -> Row:
 
 
 def sensor_days(count: int) -> list[Row]:
-    """What the table of sensors has to hold, for the first sensors of the grid."""
+    """The right rows of the table of sensors, for the first sensors of the grid."""
     rows = [
         sensor_day(sensor, day, weather(sensor.latitude, sensor.longitude, day, ARCHIVE_END))
         for sensor in sensors()[:count]
@@ -100,7 +100,7 @@ def sensor_days(count: int) -> list[Row]:
 
 
 def region_days(rows: list[Row]) -> list[Row]:
-    """What the table of regions has to hold, made of what the table of sensors has to hold."""
+    """The right rows of the table of regions, made from those of the table of sensors."""
     made = []
     for (region,), group in _groups(rows, "region").items():
         by_day = [(day, each) for (day,), each in sorted(_groups(group, "dt").items())]
@@ -129,7 +129,7 @@ def region_days(rows: list[Row]) -> list[Row]:
 
 
 def quality(rows: list[Row]) -> Row:
-    """What the query weather-quality has to answer."""
+    """The right answer of the query weather-quality."""
     complete = sum(row["is_complete"] for row in rows)
     return {
         "total_rows": len(rows),
@@ -144,7 +144,7 @@ def quality(rows: list[Row]) -> Row:
 
 
 def differences(wanted: list[Row], seen: list[Row], *keys: str) -> list[str]:
-    """What differs, a line each; the keys tell one row from another."""
+    """The differences, a line each; the keys tell one row from another."""
     lines = []
     wanted_rows, seen_rows = _groups(wanted, *keys), _groups(seen, *keys)
     lines += [f"{' '.join(key)}: no such row" for key in wanted_rows.keys() - seen_rows.keys()]

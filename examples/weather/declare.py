@@ -1,4 +1,4 @@
-"""Writes the declaration of the source: sources/weather.json is what it writes by itself.
+"""Writes the declaration of the source: without options, sources/weather.json.
 
     python -m examples.weather.declare [--port PORT] [--first DAY] [--last DAY] [--sensors COUNT]
 
@@ -49,7 +49,7 @@ FORM = """{{
 
 
 def declare(port: int = 8003, first: date = FIRST_DAY, last: date = LAST_DAY, count: int = SIDE * SIDE) -> str:
-    """The declaration of a source that pulls these days, for the first sensors of the grid."""
+    """The declaration of a source of these days, for the first sensors of the grid."""
     return FORM.format(
         port=port,
         first=first,

@@ -19,7 +19,7 @@ PRICES = b"item,price\nshoes,49.00\n"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`api` is the API's stage, which the pages send to."""
+    """`api` is the API's stage, the target of the pages' events."""
 
     api = ""
     protocol_version = "HTTP/1.1"
