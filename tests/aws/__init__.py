@@ -1,4 +1,4 @@
-"""What maintainers ask of an AWS account, to see where the local AWS differs. Each is a command of its own."""
+"""Commands for maintainers with an AWS account: they show where the local AWS differs."""
 
 import sys
 from pathlib import Path

@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
 
 
 def compare(first: Path, second: Path) -> int:
-    """List where two reports differ on stdout; 1 if they do. What is an id or a time counts as the same."""
+    """List the differences of two reports on stdout; return 1 if there are any. Ids and times count as equal."""
     left, right = (dict(_leaves(_load(path))) for path in (first, second))
     table = Table("where", str(first), str(second), box=box.SIMPLE_HEAD)
     differing = [key for key in {**left, **right} if left.get(key) != right.get(key)]
@@ -64,7 +64,7 @@ def _load(path: Path) -> Any:
         raise UsageError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"'{path}' is not a report of verify.sh: {error}") from error
-    # What a good check saw is under answers and rows, or hangs on how records were buffered: counts of invocations.
+    # A good check's `seen` repeats answers and rows, or depends on the buffering of records: counts of invocations.
     checks = {name: {**check, "seen": ""} if check.get("is_ok") else check for name, check in report["checks"].items()}
     return {**report, "checks": checks}
 

@@ -1,9 +1,9 @@
-"""Ask how Firehose treats a transform that breaks its contract, by a small stack of its own, which is then deleted.
+"""Find out how Firehose treats a faulty transform, with a small stack that is deleted afterwards.
 
     .sluice/venv/bin/python -m tests.aws.probe [--local]
 
-AWS's documentation does not say which faults of a reply fail one record and which fail the batch, nor which of them
-Firehose tries again. No stack with data should have such a transform, so this one has nothing else.
+AWS's documentation does not tell the faults of a reply that fail one record from those that fail the batch, nor say
+if Firehose tries again. No stack with data should have such a transform, so this one has nothing else.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def run(arguments: list[str]) -> int:
 
 
 def probe(aws: Aws) -> dict[str, str]:
-    """What became of a good and a bad record that were put together, by the question.
+    """Return the fates of a good and a bad record put together, by the question.
 
     Raises:
-        CommandError: the stack could not be created or deleted; what is to be done is in the message.
+        CommandError: the stack could not be created or deleted; the message says how to go on.
     """
     name = f"sluice-probe-{uuid.uuid4().hex[:8]}"
     say(f"Creating stack '{name}', whose transform breaks the contract, for some minutes")

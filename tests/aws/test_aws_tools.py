@@ -1,4 +1,4 @@
-"""The tools that ask AWS and compare it with the local AWS, tried on the local AWS and on made-up reports."""
+"""The tools for comparing AWS with the local AWS, tried on the local AWS and on made-up reports."""
 
 from __future__ import annotations
 
