@@ -1,4 +1,4 @@
-"""One request to a service that may do anything, the secrets that it asks for, and the values of Athena's answers."""
+"""One request to a service, however it behaves, its secrets, and the values in Athena's answers."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tests.factories import stand_in
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Mixed-Case: yes\r\n\r\nok"
 PATIENCE = 30.0
-"""Seconds that a slow machine may take; what a server drips here would last for minutes."""
+"""Seconds, enough for a slow machine; an answer dripped here would last for minutes."""
 
 
 class Serve(Protocol):
-    """What the fixture gives: a call starts a server, and `requests` has what came to it."""
+    """The fixture's value: a call starts a server, and `requests` has the requests to it."""
 
     requests: list[bytes]
 
@@ -41,7 +41,7 @@ class Serve(Protocol):
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts a server that sends these bytes for its first, second ... connection, and returns its URL."""
+    """Start a server with these answers to its first, second ... connection; return its URL."""
     listeners: list[socket.socket] = []
     requests: list[bytes] = []
 
@@ -75,7 +75,7 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture
 def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A key and a certificate for 127.0.0.1, in one file, which clients trust."""
+    """A key and a certificate for 127.0.0.1, in one file trusted by clients."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     built = (
@@ -200,7 +200,7 @@ def test_no_whole_answer_is_unreachable_and_names_the_host_alone(serve: Serve, s
         web.ask("POST", url, {"Authorization": "Bearer hidden"}, b"private", timeout=PATIENCE, largest=1000)
 
     assert says in str(raised.value) and url.split("/")[2] in str(raised.value)
-    # As a log would show it, with the errors that are behind it, but without the lines of this file.
+    # As a log would show it, with its causes, but without the lines of this file.
     shown = "".join(line for line in traceback.format_exception(raised.value) if not line.startswith("  File"))
     assert not any(word in shown for word in ("secret", "hidden", "private"))
 
@@ -240,8 +240,8 @@ def test_a_server_that_drips_its_tls_handshake_is_left_at_the_deadline(serve: Se
 
 
 def leave(drip: Drip, url: str) -> None:
-    """Ask a server that drips, and be told in time; the connection ends, too."""
-    web.connections()  # reads this machine's certificates, which may take longer than the call
+    """Ask a dripping server: the call gives up in time, and the connection ends."""
+    web.connections()  # reads this machine's certificates: it may take longer than the call
     began = time.monotonic()
     with pytest.raises(web.Unreachable, match=r"gave no whole answer within 0\.2 s"):
         web.ask("GET", url, {}, timeout=0.2)
@@ -301,7 +301,7 @@ def test_a_connection_is_used_again_over_tls_too(serve: Serve, certificate: Path
 
 
 def test_a_port_where_nobody_listens_and_a_name_that_does_not_exist_are_unreachable() -> None:
-    # A port that is taken, so that nobody else gets it, and does not listen.
+    # A port taken here, so nobody else gets it, but not listening.
     with socket.socket() as silent, pytest.raises(web.Unreachable, match="refused the connection"):
         silent.bind(("127.0.0.1", 0))
         web.ask("GET", f"http://127.0.0.1:{silent.getsockname()[1]}/", {})

@@ -1,4 +1,4 @@
-"""What events a body holds, and what becomes of each."""
+"""The events of a body, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_what_stands_beyond_10_000_events_is_one_rejected_event(separator: bytes
 
 
 def test_a_request_of_tiny_events_holds_fewer_of_them() -> None:
-    """Their rows would be many times the bytes that were sent."""
+    """Their rows would be many times the bytes sent."""
     body = b"\n".join([b'{"a":1}'] * 10_000)
     found = outcomes(body)
     accepted = [outcome for outcome in found if isinstance(outcome, Accepted)]
@@ -267,7 +267,7 @@ def test_a_request_of_tiny_events_holds_fewer_of_them() -> None:
     assert isinstance(found[-1], Rejected)
     assert found[-1].events == 10_000 - len(accepted)
     assert 16 * len(body) < sum(map(len, accepted)) < 21 * len(body)
-    # What comes back of a request, or comes from a server of ours, was never such a request.
+    # The limit is not for the requeued rest of a request, or for records from our own servers.
     assert kinds(outcomes(body, position=0)) == kinds(transform(body, 0, SETTINGS)) == ["accepted"] * 10_000
     assert kinds(outcomes(b"\n".join([b'{"a":1}'] * 100), user_agent="u" * 1_024)) == ["accepted"] * 100
     hello = b"\n".join([b'{"name":"John","action":"charge","value":100}'] * 10_000)

@@ -23,7 +23,7 @@ def outcomes(body: Any, form: str, **context: Any) -> list[Outcome]:
 
 
 def rows(body: Any, form: str, **context: Any) -> list[Json]:
-    """What the rows say that is not of the request, without what is null."""
+    """The rows without nulls and without the columns of the request."""
     found = outcomes(body, form, **context)
     assert all(type(one) is bytes for one in found), found
     read = [json.loads(one) for one in found if type(one) is bytes]
@@ -34,7 +34,7 @@ def rows(body: Any, form: str, **context: Any) -> list[Json]:
     ]
 
 
-# What @segment/analytics-next 1.81 sends to /v1/p, in short.
+# A request of @segment/analytics-next 1.81 to /v1/p, shortened.
 PAGE = {
     "timestamp": "2025-11-21T06:20:00.100Z",
     "sentAt": "2025-11-21T06:20:00.120Z",

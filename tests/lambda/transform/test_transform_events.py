@@ -1,4 +1,4 @@
-"""What an event has from its request: the id, the time, the address, the client."""
+"""Values of an event from its request: the id, the time, the address, the client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_same_event_in_another_request_has_another_id() -> None:
 
 
 def test_an_id_does_not_depend_on_how_the_rest_of_its_request_travels() -> None:
-    """A rest that is put back on the stream carries its position, and its events keep the ids that they had."""
+    """A rest put back on the stream carries its position, and its events keep their ids."""
     whole = outcomes([{"name": "a"}, {"name": "b"}, {"name": "c"}])
     rest = outcomes('{"name":"b"}\n{"name":"c"}', position=1)
     assert whole[1:] == rest

@@ -1,6 +1,6 @@
-"""Whole invocations: what Firehose gets back, what is counted and what is logged.
+"""Whole invocations: the reply to Firehose, the counts and the log.
 
-There is no reject stream here: it has test_transform_rejects.py, and what passes a reply has test_transform_requeue.py.
+There is no reject stream here: test_transform_rejects.py has one. Events beyond a reply have test_transform_requeue.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONTEXT = factories.LambdaContext()
 
 
 class Invoked:
-    """An invocation's reply and the line of metrics that it printed."""
+    """An invocation's reply and its printed line of metrics."""
 
     def __init__(self, event: dict[str, Any], output: Any) -> None:
         before = json.dumps(event)
@@ -179,7 +179,7 @@ def test_what_is_put_back_counts_as_requeued_and_not_as_received(
 
 
 def test_the_room_of_a_reply_leaves_every_other_record_its_place(invoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records that come back as they came take their room too, before and after the rows."""
+    """Records returned unchanged take their room too, before and after the rows."""
     monkeypatch.setattr(handler, "connect", lambda: factories.FakeFirehose())
     failing = [factories.record("x" * 900_000) for _ in range(3)]
     growing = factories.record([{"a": 1}] * 6_000, position=0)
@@ -244,7 +244,7 @@ MEGABYTES = {
 
 @pytest.mark.parametrize("body", MEGABYTES.values(), ids=MEGABYTES)
 def test_a_legal_megabyte_fits_the_least_memory_that_the_template_allows(body: bytes) -> None:
-    """In a process of its own, with the client for its puts, and a user agent that JSON makes six times as long."""
+    """In a process of its own, with the client for its puts, and a user agent six times as long in JSON."""
     assert len(body) <= 1_000_000
     program = (
         "import json, pathlib, sys, boto3\n"

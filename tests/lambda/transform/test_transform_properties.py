@@ -1,4 +1,4 @@
-"""What holds for every input, whatever it is."""
+"""Properties of the transform that hold for every input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transform.records import Fault
 from transform.rows import COLUMNS
 from transform.rules import Settings
 
-# Every example is a whole record or invocation; a slow machine is no reason to fail.
+# Every example is a whole record or invocation; a slow machine must not fail.
 thorough = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 COLUMN_NAMES = [column.name for column in COLUMNS]
@@ -121,7 +121,7 @@ def test_an_array_and_its_lines_have_the_same_outcomes_as_each_event_alone(found
 
 
 def kind(outcome: object) -> object:
-    """An outcome without its position, and without the words of the JSON reader, which give a place in the text."""
+    """An outcome without its position, and without the JSON reader's words, because they give a place in the text."""
     return outcome.reason if isinstance(outcome, Rejected) else outcome
 
 

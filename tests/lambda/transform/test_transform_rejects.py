@@ -1,4 +1,4 @@
-"""Rejected events: their rows, and what becomes of the events beside them."""
+"""Rejected events: their rows, and the outcomes of the events beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the reply has no room for goes back on the stream, until every event is settled exactly once."""
+"""Events beyond the reply's room go back on the stream, until every event is settled exactly once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def invoke(*found: bytes, again: int = 0) -> tuple[list[Any], dict[str, Any]]:
 
 
 class Run:
-    """Records through the transform, and what it puts back through it again, until nothing comes back."""
+    """Records through the transform, and then those it puts back, until nothing comes back."""
 
     def __init__(self, found: list[bytes], limit: int, together: int = 1) -> None:
         self.rows: list[bytes] = []
@@ -84,12 +84,12 @@ def expected(data: bytes) -> tuple[list[bytes], int]:
 
 
 def room_for(rows: list[bytes]) -> int:
-    """The limit of a reply that has room for any one of these rows."""
+    """The limit of a reply with room for any one of these rows."""
     longest = max(map(len, rows), default=0)
     return handler.base64_length(longest) + handler.REPLY_OVERHEAD + len("record-0")
 
 
-# --- The proof that it ends ---------------------------------------------------------------------------------------
+# --- The proof of its end ---------------------------------------------------------------------------------------
 
 scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 objects = st.dictionaries(
@@ -123,7 +123,7 @@ thorough = settings(max_examples=150, deadline=None, suppress_health_check=[Heal
 
 @thorough
 @given(any_record, st.integers(0, 1_500))
-@example(b"\xef\xbb\xbf{}\n{}\n\xef\xbb\xbf", 0)  # a byte order mark that comes back as the first line
+@example(b"\xef\xbb\xbf{}\n{}\n\xef\xbb\xbf", 0)  # a byte order mark, put back as the first line
 @example(b"[{},{},]", 0)  # a comma with nothing after it
 def test_any_record_ends_as_the_rows_that_it_would_have_with_room_for_all_of_them(data: bytes, more: int) -> None:
     rows, rejected = expected(data)
@@ -290,7 +290,7 @@ def test_a_full_reply_of_6_mb_is_used_and_never_passed(monkeypatch: pytest.Monke
     replies, metrics = invoke(*found)
     assert 5_990_000 < len(json.dumps({"records": replies})) <= 6_000_000
     assert (metrics["Failed"], metrics["Received"] + metrics["Requeued"]) == (0, 29_700)
-    # What comes back is in records of which one reply holds more than one.
+    # One reply holds more than one of the records put back.
     back = [handler.base64_length(sum(map(len, expected(data)[0]))) for data in firehose.streams["events"]]
     assert 1_500_000 < max(back) < 3_000_000
 
@@ -299,7 +299,7 @@ def test_a_full_reply_of_6_mb_is_used_and_never_passed(monkeypatch: pytest.Monke
 
 
 def rest(data: bytes, first: int, row_sizes: list[int], most: int = 10**9) -> list[tuple[int, bytes, list[bytes]]]:
-    """What is written of a record: for each smaller one the position of its first event, its body and its texts."""
+    """A record's smaller records: for each the position of its first event, its body and its texts."""
     found = []
     for part in write_rest(read_record(data, ARRIVED_AT), first, row_sizes, most):
         record = read_record(part, ARRIVED_AT + 1)

@@ -1,4 +1,4 @@
-"""What becomes of an event, column by column."""
+"""The row of an event, column by column."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ def test_a_blank_time_is_not_given(blank: object) -> None:
     assert (found["occurred_at"], found["clock_skew_ms"]) == (factories.RECEIVED_AT_TEXT, None)
 
 
-# --- The columns that a user adds ---------------------------------------------------------------------------------
+# --- The columns added by a user ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Records put on a delivery stream: limits, partial failures, and the time that there is."""
+"""Records put on a delivery stream: limits, partial failures, and the time left."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Clock:
-    """The time that is left, in milliseconds; sleeping and calling take some of it."""
+    """The time left, in milliseconds; sleeping and calling take some of it."""
 
     def __init__(self, seconds: float = 60) -> None:
         self.left = seconds
@@ -206,7 +206,7 @@ def test_the_call_is_one_that_boto3_knows(clock: Clock) -> None:
 
 
 def test_boto3_is_not_imported_until_something_is_put() -> None:
-    """Importing it takes longer than everything else that a cold start does."""
+    """Importing it takes longer than the rest of a cold start."""
     program = "import sys; import transform.handler; print('boto3' in sys.modules, 'botocore' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT / "lambda", capture_output=True, text=True, check=True

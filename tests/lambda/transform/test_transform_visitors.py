@@ -1,4 +1,4 @@
-"""Visitors without cookies: the day's salt, which two functions never make twice, and the ids that it gives."""
+"""Visitors without cookies: the day's salt, never made twice by two functions, and the ids made with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 
 class FakeS3:
-    """A bucket that honours the condition, with `failing` calls that raise; a `killer` runs after each that writes."""
+    """A bucket that honours the condition. Calls in `failing` raise; `killer` runs after each write."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -135,7 +135,7 @@ def test_an_id_is_of_source_address_and_agent_and_of_the_day(s3: FakeS3, clock: 
 
 @pytest.mark.parametrize("ip", ["203.0.113.0", "2001:db8:1::", "", "no-address"])
 def test_an_address_that_is_cut_or_is_none_makes_no_visitor(s3: FakeS3, clock: Clock, ip: str) -> None:
-    expected = ip == "no-address"  # the whole text that API Gateway gave
+    expected = ip == "no-address"  # the whole text from API Gateway
     assert (visitor_ids(Salts("the-bucket"), {"a": 1}, ip=ip) != [None]) == expected
 
 
