@@ -1,4 +1,4 @@
-"""People who have the analyst's policy and nothing else, on the local AWS: they ask, and can do nothing else.
+"""People with only the analyst's policy, on the local AWS: they ask, and can do nothing else.
 
 Ada and Bob are sessions of one role, as IAM Identity Center makes them; Eve is a user of IAM, in a group.
 """
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 (ANALYST,) = (stack for stack in nested.read() if stack.name == "analyst")
 GRANTED = set(of_stack(ANALYST))
-# What AWS needs, or another day, and nothing here can see, with the reason.
+# Actions needed by AWS, or on another day, but never seen here, with the reason.
 _REFINED = "for tables of refinement, whose partitions stand in the catalog"
 _MULTIPART = "Athena uploads large results in parts; the local one writes each object at once"
 REASONS: dict[Action, str] = {
@@ -71,13 +71,13 @@ class Desk:
         return Aws(boto3.Session(*keys, region_name="us-east-1"), "us-east-1", self.local.endpoint)
 
     def call(self, service: str, operation: str, **arguments: Any) -> Any:
-        """A call as Ada; `{BucketName}` and other outputs of the stack stand for their values."""
+        """Make a call as Ada; `{BucketName}` and the like are replaced by the stack's outputs."""
         known = {**self.outputs, "rejected": self.rejected, "event": self.event, "own": folder(self.aws)}
         filled = {key: value.format(**known) if isinstance(value, str) else value for key, value in arguments.items()}
         return getattr(self.aws.client(service), operation)(**filled)
 
     def answer(self, person: str) -> str:
-        """The id of a query of somebody that has been answered."""
+        """The id of an answered query of this person."""
         stack = Stack(self.people[person], "sluice")
         vars(stack)["outputs"] = self.outputs  # a person of this stack may not ask CloudFormation
         where = athena_queries.place(stack)
@@ -123,7 +123,7 @@ def test_an_analyst_runs_saved_queries_and_sql_of_their_own(ask: Any) -> None:
     assert "latest-events" in out
 
 
-# What Athena's console and BI drivers ask for before somebody types a query.
+# Calls of Athena's console and of BI drivers before somebody types a query.
 BROWSING: list[tuple[str, str, dict[str, Any]]] = [
     ("athena", "list_work_groups", {}),
     ("athena", "get_work_group", {"WorkGroup": "{WorkGroupName}"}),
@@ -149,7 +149,7 @@ BROWSING: list[tuple[str, str, dict[str, Any]]] = [
 
 
 def browse(desk: Desk) -> None:
-    """Make all those calls. One that the local Athena does not have is allowed, and then answered with that."""
+    """Make all those calls. Calls missing in the local Athena are allowed, then answered as not implemented."""
     (saved, *_) = desk.call("athena", "list_named_queries", WorkGroup="{WorkGroupName}")["NamedQueryIds"]
     for service, operation, arguments in BROWSING:
         filled = {key: [saved] if key == "NamedQueryIds" else value for key, value in arguments.items()}
@@ -225,7 +225,7 @@ def test_a_query_does_no_more_than_the_analyst_may(ask: Any, sql: str) -> None:
 
 
 def test_what_the_denials_are_about_is_there(desk: Desk) -> None:
-    """Or else a call that is spelled wrongly would count as denied."""
+    """Otherwise a misspelled call would count as denied."""
     assert desk.call("s3", "get_object", Bucket="{BucketName}", Key="{event}")["ContentLength"] > 0
 
 

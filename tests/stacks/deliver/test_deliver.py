@@ -1,4 +1,4 @@
-"""Posting rows: what each answer of the endpoint means for them, and that none is lost whatever is killed when."""
+"""Posting rows: the effect of each answer of the endpoint, and no row lost, whatever is killed when."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def received(count: int, **options: Any) -> list[send.Received]:
 
 
 # Each case: the endpoint's reply to three rows; those delivered, refused and waiting; the status and start of the
-# reason that a dead letter has.
+# reason of a dead letter.
 ANSWERS = [
     pytest.param(Reply(200, "ok"), "123", "", "", None, id="200"),
     pytest.param(Reply(201), "123", "", "", None, id="201 with an empty body"),
@@ -215,7 +215,7 @@ def test_a_row_is_given_up_before_the_queue_would_lose_it(endpoint: Endpoint) ->
     attributes = outcome.refused[0][1].attributes
     assert attributes["reason"]["StringValue"] == "given up after 900 tries: the endpoint answered 503"
     assert attributes["answer"]["StringValue"] == "still down"
-    # SQS itself makes a dead letter of what was received 1,000 times: ten days at half the longest pause are fewer.
+    # SQS itself makes a dead letter after 1,000 receives: ten days at half the longest pause are fewer.
     assert send.GIVE_UP_SECONDS / (send.LONGEST_PAUSE / 2) < 980
 
 
@@ -282,7 +282,7 @@ def test_a_row_is_as_old_as_it_will_be_when_the_endpoint_wants_it(endpoint: Endp
 
 
 class Aws:
-    """What is deployed, in moto, and what the event source mapping does."""
+    """The deployed resources, in moto, and the work of the event source mapping."""
 
     def __init__(self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sqs, self.dynamodb = boto3.client("sqs"), boto3.client("dynamodb")
@@ -321,9 +321,9 @@ class Aws:
         return found
 
     def invoke(self) -> int:
-        """Hand what is visible over in one invocation, and delete what it does not give back; returns how many.
+        """Invoke the function with the visible messages, and delete all but the returned ones; return their number.
 
-        Whatever was not deleted is visible again at once, as if its visibility timeout had ended.
+        The returned ones are visible again at once, as if their visibility timeout had ended.
         """
         messages = self.receive(self.settings.queue_url)
         records = [
@@ -403,13 +403,13 @@ def test_rows_that_wait_are_hidden_until_their_next_try(aws: Aws, endpoint: Endp
     reply = handler.lambda_handler({"Records": [{**given, "attributes": message["Attributes"]}]}, Context())
 
     assert reply == {"batchItemFailures": [{"itemIdentifier": "m"}]}
-    # A second longer than it was hidden by: it would be visible, except for the hour that the endpoint asked for.
+    # A second longer than it was hidden by: it would be visible, but the endpoint asked for an hour.
     backend = mock_aws_queue(aws.settings.queue_url)
     assert backend > time.time() + 3500
 
 
 def mock_aws_queue(url: str) -> float:
-    """The time, in seconds since 1970, at which moto shows the first message again."""
+    """When moto shows the first message again, in seconds since 1970."""
     from moto.sqs.models import sqs_backends
 
     (message,) = sqs_backends["123456789012"]["eu-central-1"].queues[url.rpartition("/")[2]]._messages
@@ -470,7 +470,7 @@ def test_dead_letters_that_cannot_be_written_wait_as_rows(
 
 
 def refuse(operation: str) -> Callable[..., Any]:
-    """A call of AWS that fails as a whole."""
+    """A call of AWS, failing as a whole."""
 
     def call(**_: Any) -> Any:
         raise ClientError({"Error": {"Code": "KMS.ThrottlingException", "Message": "later"}}, operation)

@@ -1,4 +1,4 @@
-"""A run: which window it takes, what it asks Athena, and that every row of the result comes into the queue."""
+"""A run: its window, its query of Athena, and every row of the result in the queue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WINDOW = "{from},{to},10"
 
 
 class Aws:
-    """What is deployed, in moto; Athena is a fake."""
+    """The deployed resources, in moto; Athena is a fake."""
 
     def __init__(self) -> None:
         self.sqs, self.dynamodb = boto3.client("sqs"), boto3.client("dynamodb")
@@ -55,7 +55,7 @@ class Aws:
         return run.prepare(started, self.settings(**changes), self.clients, now)
 
     def enqueue(self, prepared: dict[str, Any], *, milliseconds: int = PLENTY) -> dict[str, Any]:
-        """All calls of enqueue that the state machine makes; the last one's answer."""
+        """Make all of the state machine's calls of enqueue; return the last answer."""
         state: dict[str, Any] = {"execution": "execution-1", "delivery": prepared["delivery"], "next": "enqueue"}
         while state["next"] == "enqueue":
             # As the state machine hands it on.
@@ -100,7 +100,7 @@ def test_the_first_window_begins_at_the_beginning_and_ends_where_all_is_delivere
         "QueryString": "SELECT ?",
         "QueryExecutionContext": {"Database": "db"},
         "WorkGroup": "sluice",
-        # The buffering of 60 s, five minutes in which metrics may be late, and 15 s are allowed for.
+        # Allowed for are the buffering of 60 s, five minutes for late metrics, and 15 s.
         "ExecutionParameters": ["timestamp '1970-01-01 00:00:00'", "timestamp '2026-11-21 09:53:45'", "10"],
     }
 
@@ -119,12 +119,12 @@ def test_a_stream_that_is_behind_holds_the_window_back(aws: Aws) -> None:
             ],
         )
 
-    # The oldest that counts is that of ten minutes ago: 600 s, taken twice.
+    # The oldest to count is from ten minutes ago: 600 s, taken twice.
     assert values(aws.prepare())[1] == "timestamp '2026-11-21 09:39:45'"
 
 
 def test_a_stream_that_got_stuck_after_its_last_metric_loses_nothing(aws: Aws) -> None:
-    # Five minutes ago, CloudWatch heard that an event of 70 seconds was the oldest. It has not been delivered since.
+    # Five minutes ago, CloudWatch heard of an event of 70 seconds as the oldest. It has not been delivered since.
     heard = NOW - timedelta(minutes=5)
     aws.cloudwatch.put_metric_data(
         Namespace="AWS/Firehose",
@@ -307,7 +307,7 @@ def test_killed_at_any_step_and_started_again_the_same_rows_are_queued(aws: Aws,
     rows = aws.rows()
     assert killer.left <= 0
     assert {row.values["number"] for row in rows} == set(range(15))
-    # However often a row is queued, it is the same one to who receives it.
+    # However often a row is queued, its receiver takes it for the same one.
     assert len({row.row_id for row in rows}) == 15
     assert (
         not whole.dynamodb.get_item(TableName="runs", Key={"id": {"S": f"watermark new-rows {WINDOW}"}})
@@ -344,7 +344,7 @@ def test_a_row_that_no_message_holds_is_noted_among_the_dead_letters(aws: Aws) -
     reason = letter["MessageAttributes"]["reason"]["StringValue"]
     assert "and 1,044,480 fit into" in reason and "execution-1" in reason
     assert aws.figures() == {"queued": 1, "refused": 1}
-    # Put back into the queue, it is not a row that would be posted without its values.
+    # Put back into the queue, it is not posted as a row without its values.
     with pytest.raises(ValueError):
         Row.read(letter["Body"])
 
@@ -359,7 +359,7 @@ def test_two_columns_of_one_name_are_refused(aws: Aws) -> None:
 
 
 class Busy:
-    """A queue that fails a share of the messages, each some times, with or without a fault of the sender's."""
+    """A queue: each message's first `times` sends fail at a rate of `share`, by the sender's `fault` or not."""
 
     def __init__(self, times: int, *, share: float = 0.9, fault: bool = False) -> None:
         self.times, self.share, self.fault = times, share, fault

@@ -1,4 +1,4 @@
-"""Each alarm of the nested stacks fires and recovers, and tells so; the dashboard of observe shows what there is."""
+"""Each alarm of the nested stacks fires and recovers, and tells so; the dashboard of observe shows real metrics."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def runs(machine: str) -> tuple[str, str, str]:
 
 
 class Case(NamedTuple):
-    """What is measured in a period of `seconds` when all is well, and in trouble, which has to last `after` periods."""
+    """The values of a period of `seconds` when all is well, and in trouble; this has to last `after` periods."""
 
     metric: tuple[str, str, str]
     seconds: int
@@ -91,7 +91,7 @@ class Case(NamedTuple):
 CASES = {
     "ObserveApiAnswersErrorsAlarm": Case(API, 60, 3, {"5XXError": [0] * 19 + [1]}, {"5XXError": [0] * 18 + [1, 1]}),
     "ObserveApiIsSlowAlarm": Case(API, 60, 3, {"Latency": [40] * 100}, {"Latency": [40] * 97 + [1001] * 3}),
-    # What is late counts, so that it takes two minutes more than are asked for.
+    # Late values count, so it takes two minutes more than configured.
     "ObserveNothingComesInAlarm": Case(EVENTS, 60, 3 + FURTHER_PERIODS, {"IncomingRecords": [1]}, {}),
     "ObserveRecordsAreThrottledAlarm": Case(EVENTS, 300, 1, {}, {"ThrottledRecords": [1]}),
     "ObserveDataIsNotFreshAlarm": Case(
@@ -117,7 +117,7 @@ CASES = {
     "pull.FunctionFailsAlarm": Case(
         ("AWS/Lambda", "FunctionName", "FetchFunction"), 300, 1, {"Errors": [0, 0]}, {"Errors": [0, 1]}
     ),
-    # What is late counts, so that it takes two hours more than are asked for.
+    # Late values count, so it takes two hours more than configured.
     "pull.NoRunBeginsAlarm": Case(runs("RunMachine"), 3600, 3 + FURTHER_PERIODS, {"ExecutionsStarted": [1]}, {}),
     "pull.RunFailedAlarm": Case(runs("RunMachine"), 60, 1, {}, {"ExecutionsFailed": [1]}),
     "refine.RefineRunFailedAlarm": Case(runs("RefineMachine"), 300, 1, {}, {"ExecutionsFailed": [1]}),
@@ -154,7 +154,7 @@ def resolve(node: Any, parameters: dict[str, str]) -> Any:
 
 
 class CloudWatch:
-    """Alarms with their metrics, their topic, and a queue that hears what is published there."""
+    """Alarms with their metrics, their topic, and a queue subscribed to it."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -206,7 +206,7 @@ class CloudWatch:
         return state
 
     def heard(self) -> list[Json]:
-        """The messages that have come since the last look."""
+        """The messages since the last call."""
         messages = []
         while found := self.call(
             "sqs", "AmazonSQS.ReceiveMessage", {"QueueUrl": self.queue, "MaxNumberOfMessages": 10}
@@ -232,7 +232,7 @@ def cloudwatch(emulator: Emulator) -> CloudWatch:
 
 @pytest.fixture
 def beginning(cloudwatch: CloudWatch) -> Iterator[float]:
-    """A moment at which there is no alarm and no metric."""
+    """A moment without alarms and metrics."""
     reset_metrics()
     yield time.time()
     cloudwatch.alarms.alarms.clear()
@@ -252,7 +252,7 @@ def test_an_alarm_fires_in_trouble_recovers_and_tells_both(name: str, cloudwatch
     def state_after(values: dict[str, list[float]]) -> str:
         now = next(moments)
         cloudwatch.measure(case.metric, now - 1, values)
-        # What the neighbours measure is nothing to it.
+        # Its neighbours' values do not count.
         cloudwatch.measure((*case.metric[:2], "another"), now - 1, case.trouble)
         cloudwatch.alarms.look(now)
         return cloudwatch.state(alarm)
@@ -301,7 +301,7 @@ def test_without_events_there_is_no_share_of_rejected_ones(cloudwatch: CloudWatc
 
 @pytest.mark.parametrize("name", sorted(EVERY_ALARM))
 def test_an_alarm_says_what_it_means_and_its_last_line_what_to_type_first(name: str) -> None:
-    """scripts/status.sh shows that line as a command to copy, so it is one as a shell splits it."""
+    """scripts/status.sh shows the line as a command to copy, so a shell must be able to split it."""
     text = resolve(EVERY_ALARM[name].get("AlarmDescription", ""), PARAMETERS)
     assert 60 < len(text) < 1024, f"{name} needs an AlarmDescription of 61 to 1023 characters"
     assert all((ROOT / script).exists() for script in re.findall(r"scripts/\w+\.sh", text))
@@ -393,7 +393,7 @@ def test_the_dashboard_reads_from_left_to_right_like_the_picture() -> None:
         *("API requests", "Ingested", "Lambda", "Athena"),
     ]
     places = [(widget["x"] // 6, widget["y"] // 6) for widget in ordered]
-    # Each is 6 wide and high, which is what CloudWatch takes when nothing is said.
+    # Each is 6 wide and high, CloudWatch's default.
     assert len(set(places)) == len(places)
     assert all(widget["x"] in (0, 6, 12, 18) and widget["y"] % 6 == 0 for widget in ordered)
     assert {widget["properties"]["region"] for widget in ordered} == {"us-east-1"}

@@ -1,4 +1,4 @@
-"""The local CloudWatch judges alarms as the documentation has it, and has the metrics that they watch."""
+"""The local CloudWatch judges alarms as the documentation has it, and has their metrics."""
 
 from __future__ import annotations
 

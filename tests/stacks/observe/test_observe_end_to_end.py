@@ -1,4 +1,4 @@
-"""Alarms that fire for real: a local AWS, a stack with alarms, a queue that hears them, and trouble."""
+"""Alarms firing for real: a local AWS, a stack with alarms, a queue for their messages, and trouble."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES_THAT_CANNOT_BE_READ = "\ndef broken(event, context)\n"
 
 
 class Listener:
-    """A topic with a queue, and the alarms that have been heard there."""
+    """A topic with a queue, and the alarms heard there."""
 
     def __init__(self, aws: LocalProcess) -> None:
         self.sqs = aws.client("sqs")
@@ -51,7 +51,7 @@ def aws(tmp_path: Path) -> Iterator[LocalProcess]:
 
 
 def wait(until: Callable[[], bool]) -> None:
-    """Longer than buffers and looks take together, on a machine that is busy."""
+    """Longer than buffers and looks take together, on a busy machine."""
     eventually(until)
 
 

@@ -30,7 +30,7 @@ def table(monkeypatch: pytest.MonkeyPatch, secrets: None) -> Iterator[Any]:
 
 @pytest.fixture
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Secrets Manager would hold."""
+    """SECRETS in the place of Secrets Manager."""
 
     def read(arn: str, key: str, *, fresh: bool = False) -> Any:
         if key not in SECRETS:

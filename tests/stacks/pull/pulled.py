@@ -33,7 +33,7 @@ class Killed(BaseException):
 
 
 class Pulled:
-    """One source with everything around it; `events` is what was put on the stream, in order."""
+    """One source with everything around it; `events` has the events put on the stream, in order."""
 
     def __init__(self, table: Any, declaration: Json, *others: Json) -> None:
         self.clock = Clock()
@@ -58,7 +58,7 @@ class Pulled:
         return [None] * len(records)
 
     def work(self, most: int = 10_000) -> None:
-        """Do what the queue holds, until it holds nothing."""
+        """Work on the queue's messages until it is empty."""
         for _ in range(most):
             message = self.queue.receive()
             if message is None:
@@ -70,7 +70,7 @@ class Pulled:
                 self.queue.give_back(message)
 
     def run(self, holder: str = "execution") -> Json:
-        """A whole execution: what its last look found."""
+        """Run a whole execution; return the findings of its last look."""
         planned = self.runner.plan(holder, self.runner.check([]))
         seen: Json = {"planned": planned}
         for _ in range(1000):
@@ -82,7 +82,7 @@ class Pulled:
         raise AssertionError(f"no end: {seen}")
 
     def redrive(self) -> None:
-        """What `scripts/pull.sh redrive` does."""
+        """As `scripts/pull.sh redrive` does."""
         for body, _ in self.queue.dead:
             again = self.store.try_again(TaskKey.read(body))
             assert again
@@ -107,7 +107,7 @@ class Pulled:
 
 
 def declare(url: str, **changes: Any) -> Json:
-    """A source of pages that announces their number, with what a test changes; None takes a key away."""
+    """A source of pages with an announced number, and a test's changes; None takes a key away."""
     declaration = {
         "name": "things",
         "url": f"{url}/things",

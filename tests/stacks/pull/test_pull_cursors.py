@@ -1,4 +1,4 @@
-"""A cursor that expires starts its series again."""
+"""An expired cursor starts its series again."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Context:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, unread_secrets: None) -> Iterator[dict[str, str]]:
-    """The environment of stacks/pull/template.yaml, with everything that it names in moto."""
+    """The environment of stacks/pull/template.yaml, with everything named there in moto."""
     for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     caches = (handler.parts, streams.connect)
@@ -59,7 +59,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, unread_secrets: None) -> Iterat
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What was put on the delivery stream."""
+    """The data put on the delivery stream."""
     found: list[bytes] = []
 
     class Firehose:

@@ -1,4 +1,4 @@
-"""A worker that is killed, or a step that is done twice, changes nothing in the end."""
+"""A killed worker or a repeated step changes nothing in the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEW = THINGS[:5]
 
 def few_announced(asked: Asked) -> Told:
     start = (page_of(asked) - 1) * ROWS_A_PAGE
-    # The first answer knows of one page only, so that a worker has to plan the other.
+    # The first answer knows of one page only, so a worker has to plan the other.
     return Told(200, {"data": FEW[start : start + ROWS_A_PAGE], "pages": 2 if start or asked.query["try"] else 1})
 
 

@@ -1,4 +1,4 @@
-"""An API that does not do what it says is reported by name, and no row is lost."""
+"""An API breaking its word is reported by name, and no row is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.stacks.pull.pulled import PAGES, THINGS, Pulled, declare, honest, pag
 
 
 def changed(page: int, told: Told, *, until: float = float("inf")) -> Any:
-    """An API that is honest except for one page."""
+    """An API, honest except for one page."""
 
     def build(clock: Clock) -> Api:
         return lambda asked: told if page_of(asked) == page and clock.now < until else honest(asked)
@@ -47,7 +47,7 @@ def flickering(clock: Clock) -> Api:
 
 
 def announcing(pages: int) -> Any:
-    """An API that announces another number of pages than there are."""
+    """An API announcing a wrong number of pages."""
 
     def build(clock: Clock) -> Api:
         return lambda asked: Told(200, {**honest(asked).body, "pages": pages})
@@ -65,7 +65,7 @@ def repeating(clock: Clock) -> Api:
 
 
 def growing(clock: Clock) -> Api:
-    """From the second page on, the API knows of the pages that it had forgotten."""
+    """From the second page on, the API knows of the pages forgotten before."""
     return lambda asked: Told(200, {**honest(asked).body, "pages": 2 if page_of(asked) == 1 else PAGES})
 
 
@@ -73,7 +73,7 @@ HTML = Told(200, b"<html><title>Log in</title></html>", {"Content-Type": "text/h
 
 
 LIARS = {
-    # what it is: (the API, the rows that land, how the run ends, what a dead letter says)
+    # name: (the API, the landing rows, the end of the run, the text of a dead letter)
     "HTML instead of JSON": (changed(2, HTML), 8, "Dead", "NotJson: the API answers 200 with text/html"),
     "brackets without an end": (
         changed(2, Told(200, b"[" * 30_000)),
@@ -170,7 +170,7 @@ def test_an_api_that_lies_is_reported_by_name_and_loses_nothing(
         assert reason.partition(":")[0] in end["failed"][0]["error"]
         assert "checkpoint" not in pulled.store.state("things")
 
-        # When the API tells the truth, the dead letters bring what was missing, and the run ends well.
+        # When the API tells the truth, the dead letters bring the missing rows, and the run ends well.
         api[0] = honest
         pulled.redrive()
         end = pulled.run("another execution")

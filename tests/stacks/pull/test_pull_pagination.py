@@ -132,7 +132,7 @@ def test_a_row_that_is_nested_deeply_lands_or_has_a_name(table: Any, depth: int)
 
 MANY = [{"id": f"thing-{number}"} for number in range(120)]
 CAP = 5
-"""Rows that an API gives at most, however many are asked for."""
+"""An API's limit of rows, however many are asked for."""
 
 
 def capped_pages(asked: Asked) -> Told:
@@ -189,7 +189,7 @@ def test_fewer_rows_than_asked_for_are_noted(table: Any) -> None:
 
 
 def uneven(asked: Asked) -> Told:
-    """Pages of three, of which the API hides a row of the second."""
+    """Pages of three; the API hides a row of the second."""
     told = honest(asked)
     rows = told.body["data"][1:] if page_of(asked) == 2 else told.body["data"]
     return Told(200, {**told.body, "data": rows, "rows": TOTAL})
@@ -227,7 +227,7 @@ def test_a_short_page_before_others_is_wrong_unless_the_source_says_so(
 
 
 def clamped(asked: Asked) -> Told:
-    """Behind its last page, which is full, the API gives that page again."""
+    """Behind its last, full page, the API gives this page again."""
     return capped_pages(asked._replace(query={"page": str(min(page_of(asked), len(MANY) // CAP))}))
 
 

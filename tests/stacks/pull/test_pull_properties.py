@@ -1,4 +1,4 @@
-"""Whatever an API does with its pages: all rows that were there throughout land, or the run says that it failed."""
+"""Whatever an API does with its pages: all rows present throughout land, or the run fails openly."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from tests.pull_api import Json
 from tests.stacks.pull.pulled import Killed, Pulled, declare
 
 ASKED = 7
-"""Rows that each page is asked for."""
+"""The number of rows asked for, by page."""
 
 
 @dataclass
 class Shelf:
-    """An API over rows in an order, which come and go between two requests. `kind` is the style and the total."""
+    """An API over ordered rows; they come and go between two requests. `kind` is the style and the total."""
 
     kind: tuple[str, str | None]
     keys: list[float]
     caps: list[int]
-    """How many rows the API gives at most: for the first request, the second and so on; then the last one for ever."""
+    """The API's limits of rows: for the first request, the second and so on; then the last one for ever."""
     changes: list[int]
-    """What happens before each request but the first two: so many rows come, or go when it is negative."""
+    """The number of rows added before each request but the first two; removed if it is negative."""
     places: list[float]
     """Where they come or go: 0 is the front, 1 the end."""
     hidden: set[float] = field(default_factory=set)
-    """Rows that pages leave out, though they count in totals and offsets."""
+    """Rows left out of pages, though they count in totals and offsets."""
     asked: int = 0
 
     def __post_init__(self) -> None:
         self.stable = set(self.keys) - self.hidden
-        """The rows that were there all the time."""
+        """The rows present all the time."""
 
     def ask(self, method: str, url: str, headers: Json, body: bytes | None, *, timeout: float) -> web.Answer:
         """In the place of shared.web.ask."""
@@ -94,11 +94,11 @@ KINDS = [
 
 @st.composite
 def shelves(draw: st.DrawFn, kind: tuple[str, str | None]) -> Shelf:
-    """What docs/pull.md says that nobody can see does not happen.
+    """Shelves without the changes that docs/pull.md calls unseen.
 
-    Rows that go where their number is not told, or that go while others come, so that the total stays. Rows that come
-    within a page where only pages are counted. Pages that are found by their number and change in size; where rows are
-    counted, these change all the same, and most of them are seen.
+    These are rows removed where their number is not told, or while others come, so the total stays the same; rows added
+    within a page where only pages are counted; and numbered pages of changing size. Where rows are counted, such sizes
+    change all the same, and most changes are seen.
     """
     style, counts = kind
     caps = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
@@ -148,14 +148,14 @@ def test_what_was_there_throughout_lands_or_the_run_fails(
     has_moved = "checkpoint" in pulled.store.state("things")
     event("landed" if has_moved else "failed")
     assert has_moved == (not end["failed"])
-    # Pages that change in size may repeat as many rows as they leave out, so that the total is right.
+    # Pages of changing size may repeat as many rows as they leave out, so the total is right.
     repeats = kind == ("page", "total_rows") and len(set(shelf.caps)) > 1 and len(pulled.events) > len(landed)
     assert not has_moved or shelf.stable <= landed or repeats
     assert len(pulled.ids) == len(landed)
 
 
 class Mortal:
-    """Lets the process that works on a source end right after some of its calls to AWS; `deaths` are their numbers."""
+    """Kills the process of a source right after some of its calls to AWS; `deaths` are their numbers."""
 
     def __init__(self, pulled: Pulled, deaths: set[int]) -> None:
         self.deaths, self.calls, self.killed = deaths, 0, 0

@@ -1,4 +1,4 @@
-"""A whole run of a pull: what it asks for, what lands, and where the next run begins."""
+"""A whole run of a pull: its requests, the landed events, and where the next run begins."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_second_run_begins_at_the_checkpoint_and_one_with_nothing_new_is_skipp
 
 
 def test_fifty_sources_that_hang_stop_no_other(table: Any) -> None:
-    """They hang at the same time: none of them waits for another, and so neither does the one that works."""
+    """They hang at the same time. None of them waits for another, so the working one does not either."""
     hanging = 50
     together = threading.Barrier(hanging, timeout=30)
 
@@ -86,7 +86,7 @@ def test_fifty_sources_that_hang_stop_no_other(table: Any) -> None:
 
 
 def test_the_check_ends_before_the_function_does(table: Any) -> None:
-    """An API that takes a minute to say nothing is not asked again when the function would be killed meanwhile."""
+    """An API silent for a minute is not asked again if the function would be killed meanwhile."""
     asked_at: list[float] = []
 
     def api(asked: Asked) -> Told:

@@ -1,4 +1,4 @@
-"""Declarations of sources: what is wrong with one is found before anything is deployed, by file and line."""
+"""Declarations of sources: faults are found before anything is deployed, by file and line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GOOD = """{
 """
 
 WRONG = {
-    # what is wrong: (the text that is replaced, what by, what the error says)
+    # fault: (the replaced text, its replacement, the error's text)
     "no JSON": (
         '"items": "data.items",',
         '"items": "data.items"',
@@ -203,7 +203,7 @@ def test_a_request_has_its_placeholders_filled_in(changes: dict[str, object], ur
 
 
 WINDOWS = {
-    # the declaration, the checkpoint, what a run at 2026-01-10 12:34:56 pulls
+    # the declaration, the checkpoint, the windows of a run at 2026-01-10 12:34:56
     "the first time": ({}, None, ("2026-01-01T00:00:00", "2026-01-10T12:34:56")),
     "after a checkpoint": ({}, "2026-01-09T01:00:00", ("2026-01-09T01:00:00", "2026-01-10T12:34:56")),
     "whole days": ({"round_to": "day"}, None, ("2026-01-01T00:00:00", "2026-01-10T00:00:00")),

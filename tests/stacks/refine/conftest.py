@@ -1,4 +1,4 @@
-"""What the tests of refinement share."""
+"""Fixtures of the tests of refinement."""
 
 from __future__ import annotations
 

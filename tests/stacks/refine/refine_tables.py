@@ -1,4 +1,4 @@
-"""The lake of refinement, in moto; its runs, and the tables that they leave."""
+"""The lake of refinement, in moto; its runs, and their tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TODAY = NOW.date()
 Json = dict[str, Any]
 
 
-# One for all tests: it keeps the models of the services, which take longest to load.
+# One for all tests: it keeps the services' models, the slowest to load.
 SESSION = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
 
 
@@ -67,7 +67,7 @@ def write(
     columns: list[tuple[str, str]] = COLUMNS,
     keys: dict[str, str] = DAYS,
 ) -> str:
-    """What CREATE TABLE AS leaves: a table with its partitions, under a place of its own; returns its name."""
+    """Leave a table with its partitions, under a place of its own, as CREATE TABLE AS does; return its name."""
     name, place = f"{target.table}__run_{run}", f"s3://{BUCKET}/{target.zone}/{target.table}/run={run}/"
     storage = {"Columns": [{"Name": column, "Type": kind} for column, kind in columns], "Location": place}
     types = [{"Name": key, "Type": kind} for key, kind in keys.items()]
@@ -86,7 +86,7 @@ def tables(glue: Any) -> list[str]:
 
 
 def runs_by_day(glue: Any, target: Target = EVENTS) -> dict[str, str]:
-    """The run that each partition of the target points at, by its values."""
+    """The run of each partition of the target, by the partition's values."""
     return {
         " ".join(values): location.split("run=")[1].split("/")[0]
         for values, location in get_partitions(glue, DATABASE, target.table, "").items()

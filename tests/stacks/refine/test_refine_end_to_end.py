@@ -44,7 +44,7 @@ WHERE delivery = 1 AND CAST(occurred_at AS date) BETWEEN date '${from}' AND date
 
 
 class Refined(Stack):
-    """A stack that refines by a folder of its own, a copy of refine/."""
+    """A stack refining by its own copy of the SQL folder."""
 
     def __init__(self, script: Run, endpoint: str, folder: Path) -> None:
         self.made = ""
@@ -259,7 +259,7 @@ def test_an_event_that_is_corrected_to_another_day_is_a_row_on_one_day(stack: Re
         stack.deploy()
         for value, day in enumerate(days, 1):
             stack.post(event("moved", day, value=value))
-            # The last time, the run names the day that the event leaves, and not that to which it comes.
+            # The last time, the run names the event's old day, not its new one.
             asked = days[min(value, 2) - 1]
             run = stack.refine("--from", asked, "--to", asked, "--only", "latest_events")
             rows = stack.ask("SELECT value, dt FROM latest_events WHERE event_id = 'moved'")

@@ -1,4 +1,4 @@
-"""The SQL files of refinement: what is compiled, and what is refused with its place before anything is deployed."""
+"""The SQL files of refinement: their compilation, and errors with their place before anything is deployed."""
 
 from __future__ import annotations
 

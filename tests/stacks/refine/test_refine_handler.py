@@ -34,7 +34,7 @@ class Context:
 
 @pytest.fixture
 def step(aws: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Json]]:
-    """Calls the handler with a step, in the environment that the template gives it."""
+    """Call the handler with a step, in its environment from the template."""
     document = {
         "targets": [
             {
@@ -70,7 +70,7 @@ def step(aws: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Js
 
 
 def result_set(*rows: list[str | None]) -> Json:
-    """Rows as Athena answers them: NULL is a value that is not there."""
+    """Rows as Athena answers them: NULL is a missing value."""
     return {"Rows": [{"Data": [{} if v is None else {"VarCharValue": v} for v in row]} for row in rows]}
 
 

@@ -1,4 +1,4 @@
-"""What a request of refinement plans, and the SQL of each attempt."""
+"""The plan of a request of refinement, and the SQL of each attempt."""
 
 from __future__ import annotations
 

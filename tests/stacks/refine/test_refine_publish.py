@@ -1,4 +1,4 @@
-"""What Publish does to the catalog, also when it is killed or meets another run."""
+"""Publish's changes to the catalog, also when it is killed or meets another run."""
 
 from __future__ import annotations
 
@@ -180,8 +180,8 @@ def test_the_first_rows_of_a_day_long_ago_are_published_whole_whatever_was_kille
 def test_no_row_is_lost_at_the_boundary_however_late_events_come_and_are_deleted(aws: Any, says_received: bool) -> None:
     glue, random, numbers, retention = aws("glue"), Random(7), count(), 4
     day = [(date(2026, 1, 1) + timedelta(days=number)).isoformat() for number in range(25)]
-    stored: dict[int, tuple[int, int]] = {}  # the day on which each event happened, and that on which it was received
-    rows: dict[str, dict[str, set[int]]] = {}  # what each run wrote, by day
+    stored: dict[int, tuple[int, int]] = {}  # the days of each event: happened, received
+    rows: dict[str, dict[str, set[int]]] = {}  # the events written by each run, by day
     seen = Counter[str]()
     for now in range(25):
         for _ in range(2):

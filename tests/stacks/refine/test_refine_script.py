@@ -1,4 +1,4 @@
-"""scripts/refine.sh against Step Functions that answer from a script of their own."""
+"""scripts/refine.sh against scripted Step Functions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DONE = [
 
 
 class FakeStates:
-    """One execution. `looks` is what each look at it finds: its status, and how many events there are."""
+    """One execution. `looks` has the finding of each look: the status, and the number of events."""
 
     def __init__(self) -> None:
         self.events = DONE

@@ -1,4 +1,4 @@
-"""What Sweep deletes, and what it leaves."""
+"""The objects and tables Sweep deletes, and those it leaves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_no_partition_points_at_goes_after_a_day(aws: Any) -> None:
         publish_run(glue, run, *days, first=days[0], last=days[1])
         for day in days:
             put(s3, run, day)
-    put(s3, NEW, "2026-01-02")  # of an attempt that is not published yet
+    put(s3, NEW, "2026-01-02")  # of an attempt not published yet
     put(s3, "by-hand", "2026-01-02")
     s3.put_object(Bucket=BUCKET, Key="events/dt=2026-01-01/x", Body=b"rows")
     assert swept(aws) == {"objects": 1, "tables": 0}
@@ -54,7 +54,7 @@ def test_temporary_tables_of_attempts_that_were_not_published_go_after_a_day(aws
     put(aws("s3"), OLD, "2026-01-01")
     for run in (OLD, NEW, "by_hand"):
         write(glue, run)
-    write(glue, OLD, target=BY_KIND)  # of a file that this stack does not have
+    write(glue, OLD, target=BY_KIND)  # of a file missing in this stack
     assert swept(aws) == {"objects": 0, "tables": 1}
     assert f"events_clean__run_{OLD}" not in tables(glue)
     assert len(tables(glue)) == 4
