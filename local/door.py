@@ -2,8 +2,8 @@
 
 A browser carries every web site to 127.0.0.1, and everybody knows the credentials of the local AWS. So a page could
 sign its requests in the query string, create a function and run it as the developer. CORS hides the answers from it,
-but does not help: simple requests act before anything is asked. Therefore browsers reach the API alone: it
-must answer pages of every origin.
+but does not help: simple requests act before anything is asked. Therefore browsers reach the API alone: it must answer
+pages of every origin.
 
 A browser shows itself. Its Origin or Sec-Fetch-Site cannot be changed by a page. Browsers before 2023 send neither
 with a plain GET, as for an image, but "Mozilla/" in their User-Agent. A page could only change it after a preflight,

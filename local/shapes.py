@@ -29,7 +29,7 @@ def input_of(service: str, operation: str) -> Any:
 def conform(value: Any, shape: Any, path: str = "") -> Any:
     """The value with its scalars in the types of the shape, as CloudFormation may give them as text.
 
-    ValueError names every member without a place in the shape, missing, or against a constraint.
+    ValueError names every unknown or missing member, and every broken constraint.
     """
     problems: list[str] = []
     found = _conform(value, shape, path, problems)

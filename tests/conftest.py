@@ -71,7 +71,7 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 
 def environment_of_a_new_machine(**variables: str) -> dict[str, str]:
-    """The environment of a person with no variables but `variables`, at the tests' time."""
+    """The environment of a person with these `variables` alone, at the tests' time."""
     # The paths of programs, and the shifted clock of scripts/test.sh.
     inherited = re.compile("PATH|TZ|LD_LIBRARY_PATH|LD_PRELOAD|DONT_FAKE_MONOTONIC|FAKETIME.*")
     return {name: value for name, value in os.environ.items() if inherited.fullmatch(name)} | variables

@@ -1,4 +1,4 @@
-"""A DynamoDB table in memory, for tests with a million calls: as much as stacks/pull/function/store.py asks for.
+"""A DynamoDB table in memory, for tests with a million calls: it has the calls of stacks/pull/function/store.py.
 
 Most tests of tests/stacks/pull run the same code against moto.
 """

@@ -1,4 +1,4 @@
-"""A deployer's needs by AWS's own account: CloudFormation's registry and IAM's reference, as cfn-lint ships them.
+"""A deployer's needs by AWS's own lists: CloudFormation's registry and IAM's reference, as cfn-lint ships them.
 
 `python -m tests.registry` writes the calls for this product's resources to local/ministack/deployer.json.
 """

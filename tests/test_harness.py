@@ -1,4 +1,4 @@
-"""The tests' own needs on every machine: Ctrl-C, one clock, an end to hanging tests, and names of failing ones."""
+"""The tests run alike on every machine: Ctrl-C, one clock, an end to hanging tests, and names of failing ones."""
 
 from __future__ import annotations
 

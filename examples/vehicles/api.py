@@ -1,4 +1,4 @@
-"""A service as a fleet's maker runs it: vehicles and their measurements, by pages, for whoever has the token.
+"""A service as a fleet's maker runs it: vehicles and their measurements, by pages, for every client with the token.
 
     VEHICLES_TOKEN=... python -m examples.vehicles.api --port 8002 --broken FILE
 

@@ -30,7 +30,7 @@ PRELIMINARY_DAYS = 2
 
 
 class Sensor(NamedTuple):
-    """A place in requests, and its region of four places."""
+    """A place to ask for, and its region of four places."""
 
     id: str
     region: str

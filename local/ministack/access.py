@@ -206,7 +206,7 @@ class Access(Process):
         return None
 
     def name_resources(self, service: str, name: Callable[[Json], str]) -> None:
-        """Ask policies on the calls of one service about the resource found by `name` for a call's body."""
+        """Check policies on one service's calls against the resource found by `name` in a call's body."""
 
         def resource_arn(called: str, method: str, path: str, headers: Any, body: bytes, *more: Any) -> str:
             if called == service:

@@ -1,4 +1,4 @@
-"""Wrappers of MiniStack's functions where they differ from AWS, or change something unheard."""
+"""Wrappers of MiniStack's functions where they differ from AWS, or change something without notice."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def with_libyaml(loader: type[yaml.SafeLoader]) -> type:
 
 
 def noting(change: Function, note: Callable[[], None]) -> Function:
-    """The function, followed by `note`."""
+    """The function, with a call of `note` after it."""
 
     def change_and_note(*arguments: Any) -> Any:
         result = change(*arguments)
@@ -101,7 +101,7 @@ def single_calls(action_of: Function) -> Function:
 
 
 def with_variables(first_match: Function, value_of: Callable[[str, Any], Any]) -> Function:
-    """Policy variables, such as `${aws:userid}`, stand for their values; MiniStack takes them for plain text.
+    """Policy variables, such as `${aws:userid}`, are replaced by their values; MiniStack takes them for plain text.
 
     See https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html. One without a value stays as
     it is, and so matches nothing.
@@ -195,7 +195,7 @@ def named_errors(execute: Callable[..., Json]) -> Callable[..., Json]:
 
 
 def conditional(resolve: Callable[..., Json], evaluate: Callable[..., Json]) -> Callable[..., Json]:
-    """A change set compares templates without resources whose condition is false; MiniStack's have them all."""
+    """A change set leaves out resources whose condition is false; MiniStack compares them all."""
 
     def resolve_those_made(template: Json, parameters: Json, *stack: str) -> Json:
         resolved = resolve(template, parameters, *stack)
@@ -278,7 +278,7 @@ def without_leftovers(create: Function, delete: Function, stacks: MutableMapping
 
 def named_by_stack(create: Function, name_of: Callable[[str, str], str]) -> Function:
     """A log group without a name is named as everything else is: stack, logical id, suffix. MiniStack names it
-    /aws/cloudformation/..., beyond the policy of a deployer of stacks of some names."""
+    /aws/cloudformation/..., outside the policies for deployers of stacks with given names."""
 
     def create_named(logical_id: str, properties: Json, stack: str) -> Any:
         return create(logical_id, {"LogGroupName": name_of(stack, logical_id), **properties}, stack)

@@ -65,7 +65,7 @@ class Monitoring(Process):
         self._put_log_events({"logGroupName": group, "logStreamName": stream, "logEvents": [event]})
 
     def watch_log(self, watch: Callable[[str], None]) -> None:
-        """Show `watch` each line written to CloudWatch Logs, by whomever."""
+        """Show `watch` each line written to CloudWatch Logs, by any writer."""
 
         def append(stream: Json, events: list[Json]) -> None:
             self._append_log_events(stream, events)

@@ -3,11 +3,11 @@
 MiniStack itself saves when it stops. Here a call changing items, secrets, the catalog, IAM or the list of executions is
 answered when the change is on disk; calls coming meanwhile share the next write. A state is written whole, and queues
 of 10,000 messages take seconds: too long for each of the calls filling them. So messages follow within two seconds
-while there are few, but are on disk before any item put after them: an account of messages never runs ahead of them.
+while there are few, but are on disk before any item put after them: no item on disk knows of a lost message.
 Everything else follows like messages, a stack before anybody reads of its completion. Where a round of writing takes
 long, there are fewer rounds.
 
-A call changes something unless its operation has the name of a reading one.
+A call changes something unless its operation is named like a read, such as Get or List.
 """
 
 from __future__ import annotations
