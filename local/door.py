@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import MutableMapping
-from typing import Any
+
+from local.asgi import Scope, Send
 
 API = "/_aws/execute-api/"
 HOST = re.compile(rb"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?", re.IGNORECASE)
@@ -28,12 +28,10 @@ AGENT = b"Mozilla/"
 # like these, and nothing here needs them.
 ADMINISTRATION = re.compile(r"/_.*|/health", re.DOTALL)
 
-Message = MutableMapping[str, Any]
 
-
-def refusal(scope: Message) -> str | None:
+def refusal(scope: Scope) -> str | None:
     """Why this ASGI request is not answered; None when it is."""
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    headers = scope["headers"]
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
         named = b", ".join(hosts).decode("latin-1")
@@ -47,7 +45,7 @@ def refusal(scope: Message) -> str | None:
     return None
 
 
-async def refuse(reason: str, send: Any) -> None:
+async def refuse(reason: str, send: Send) -> None:
     """Answer 403 with the reason. Without CORS headers, no page can read even this."""
     body = json.dumps({"__type": "AccessDeniedException", "message": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -21,13 +21,12 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
 from local.apigateway.service import ApiGateway
+from local.asgi import Application, Message, Receive, Scope, Send
 from local.athena.glue import Glue
 from local.athena.service import Athena
 from local.cloudwatch.alarms import Alarms
@@ -39,8 +38,6 @@ from local.stepfunctions import StepFunctions
 
 LOCK_SECONDS = 0.5
 M_ARENA_MAX = -8  # As malloc.h has it: mallopt(3).
-
-Message = MutableMapping[str, Any]
 
 
 class LocalAws:
@@ -60,7 +57,7 @@ class LocalAws:
         self.saving = Saving(self.emulator)
         self.loops: list[asyncio.Task[None]] = []
 
-    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
@@ -72,11 +69,11 @@ class LocalAws:
             # Nothing leaves this machine, so a policy's demand for TLS from functions is met.
             await self.saving({**scope, "scheme": "https"}, receive, send)
 
-    async def _live(self, scope: Message, receive: Any, send: Any) -> None:
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Deliver only between MiniStack's start, with its roles and functions restored, and its stop."""
 
         async def receive_stopping_first() -> Message:
-            message: Message = await receive()
+            message = await receive()
             if message["type"] == "lifespan.shutdown" and self.loops:
                 for loop in self.loops:
                     loop.cancel()
@@ -92,7 +89,7 @@ class LocalAws:
         await self.emulator.app(scope, receive_stopping_first, send_starting_first)
 
 
-def configuration(application: Any) -> uvicorn.Config:
+def configuration(application: Application) -> uvicorn.Config:
     """How the application is served. It speaks HTTP and nothing else; a sender's address is its connection's,
     whatever its headers say, as on AWS; and an application is not served if it fails to start."""
     return uvicorn.Config(

@@ -8,7 +8,32 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, TypedDict
+
+JsonValue = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
+JsonObject = dict[str, JsonValue]
+
+
+class Constraints(TypedDict, total=False):
+    """What a shape demands of a value: the bounds of a number or of a size, and a pattern as Java has it."""
+
+    min: float
+    max: float
+    pattern: str
+
+
+class Shape(Protocol):
+    """A shape of botocore's. `members` are those of a structure, `member` that of a list, `key` and `value` a map's."""
+
+    type_name: str
+    members: dict[str, Shape]
+    required_members: list[str]
+    member: Shape
+    key: Shape
+    value: Shape
+    enum: list[str]
+    metadata: Constraints
+    serialization: dict[str, str]
 
 
 @lru_cache
@@ -21,51 +46,49 @@ def _model_of(service: str) -> Any:
 
 
 @lru_cache
-def input_of(service: str, operation: str) -> Any:
+def input_of(service: str, operation: str) -> Shape:
     """The shape of an operation's input."""
-    return _model_of(service).operation_model(operation).input_shape
+    found: Shape = _model_of(service).operation_model(operation).input_shape
+    return found
 
 
-def conform(value: Any, shape: Any, path: str = "") -> Any:
+def conform(value: JsonObject, shape: Shape) -> JsonObject:
     """The value with its scalars in the types of the shape, as CloudFormation may give them as text.
 
     ValueError names every unknown or missing member, and every broken constraint.
     """
     problems: list[str] = []
-    found = _conform(value, shape, path, problems)
+    found = _conform_members(value, shape, "", problems)
     if problems:
         raise ValueError("; ".join(problems))
     return found
 
 
-def _conform(value: Any, shape: Any, path: str, problems: list[str]) -> Any:
+def _conform_members(value: JsonObject, shape: Shape, here: str, problems: list[str]) -> JsonObject:
+    problems += [f"{here}{name} is not a property of AWS's" for name in sorted(value.keys() - shape.members.keys())]
+    problems += [f"{here}{name} is required" for name in shape.required_members if name not in value]
+    known = {name: part for name, part in value.items() if name in shape.members}
+    return {name: _conform(part, shape.members[name], here + name, problems) for name, part in known.items()}
+
+
+def _conform(value: JsonValue, shape: Shape, path: str, problems: list[str]) -> JsonValue:
     kind = shape.type_name
-    if kind == "structure":
-        if not isinstance(value, dict):
-            problems.append(f"{path} must be an object (got {value!r})")
-            return value
-        here = f"{path}." if path else ""
-        problems += [f"{here}{name} is not a property of AWS's" for name in sorted(value.keys() - shape.members.keys())]
-        problems += [f"{here}{name} is required" for name in shape.required_members if name not in value]
-        known = {name: part for name, part in value.items() if name in shape.members}
-        return {name: _conform(part, shape.members[name], here + name, problems) for name, part in known.items()}
-    if kind == "list":
-        if not isinstance(value, list):
-            problems.append(f"{path} must be a list (got {value!r})")
-            return value
+    if kind == "structure" and isinstance(value, dict):
+        return _conform_members(value, shape, f"{path}.", problems)
+    if kind == "list" and isinstance(value, list):
         _check_size(len(value), "items", shape, path, problems)
         return [_conform(part, shape.member, f"{path}[{index}]", problems) for index, part in enumerate(value)]
-    if kind == "map":
-        if not isinstance(value, dict):
-            problems.append(f"{path} must be an object (got {value!r})")
-            return value
+    if kind == "map" and isinstance(value, dict):
         for key in value:
             _conform(key, shape.key, f"{path}, key {key}", problems)
         return {key: _conform(part, shape.value, f"{path}.{key}", problems) for key, part in value.items()}
+    if kind in ("structure", "list", "map"):
+        problems.append(f"{path} must be {'a list' if kind == 'list' else 'an object'} (got {value!r})")
+        return value
     return _scalar(value, shape, path, problems)
 
 
-def _scalar(value: Any, shape: Any, path: str, problems: list[str]) -> Any:
+def _scalar(value: JsonValue, shape: Shape, path: str, problems: list[str]) -> JsonValue:
     kind = shape.type_name
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, dict | list):
@@ -93,7 +116,7 @@ def _scalar(value: Any, shape: Any, path: str, problems: list[str]) -> Any:
     return text
 
 
-def _check_size(size: int, unit: str, shape: Any, path: str, problems: list[str]) -> None:
+def _check_size(size: int, unit: str, shape: Shape, path: str, problems: list[str]) -> None:
     low, high = shape.metadata.get("min"), shape.metadata.get("max")
     if not _is_between(size, low, high):
         problems.append(f"{path} must have {low or 0} to {high} {unit} (got {size})")

@@ -24,7 +24,7 @@ import string
 import time
 import uuid
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,12 @@ from local.apigateway.openapi import (
     allow,
     compile_definition,
 )
+from local.asgi import Receive, Scope, Send
 from local.cloudwatch.metrics import Metrics
 from local.ministack import AccessDenied, Emulator, InvalidSignature
 from local.ministack.resources import Resources
 
 Json = dict[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Integration = Callable[[str, Json, str], Awaitable[tuple[int, Json]]]
 
 LOG = logging.getLogger(__name__)
@@ -186,9 +186,8 @@ class ApiGateway:
             for name, value in properties.items()
             if name not in ("MethodSettings", "Tags")
         }
-        for name, value in (
-            shapes.conform(given, shapes.input_of("apigateway", "CreateStage")).get("variables", {}).items()
-        ):
+        stored: Json = shapes.conform(given, shapes.input_of("apigateway", "CreateStage"))
+        for name, value in stored.get("variables", {}).items():
             if not VARIABLE.fullmatch(f"{name}={value}"):
                 raise ValueError(f"{where}: Variables.{name} is {value!r}, but must match {VARIABLE.pattern}")
         settings: Json = next(iter(properties.get("MethodSettings", [])), {})
@@ -250,7 +249,7 @@ class ApiGateway:
         named = {"ApiName": name, **dimensions}
         return Metrics(self.emulator, "AWS/ApiGateway", named, distributions=("Latency",))
 
-    async def serve(self, scope: MutableMapping[str, Any], receive: Receive, send: Any) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request, as an ASGI application."""
         # ["", "_aws", "execute-api", api id, stage, the rest]
         api_id, stage_name, rest = (*scope["path"].split("/", 5)[3:], "", "", "")[:3]
@@ -294,7 +293,7 @@ class ApiGateway:
                         await asyncio.sleep(0)
             await send({"type": "http.response.body"})
 
-    async def _answer(self, stage: LiveStage, request: Request, scope: Mapping[str, Any], receive: Receive) -> Response:
+    async def _answer(self, stage: LiveStage, request: Request, scope: Scope, receive: Receive) -> Response:
         context = request.context
         try:
             if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_LIMIT:
@@ -342,7 +341,7 @@ class ApiGateway:
             usage = self.usage[plan["id"], key_id] = TokenBucket(rate, burst, self.clock())
         return usage
 
-    def _authorize(self, request: Request, scope: Mapping[str, Any], payload: bytes) -> None:
+    def _authorize(self, request: Request, scope: Scope, payload: bytes) -> None:
         """Raise GatewayError if the signature is wrong, or IAM does not let its owner invoke the operation."""
         if not request.headers.get("authorization"):
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
@@ -380,7 +379,7 @@ class ApiGateway:
             raise GatewayError("INTEGRATION_FAILURE") from error
         return status, json.dumps(answer, ensure_ascii=False)
 
-    def _context(self, scope: Mapping[str, Any], headers: dict[str, str], api_id: str, stage: str, path: str) -> Json:
+    def _context(self, scope: Scope, headers: dict[str, str], api_id: str, stage: str, path: str) -> Json:
         """`$context`. A client may choose the request id, if it is a UUID; the extended one is always ours."""
         now = self.clock()
         chosen = headers.get("x-amzn-requestid", "")

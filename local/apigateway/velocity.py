@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 from local.apigateway import java
 
@@ -259,7 +259,7 @@ class Parser:
         """Read on over a match; refuse the text if there is none here."""
         return self.take(pattern) or self.refuse(self.at)
 
-    def refuse(self, at: int) -> Any:
+    def refuse(self, at: int) -> NoReturn:
         """Raise the error for the text at `at`."""
         line, rest = self.text.count("\n", 0, at) + 1, self.text[at : at + 40]
         what = f"{rest!r} is not implemented" if rest else "the text ends too early"

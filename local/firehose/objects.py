@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 import cramjam
 import duckdb
 import orjson
 
 from local.catalog import GlueTable
-from local.firehose.configuration import MEBIBYTE, Configuration, Json, evaluate_prefix
+from local.firehose.configuration import MEBIBYTE, Configuration, evaluate_prefix
+from local.shapes import JsonObject, JsonValue
+
+Cell = Callable[[JsonValue], JsonValue]
 
 REQUEST_LIMIT = 6_000_000  # The lower reading of Lambda's 6 MB; a request is cut below it.
 REPLY_LIMIT = 6 * MEBIBYTE + 100
@@ -148,7 +151,7 @@ def read_transform_reply(payload: bytes, records: Sequence[Record]) -> list[Verd
     return verdicts
 
 
-def _verdict(entry: Json) -> Verdict:
+def _verdict(entry: JsonObject) -> Verdict:
     result, text = entry.get("result"), entry.get("data")
     if result not in ("Ok", "Dropped", "ProcessingFailed"):
         raise TransformFailure(*_NOT_IN_FORMAT, retry=False)
@@ -161,7 +164,7 @@ def _verdict(entry: Json) -> Verdict:
     return Verdict(failure=_STATUS) if result == "ProcessingFailed" else Verdict()
 
 
-def decode_base64(text: object) -> bytes:
+def decode_base64(text: JsonValue) -> bytes:
     """Strict base64 of a JSON string; ValueError for anything else."""
     if not isinstance(text, str):
         raise ValueError("base64 text is missing")
@@ -305,7 +308,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _documents(data: bytes) -> list[Json]:
+def _documents(data: bytes) -> list[JsonObject]:
     """The JSON objects of one record; ValueError when it holds none, or anything else."""
     try:
         documents = [orjson.loads(line) for line in data.split(b"\n") if line and not line.isspace()]
@@ -326,7 +329,7 @@ def _documents(data: bytes) -> list[Json]:
     return documents
 
 
-def _row(document: Json, cells: list[tuple[str, Callable[[Any], Any]]]) -> bytes:
+def _row(document: JsonObject, cells: list[tuple[str, Cell]]) -> bytes:
     """One line of JSON with the table's columns only; keys are compared in lower case, null is the same as absent."""
     lowered = {key.lower(): value for key, value in document.items()}
     if len(lowered) < len(document):
@@ -342,12 +345,12 @@ def _row(document: Json, cells: list[tuple[str, Callable[[Any], Any]]]) -> bytes
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _string(value: Any) -> str:
+def _string(value: JsonValue) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def _integer(bits: int) -> Callable[[Any], int]:
-    def cell(value: Any) -> int:
+def _integer(bits: int) -> Callable[[JsonValue], int]:
+    def cell(value: JsonValue) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,19}(\.0)?", str(value)):
             raise ValueError("not a whole number")
         number = int(str(value).removesuffix(".0"))
@@ -358,13 +361,13 @@ def _integer(bits: int) -> Callable[[Any], int]:
     return cell
 
 
-def _double(value: Any) -> float:
-    if not re.fullmatch(r"[0-9.eE+-]+", str(value)) or abs(number := float(value)) == math.inf:
+def _double(value: JsonValue) -> float:
+    if not re.fullmatch(r"[0-9.eE+-]+", str(value)) or abs(number := float(str(value))) == math.inf:
         raise ValueError("not a finite number")
     return number
 
 
-def _boolean(value: Any) -> bool:
+def _boolean(value: JsonValue) -> bool:
     if str(value).lower() not in ("true", "false"):
         raise ValueError("not true or false")
     return str(value).lower() == "true"
@@ -376,7 +379,7 @@ _TIMESTAMP = re.compile(
 )
 
 
-def _timestamp(value: Any) -> str:
+def _timestamp(value: JsonValue) -> str:
     """Milliseconds in UTC, from one of the forms of the OpenX SerDe; none of them has an offset like +02:00."""
     if match := _TIMESTAMP.fullmatch(str(value)):
         month, day, fraction = match["m"] or match["month"], match["d"] or match["day"], match["fraction"] or ""
@@ -385,20 +388,20 @@ def _timestamp(value: Any) -> str:
         return text
     if not re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]+)?", str(value)):
         raise ValueError("not a timestamp")
-    number = float(value)
+    number = float(str(value))
     # Epoch seconds keep ten digits for centuries; epoch milliseconds have thirteen.
     instant = datetime.fromtimestamp(number if abs(number) < 1e11 else number / 1000, UTC)
     return instant.replace(tzinfo=None).isoformat(" ", "milliseconds")
 
 
-def _no_constant(name: str) -> Any:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON.")
 
 
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 # Glue type -> (DuckDB type, check of a JSON value). TIMESTAMP_MS is Parquet's TIMESTAMP of milliseconds.
-_COLUMN_TYPES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+_COLUMN_TYPES: dict[str, tuple[str, Cell]] = {
     "string": ("VARCHAR", _string),
     "boolean": ("BOOLEAN", _boolean),
     "int": ("INTEGER", _integer(32)),

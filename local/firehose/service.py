@@ -13,7 +13,6 @@ import string
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -24,6 +23,7 @@ from local.firehose.stream import Stream
 from local.firehose.writing import KEY_ACTIONS, read_table
 from local.ministack import AccessDenied, Emulator, ServiceError
 from local.ministack.resources import Resources
+from local.shapes import JsonObject, JsonValue
 
 TYPE = "AWS::KinesisFirehose::DeliveryStream"
 API_GATEWAY = "apigateway.amazonaws.com"
@@ -180,9 +180,9 @@ class Firehose:
         status, answer = await self.request(target.rpartition(".")[2], request, None)
         return status, {"Content-Type": "application/x-amz-json-1.1"}, orjson.dumps(answer)
 
-    async def request(self, action: str, body: Any, role_arn: str | None) -> tuple[int, Json]:
+    async def request(self, action: str, body: JsonValue, role_arn: str | None) -> tuple[int, JsonObject]:
         """One API call as on the wire; `role_arn` is API Gateway's role for the call."""
-        operations: dict[str, Callable[[Json], Awaitable[Json]]] = {
+        operations: dict[str, Callable[[JsonObject], Awaitable[JsonObject]]] = {
             "PutRecord": self._put_record,
             "PutRecordBatch": self._put_record_batch,
         }
@@ -215,7 +215,7 @@ class Firehose:
         except AccessDenied as error:
             raise Refusal("InvalidKMSResourceException", str(error)) from None
 
-    async def _put_record(self, body: Json) -> Json:
+    async def _put_record(self, body: JsonObject) -> JsonObject:
         stream = self._stream_of(body)
         data = _data(body.get("Record"), "record")
         if not stream.fitting([data]):
@@ -224,7 +224,7 @@ class Firehose:
         record = (await stream.put([data]))[0]
         return {"RecordId": record.record_id, "Encrypted": self._is_encrypted(stream)}
 
-    async def _put_record_batch(self, body: Json) -> Json:
+    async def _put_record_batch(self, body: JsonObject) -> JsonObject:
         stream = self._stream_of(body)
         records = body.get("Records")
         if not isinstance(records, list) or not records:
@@ -236,14 +236,15 @@ class Firehose:
             raise Refusal("InvalidArgumentException", "Records size exceeds 4 MB limit")
         taken = datas[: stream.fitting(datas)]
         accepted = await stream.put(taken) if taken else []
-        refused = {"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "Slow down."}
+        refused: JsonObject = {"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "Slow down."}
         failed = len(datas) - len(accepted)
         if failed:
             stream.metrics.add(ThrottledRecords=failed)
-        responses = [{"RecordId": record.record_id} for record in accepted] + [refused] * failed
+        responses: list[JsonValue] = [{"RecordId": record.record_id} for record in accepted]
+        responses += [refused] * failed
         return {"FailedPutCount": failed, "Encrypted": self._is_encrypted(stream), "RequestResponses": responses}
 
-    def _stream_of(self, body: Json) -> Stream:
+    def _stream_of(self, body: JsonObject) -> Stream:
         name = body.get("DeliveryStreamName")
         if not isinstance(name, str) or not name:
             raise _invalid("deliveryStreamName", "Member must not be null")
@@ -259,7 +260,7 @@ def _invalid(member: str, constraint: str) -> Refusal:
     return Refusal("InvalidArgumentException", text)
 
 
-def _data(record: Any, member: str) -> bytes:
+def _data(record: JsonValue, member: str) -> bytes:
     try:
         data = objects.decode_base64(record["Data"] if isinstance(record, dict) and "Data" in record else None)
     except ValueError as problem:

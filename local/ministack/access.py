@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from local.asgi import Scope
 from local.ministack.deployer import Call
 from local.ministack.process import ACCOUNT, REGION, Json, Process
 
@@ -137,9 +138,7 @@ class Access(Process):
             for statement in document["Statement"]
         )
 
-    def authorize_request(
-        self, scope: Mapping[str, Any], body: bytes, service: str, action: str, resource: str
-    ) -> None:
+    def authorize_request(self, scope: Scope, body: bytes, service: str, action: str, resource: str) -> None:
         """Raise InvalidSignature unless the caller signed this ASGI request (SigV4, in its Authorization header) for
         the service, and AccessDenied unless its policies allow the action."""
         headers: dict[str, str] = {}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
+
+from local.asgi import Application
 
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
@@ -17,7 +19,6 @@ STATE_ATTEMPTS = 10
 Json = dict[str, Any]
 Answer = tuple[int, dict[str, str], bytes]
 ServiceHandler = Callable[[str, str, dict[str, str], bytes, dict[str, list[str]]], Awaitable[Answer]]
-AsgiApp = Callable[[MutableMapping[str, Any], Callable[..., Any], Callable[..., Any]], Awaitable[None]]
 
 
 class ServiceError(Exception):
@@ -71,7 +72,7 @@ class Process:
         from ministack.core import persistence
 
         persistence.json = SimpleNamespace(**{**vars(json), "dump": dump})
-        self.app: AsgiApp = app.app
+        self.app: Application = app.app
         self._services: dict[str, ServiceHandler] = app.SERVICE_HANDLERS
         self._call_on_loop = app.call_service_handler_sync
         self._persisted, self._save_state = app._build_persistence_save_dict, persistence.save_state

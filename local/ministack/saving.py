@@ -16,9 +16,8 @@ import asyncio
 import re
 import time
 from collections import defaultdict
-from collections.abc import MutableMapping
-from typing import Any
 
+from local.asgi import Message, Receive, Scope, Send
 from local.ministack import Emulator
 
 INTERVAL_SECONDS = 1.0
@@ -43,8 +42,6 @@ READS = re.compile(rb"(BatchGet|Describe|Filter|Get|List|TransactGet)[A-Z]\w+|Qu
 ENGINES = (b"Firehose_20150804", b"AmazonAthena")
 STACKS = re.compile(rb"<StackId>.+?</StackId>|<StackStatus>\w+</StackStatus>|<LastUpdatedTime>.+?</LastUpdatedTime>")
 
-Message = MutableMapping[str, Any]
-
 
 class Saving:
     """Saves the changes of calls; an ASGI application around MiniStack's."""
@@ -62,7 +59,7 @@ class Saving:
         self.changed = True
         self.queues_changed = self.queues_changed or service == QUEUES
 
-    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         headers, method = dict(scope.get("headers", [])), scope["method"]
         target, _, operation = headers.get(b"x-amz-target", b"").partition(b".")
@@ -74,7 +71,7 @@ class Saving:
         is_form = method == "POST" and headers.get(b"content-type", b"").startswith(FORM)
 
         async def receive_watching() -> Message:
-            message: Message = await receive()
+            message = await receive()
             if is_form and not operation:
                 operations.extend(ACTION.findall(message.get("body", b"")))
             return message
