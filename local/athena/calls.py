@@ -25,6 +25,7 @@ from local.athena.syntax import Missing, Node, place
 from local.athena.tables import QueryFailed
 from local.athena.text import offset, scientific, show
 from local.athena.values import (
+    Value,
     from_json,
     histogram,
     java_format,
@@ -987,7 +988,7 @@ class Calls:
         return Typed(f"{name}(list({call.sqls[0]}){call.window})", kind)
 
 
-def cast_from_json(text: str, kind: t.Type) -> Any:
+def cast_from_json(text: str, kind: t.Type) -> Value:
     try:
         value = read_json(text)
     except ValueError:

@@ -18,12 +18,15 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed lacks it
-from typing import Any
+from typing import Any, NoReturn
 
 from local.athena.syntax import Missing
 from local.athena.tables import QueryFailed
 from local.athena.text import java_double, moment, scientific, show, show_item, wall
 from local.athena.types import UNKNOWN, ZONED, ZONED_STRUCT, Type
+
+# What DuckDB gives a function, and takes from it.
+Value = bool | int | float | str | bytes | Decimal | date | list["Value"] | dict[str, "Value"] | None
 
 MONTHS = str.split("January February March April May June July August September October November December")
 WEEKDAYS = str.split("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
@@ -197,7 +200,7 @@ def iso_date(text: str) -> date:
     raise invalid(f'Invalid format: "{text}"')
 
 
-def iso_timestamp(text: str) -> dict[str, Any]:
+def iso_timestamp(text: str) -> dict[str, Value]:
     found = re.fullmatch(rf"{ISO_DATE}(?:T(?:{ISO_TIME})?{ISO_OFFSET}?)?", text, re.ASCII)
     try:
         if found:
@@ -249,7 +252,7 @@ def zoned_clock(text: str, error: str = "") -> tuple[datetime, str, int]:
     raise uncastable(error or f"Value cannot be cast to timestamp with time zone: {text}")
 
 
-def cast_zoned(text: str) -> dict[str, Any]:
+def cast_zoned(text: str) -> dict[str, Value]:
     clock, zone, _ = zoned_clock(text)
     return {"utc": moment(clock, zone or "UTC"), "zone": zone or "UTC"}
 
@@ -261,15 +264,20 @@ class Number(str):
     """A number of a JSON text, as it is written."""
 
 
-class Pairs(list[tuple[str, Any]]):
+class Pairs(list[tuple[str, "Parsed"]]):
     """An object of a JSON text."""
 
 
-def no_constant(name: str) -> Any:
+Parsed = bool | str | Number | list["Parsed"] | Pairs | None
+
+
+def no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=Pairs, parse_float=Number, parse_int=Number, parse_constant=no_constant)
+decode: Callable[[str, int], tuple[Parsed, int]] = json.JSONDecoder(
+    object_pairs_hook=Pairs, parse_float=Number, parse_int=Number, parse_constant=no_constant
+).raw_decode
 SPACE = re.compile(r"[ \t\r\n]*")
 STEP = re.compile(r'\.([\w:]+)|\[(?:"((?:[^"\\]|\\["\\])*)"|(\w+))\]')
 
@@ -295,12 +303,12 @@ def after_space(text: str, at: int) -> int:
     return SPACE.match(text, at).end()  # type: ignore[union-attr] # it matches nothing, too
 
 
-def follow(text: str, at: int, steps: tuple[str, ...]) -> Any:
+def follow(text: str, at: int, steps: tuple[str, ...]) -> Parsed:
     """The value at a path; text behind it is not read. Raises ValueError for bad JSON, KeyError if it is not there."""
     at = after_space(text, at)
     opening = text[at : at + 1]
     if not steps:
-        return DECODER.raw_decode(text, at)[0]
+        return decode(text, at)[0]
     if opening not in ("{", "["):
         raise ValueError(opening)
     at = after_space(text, at + 1)
@@ -318,7 +326,7 @@ def follow(text: str, at: int, steps: tuple[str, ...]) -> Any:
         wanted = steps[0] if opening == "{" or not steps[0].isdigit() else str(int(steps[0]))
         if name == wanted:
             return follow(text, at, steps[1:])
-        at = after_space(text, DECODER.raw_decode(text, at)[1])
+        at = after_space(text, decode(text, at)[1])
         number += 1
         if text[at : at + 1] == ",":
             at = after_space(text, at + 1)
@@ -329,13 +337,13 @@ def follow(text: str, at: int, steps: tuple[str, ...]) -> Any:
     raise KeyError(steps[0])
 
 
-def dump(value: Any, order: bool = False) -> str:
+def dump(value: Parsed, order: bool = False) -> str:
     """JSON text as Jackson writes it; keys in order if asked."""
+    if isinstance(value, list) and not isinstance(value, Pairs):
+        return "[" + ",".join(dump(item, order) for item in value) + "]"
     if isinstance(value, Pairs):
         pairs = sorted(dict(value).items()) if order else value
         return "{" + ",".join(f"{quote(name)}:{dump(item, order)}" for name, item in pairs) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(dump(item, order) for item in value) + "]"
     if isinstance(value, Number):
         return java_double(float(value)) if set(value) & set(".eE") else str(int(value))
     return quote(value) if isinstance(value, str) else json.dumps(value)
@@ -345,10 +353,10 @@ def quote(text: str) -> str:
     return re.sub(r"\\u00[0-9a-f]{2}", lambda found: "\\u" + found[0][2:].upper(), json.dumps(text, ensure_ascii=False))
 
 
-def at_path(show_found: Callable[[Any], Any]) -> Callable[[str, str], Any]:
+def at_path(show_found: Callable[[Parsed], Value]) -> Callable[[str, str], Value]:
     """A function of a JSON text and a path: `show_found` of the value there, NULL if there is none."""
 
-    def read(text: str, path: str) -> Any:
+    def read(text: str, path: str) -> Value:
         steps = steps_of(path)
         try:
             return show_found(follow(text, 0, steps))
@@ -358,16 +366,16 @@ def at_path(show_found: Callable[[Any], Any]) -> Callable[[str, str], Any]:
     return read
 
 
-def scalar_text(value: Any) -> str | None:
+def scalar_text(value: Parsed) -> str | None:
     """A scalar as text, None for all else."""
     if value is None or isinstance(value, list):
         return None
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def read_json(text: str) -> Any:
+def read_json(text: str) -> Parsed:
     """The whole value. Raises ValueError."""
-    value, end = DECODER.raw_decode(text, after_space(text, 0))
+    value, end = decode(text, after_space(text, 0))
     if after_space(text, end) != len(text):
         raise ValueError(end)
     return value
@@ -388,24 +396,24 @@ def json_array_length(text: str) -> int | None:
     return len(value) if isinstance(value, list) and not isinstance(value, Pairs) else None
 
 
-def from_json(value: Any, kind: Type) -> Any:
+def from_json(value: Parsed, kind: Type) -> Value:
     """A JSON value as a CAST makes it one of a type."""
     if value is None and kind.name != "json":
         return None
     wrong = uncastable(f"Cannot cast to {kind}. {dump(value)}")
-    is_array = isinstance(value, list) and not isinstance(value, Pairs)
+    array = value if isinstance(value, list) and not isinstance(value, Pairs) else None
     match kind.name:
         case "json":
             return dump(value)
-        case "array" if is_array:
-            return [from_json(item, kind.items[0]) for item in value]
+        case "array" if array is not None:
+            return [from_json(item, kind.items[0]) for item in array]
         case "map" if isinstance(value, Pairs):
             return [
                 {"k": from_text(k, kind.items[0], wrong), "v": from_json(v, kind.items[1])}
                 for k, v in dict(value).items()
             ]
-        case "row" if is_array and len(value) == len(kind.items):
-            return {f"f{n}": from_json(item, of) for n, (item, of) in enumerate(zip(value, kind.items, strict=True))}
+        case "row" if array is not None and len(array) == len(kind.items):
+            return {f"f{n}": from_json(item, of) for n, (item, of) in enumerate(zip(array, kind.items, strict=True))}
         case "row" if isinstance(value, Pairs):
             given = {name.lower(): item for name, item in value}
             return {
@@ -429,7 +437,7 @@ def from_json(value: Any, kind: Type) -> Any:
 RANGES = {"tinyint": 2**7, "smallint": 2**15, "integer": 2**31, "bigint": 2**63}
 
 
-def from_text(text: str, kind: Type, wrong: QueryFailed) -> Any:
+def from_text(text: str, kind: Type, wrong: QueryFailed) -> Value:
     """A text as a value of a type."""
     name = kind.name
     try:
@@ -492,7 +500,7 @@ def to_json(value: Any, kind: Type) -> str:
     raise Missing(f"CAST of {kind} to JSON")
 
 
-def key_text(value: Any, kind: Type) -> str:
+def key_text(value: Value, kind: Type) -> str:
     if kind.name not in ("varchar", "boolean", *RANGES):
         raise Missing(f"CAST of a map with {kind} keys to JSON")
     return str(show(value, kind))
@@ -649,7 +657,7 @@ def from_hex(text: str) -> bytes:
 FORMAT = re.compile(r"%([-0,]*)(\d*)(?:\.(\d+))?([a-zA-Z%])")
 
 
-def java_format(template: str, *values: Any, kinds: tuple[Type, ...]) -> str:
+def java_format(template: str, *values: Value, kinds: tuple[Type, ...]) -> str:
     """format() with %s, %d and %f: a part of java.util.Formatter."""
     left = iter(zip(values, kinds, strict=True))
 
