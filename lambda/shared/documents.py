@@ -6,6 +6,8 @@ import json
 from typing import Any, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
+JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
+JsonObject: TypeAlias = dict[str, JsonValue]
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:

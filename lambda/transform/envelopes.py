@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from transform.records import BATCH, Form, Reject, parse
+from transform.records import BATCH, Form, Reject, Sent, parse
 from transform.rules import Drop, Event
 
 METRICS: Final = "metrics"
@@ -31,7 +31,7 @@ _TIMES: Final = ("timestamp", "originalTimestamp", "sentAt")
 _CLOUD_KEYS: Final = {"type": "name", "time": "timestamp"}
 
 
-def unwrap(form: Form, event: Any) -> Any:
+def unwrap(form: Form, event: Sent) -> Sent | Drop:
     """An envelope's event as one of ours, or a Reject or a Drop; anything else as it is. Takes the event apart."""
     if form == "v1/metrics":
         return Drop(METRICS)
@@ -47,7 +47,7 @@ def unwrap(form: Form, event: Any) -> Any:
     return _of_library(event, type_name)
 
 
-def read_event(text: bytes, form: Form) -> Any:
+def read_event(text: bytes, form: Form) -> Sent | Drop:
     """The event of one text of this envelope, as records.split_texts gives it; or a Reject or a Drop."""
     return unwrap(form, parse(text, exact=True))
 

@@ -28,10 +28,11 @@ from functools import lru_cache
 from hashlib import sha256
 from hmac import digest
 from ipaddress import IPv6Address, ip_address
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import orjson
 
+from shared.documents import JsonValue
 from transform.envelopes import unwrap
 from transform.records import (
     ENVELOPES,
@@ -213,7 +214,7 @@ def handle_ip(ip: str, handling: IpHandling) -> str | None:
     return str(address).rpartition(".")[0] + ".0"
 
 
-def _give_event_id(event: Event, own_id: Any, context: Context, position: int, alone: bool) -> None:
+def _give_event_id(event: Event, own_id: JsonValue, context: Context, position: int, alone: bool) -> None:
     """Give the event an id before the rules see it. An invalid id of the sender's moves to properties.
 
     Raises Drop for an event without any key: it has no id, so this is the place where it costs the others nothing.

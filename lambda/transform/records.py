@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from shared.documents import parse_json
+from shared.documents import JsonValue, parse_json
 from transform.rules import DEFAULTS, Context, Settings
 
 MAX_EVENTS: Final = 10_000
@@ -114,6 +114,10 @@ class Reject(Exception):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+Sent: TypeAlias = JsonValue | Reject
+"""What was sent as an event, or why it cannot be read."""
 
 
 @dataclass(slots=True)
@@ -317,7 +321,7 @@ def split_texts(body: bytes, named_form: Form | None = None) -> tuple[Form, list
     return form, _split_lines(body) if form == "lines" else _split_array(body) or []
 
 
-def parse(text: bytes, exact: bool = False) -> Any:
+def parse(text: bytes, exact: bool = False) -> Sent:
     """A JSON text's value, or a Reject with the reason.
 
     An object with half an emoji, as JavaScript writes for a text cut inside one, is repaired and flagged.
@@ -343,9 +347,9 @@ _SURROGATE: Final = re.compile(
 )
 
 
-def _load_exactly(text: bytes) -> Any:
+def _load_exactly(text: bytes) -> JsonValue:
     """A JSON text's value, with every digit of its whole numbers. Raises JSONDecodeError if orjson does not read it."""
-    value = orjson.loads(text)
+    value: JsonValue = orjson.loads(text)
     with suppress(ValueError):  # nested too deeply: orjson does not write such a value either
         value = parse_json(text)
     return value
@@ -364,7 +368,7 @@ MAX_EXACT: Final = 2**53
 """A double of this size or more may have been another whole number."""
 
 
-def write_json(value: Any) -> bytes:
+def write_json(value: JsonValue) -> bytes:
     """The JSON text of a value read here. Raises TypeError if it is nested deeper than orjson writes."""
     try:
         return orjson.dumps(value)
@@ -377,7 +381,7 @@ def write_json(value: Any) -> bytes:
             raise TypeError("Recursion limit reached") from None
 
 
-def read_id(value: Any) -> str | None:
+def read_id(value: JsonValue) -> str | None:
     """A sender's `event_id` as text, if it is one: text, not blank, or a whole number, also as 12345.0; else None."""
     if type(value) is str:
         return None if not value or value.isspace() else value

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
+from shared.documents import JsonValue
 from transform.records import EARLIEST, EPOCH, LATEST, MAX_EXACT, Reject, read_id, write_json
 from transform.rules import Event
 
@@ -64,14 +65,14 @@ class Column:
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
-Reader: TypeAlias = Callable[[Any], Any]
+Reader: TypeAlias = Callable[[JsonValue], float | str | None]
 """Makes a column's value from the sender's, never null; returns None for blank text. Raises Reject."""
 
 
 def _text_reader(column: Column) -> Reader:
     longest = column.longest_text
 
-    def read(value: Any) -> str | None:
+    def read(value: JsonValue) -> str | None:
         if type(value) is not str:
             if type(value) is float and abs(value) >= MAX_EXACT:
                 detail = f"{column.name} is a number too long to be kept digit for digit; send it as text"
@@ -84,8 +85,8 @@ def _text_reader(column: Column) -> Reader:
     return read
 
 
-def _double_reader(column: Column) -> Reader:
-    def read(value: Any) -> float | None:
+def _double_reader(column: Column) -> Callable[[JsonValue], float | None]:
+    def read(value: JsonValue) -> float | None:
         number: float
         if type(value) is float:
             number = value
@@ -107,7 +108,7 @@ def _double_reader(column: Column) -> Reader:
 def _bigint_reader(column: Column) -> Reader:
     read_double = _double_reader(column)
 
-    def read(value: Any) -> int | None:
+    def read(value: JsonValue) -> int | None:
         if type(value) is str and len(value) <= 20 and re.fullmatch(r"[+-]?\d+", value, re.ASCII):
             value = int(value)
         if type(value) is not int:
@@ -125,7 +126,7 @@ def _bigint_reader(column: Column) -> Reader:
 
 
 def _boolean_reader(column: Column) -> Reader:
-    def read(value: Any) -> bool | None:
+    def read(value: JsonValue) -> bool | None:
         if type(value) is bool:
             return value
         text = value.strip().lower() if type(value) is str else None
@@ -137,14 +138,14 @@ def _boolean_reader(column: Column) -> Reader:
 
 
 def _time_reader(column: Column) -> Reader:
-    def read(value: Any) -> str | None:
+    def read(value: JsonValue) -> str | None:
         time = _read_time(value)
         return None if time is None else time[1]
 
     return read
 
 
-def _read_time(value: Any) -> tuple[int, str] | None:
+def _read_time(value: JsonValue) -> tuple[int, str] | None:
     """A time as epoch milliseconds and as `yyyy-MM-dd HH:mm:ss.SSS` in UTC; None for blank text.
 
     Takes ISO-8601 and its relatives, a date of e-mail and HTTP, or epoch time as a number or its text: seconds below
@@ -299,7 +300,7 @@ COMPUTED: Final = (
 [_TIME_KEY] = [column.key for column in COLUMNS if column.name == "occurred_at"]
 
 
-def merge_properties(event: Event, properties: Any) -> Event:
+def merge_properties(event: Event, properties: JsonValue) -> Event:
     """Move the keys of a sender's `properties` into an event, and return the event.
 
     Keys also in the event stay in an object under `properties`, and so does a value other than an object.

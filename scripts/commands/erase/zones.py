@@ -27,7 +27,7 @@ from scripts.commands.lake.objects import Corrupt, located, pack, plain, values_
 from scripts.commands.lake.records import split_records
 from scripts.commands.lake.rejected import OF_MANY, Texts, key_of, read_rows
 from scripts.commands.lake.zones import CONVERSION_FAILED
-from shared.documents import Json, parse_json
+from shared.documents import Json, JsonValue, parse_json
 from transform.envelopes import read_event
 from transform.records import (
     BYTE_ORDER_MARK,
@@ -36,6 +36,7 @@ from transform.records import (
     Fault,
     Form,
     Reject,
+    Sent,
     parse,
     read_id,
     read_record,
@@ -44,7 +45,7 @@ from transform.records import (
     write_rest,
 )
 from transform.rows import COLUMNS
-from transform.rules import RULES, Context
+from transform.rules import RULES, Context, Drop
 
 ID_COLUMNS: Final = ("user_id", "anonymous_id")
 """The columns with a person's id."""
@@ -101,13 +102,13 @@ class Person:
             rf"""(?<!\w)(?:{any_name}){mark}\s*[:=]\s*\\*(?:"([^"\\]*)|'([^'\\]*)|([^\s"'&,;}}\]\\]+))"""
         )
 
-    def note(self, value: Any, count: int = 1) -> None:
+    def note(self, value: JsonValue, count: int = 1) -> None:
         """Count an id equal to the person's except for its form."""
         text = value if isinstance(value, str) else read_id(value)
         if text and _form(text) == self._form:
             self.similar[text.strip()] += count
 
-    def is_meant(self, value: Any, text: bytes = b"") -> bool:
+    def is_meant(self, value: JsonValue | bytes, text: bytes = b"") -> bool:
         """Whether the value of the column is this person's; `text` is the event's, for digits lost in a double."""
         if value is None:
             return False
@@ -148,7 +149,7 @@ class Person:
     def owns_text(self, text: bytes, form: Form | None = None) -> bool:
         """Whether the text of one event, in its form, is this person's."""
         if form == "query":
-            event = _query(text)
+            event: Sent | Drop = _query(text)
         elif form in ENVELOPES:
             event = read_event(text, form)
         else:
