@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote_plus, urlencode
 
 from shared import secret, web
-from shared.documents import Json
+from shared.documents import JsonObject
 
 from . import pages
 from .pages import Page
@@ -32,7 +32,7 @@ class Client:
         # Sources are checked side by side, and a page of 50,000 rows takes far more memory than its text.
         self._reading = threading.Lock()
 
-    def get(self, source: Source, parameters: Json) -> Page:
+    def get(self, source: Source, parameters: JsonObject) -> Page:
         """The page with these parameters. Raises a Problem, whose text holds no credential.
 
         Takes the source's timeout at most, any token included; twice as long if the API refuses the token.
@@ -130,6 +130,6 @@ class Client:
             raise BadCredentials("the token service answers without an access_token")
         seconds = document.get("expires_in", 0)
         seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
-        token = document["access_token"]
+        token = str(document["access_token"])
         self._tokens[source.name] = (self._now() + seconds - EARLY_SECONDS, token)
-        return str(token)
+        return token

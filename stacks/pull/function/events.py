@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from shared.documents import Json
+from shared.documents import JsonObject, JsonValue
 
 from .problems import Problem
 from .source import Source
@@ -24,7 +24,7 @@ class RowTooLarge(Problem):
     """A row too large for a record of a delivery stream."""
 
 
-def to_events(source: Source, rows: list[Json], parameters: Json) -> Iterator[bytes]:
+def to_events(source: Source, rows: list[JsonObject], parameters: JsonObject) -> Iterator[bytes]:
     """The rows as JSON events, a line each.
 
     The event_id is a hash of the source's name and the declared parts; without these, of the source's name, the row,
@@ -34,12 +34,12 @@ def to_events(source: Source, rows: list[Json], parameters: Json) -> Iterator[by
     series = {name: parameters.get(name) for name in source.grid}
     for row in rows:
         if source.event_id:
-            key: list[Any] = [find(row) for find in source.event_id]
+            key: list[JsonValue] = [find(row) for find in source.event_id]
         else:
             text = json.dumps(row, sort_keys=True)
             key = [series, text, seen[text]]
             seen[text] += 1
-        event: Json = {"event_id": _hash([source.name, key])}
+        event: JsonObject = {"event_id": _hash([source.name, key])}
         event |= {name: value for name, find in source.mapping.items() if (value := find(row)) is not None}
         event["properties"] = {name: value for name, value in row.items() if name not in source.mapped_keys}
         # Half of a surrogate pair has no UTF-8, and is not text either.
@@ -62,5 +62,5 @@ def to_records(events: Iterator[bytes]) -> Iterator[bytes]:
         yield b"\n".join([*lines, b""])
 
 
-def _hash(value: Any) -> str:
+def _hash(value: JsonValue) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

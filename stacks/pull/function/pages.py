@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 from shared import web
-from shared.documents import Json, parse_json
+from shared.documents import Json, JsonObject, JsonValue, parse_json
 
 from .problems import (
     BadCredentials,
@@ -31,7 +31,7 @@ _MOST_TEXT = 200
 class Page(NamedTuple):
     """The rows of one answer."""
 
-    rows: list[Json]
+    rows: list[JsonObject]
     digest: str
     """A hash of the rows: the same only for a page with the same rows."""
     total: int | None
@@ -107,7 +107,7 @@ def judge(source: Source, answer: web.Answer, now: float) -> None:
         raise HttpError(f"the API answers {status} ({kind}, {len(answer.body):,} bytes)")
 
 
-def read_page(source: Source, parameters: Json, request: Request, answer: web.Answer) -> Page:
+def read_page(source: Source, parameters: JsonObject, request: Request, answer: web.Answer) -> Page:
     """The rows of an answer of 2xx; `parameters` are those of its request. Raises a Problem."""
     if not answer.body and answer.status == 204:
         return Page([], digest([]), 0 if source.counts else None, None)
@@ -233,26 +233,27 @@ def _announced(source: Source, total: int) -> str:
     return f"{total:,} {'pages' if source.counts == 'total_pages' else 'rows'}"
 
 
-def digest(rows: list[Json]) -> str:
+def digest(rows: list[JsonObject]) -> str:
     """A hash of rows, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def parse(answer: web.Answer) -> Any:
+def parse(answer: web.Answer) -> JsonValue:
     """The JSON document of an answer. Whole numbers keep all their digits. Raises NotJson."""
     try:
-        return parse_json(answer.body, parse_constant=_refuse)
+        document: JsonValue = parse_json(answer.body, parse_constant=_refuse)
     except ValueError:
         kind = answer.headers.get("content-type", "no Content-Type")
         raise NotJson(f"the API answers {answer.status} with {kind}, {len(answer.body):,} bytes") from None
+    return document
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _rows(source: Source, document: Any) -> list[Json]:
-    found = source.items(document)
+def _rows(source: Source, document: JsonValue) -> list[JsonObject]:
+    found: Any = source.items(document)
     if source.is_columnar:
         if not isinstance(found, dict) or not all(isinstance(column, list) for column in found.values()):
             raise ShapeChanged(f"'items' finds no object of lists; the answer has {_keys(document)}")
@@ -267,18 +268,18 @@ def _rows(source: Source, document: Any) -> list[Json]:
     return found
 
 
-def _cell(source: Source, parameters: Json) -> Json:
+def _cell(source: Source, parameters: JsonObject) -> JsonObject:
     return {name: parameters[name] for name in source.grid if name in parameters}
 
 
-def _keys(value: Any) -> str:
+def _keys(value: JsonValue) -> str:
     """An unexpected part of a document, described: names of keys only, as values may be private."""
     if not isinstance(value, dict):
         return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
     return f"the keys {', '.join(map(str, value))}"[:_MOST_TEXT] if value else "no key"
 
 
-def _read_total(source: Source, document: Any) -> int | None:
+def _read_total(source: Source, document: JsonValue) -> int | None:
     if not source.counts:
         return None
     value = path(source.pagination[source.counts])(document)
@@ -291,7 +292,7 @@ def _read_total(source: Source, document: Any) -> int | None:
     return value
 
 
-def _next(source: Source, document: Any, request: Request, answer: web.Answer) -> str | None:
+def _next(source: Source, document: JsonValue, request: Request, answer: web.Answer) -> str | None:
     if source.pagination["style"] == "cursor":
         cursor = path(source.pagination["next"])(document)
         if cursor is None or cursor == "" or cursor is False:

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Final, Literal, NotRequired, Required, TypedDict
+from typing import Final, Literal, NotRequired, Required, TypedDict
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import jmespath
 
-from shared.documents import Json
+from shared.documents import Json, JsonObject, JsonValue
 
 from .problems import ShapeChanged
 
-Path = Callable[[Any], Any]
+Path = Callable[[JsonValue], JsonValue]
 
 MOST_PAGES: Final = 10_000
 """Pages of one series, and requests of one run, at most: a lying API may announce a billion."""
@@ -101,13 +101,13 @@ class Declaration(TypedDict):
     method: NotRequired[Literal["GET", "POST"]]
     headers: NotRequired[Json]
     query: NotRequired[Json]
-    body: NotRequired[Json | list[Any]]
+    body: NotRequired[JsonObject | list[JsonValue]]
     timeout_seconds: NotRequired[float]
     requests_per_second: NotRequired[float]
     auth: NotRequired[Auth]
     pagination: NotRequired[Pagination]
     window: NotRequired[DeclaredWindow]
-    grid: NotRequired[dict[str, list[Any]]]
+    grid: NotRequired[dict[str, list[JsonValue]]]
     items: str | Columns
     required: NotRequired[list[str]]
     error: NotRequired[str]
@@ -191,7 +191,7 @@ class Source:
         return {text for text in texts if isinstance(text, str) and _IDENTIFIER.fullmatch(text)}
 
     @property
-    def grid(self) -> dict[str, list[Any]]:
+    def grid(self) -> dict[str, list[JsonValue]]:
         return self.declaration.get("grid", {})
 
     def window(self, checkpoint: datetime | None, now: datetime) -> Window | None:
@@ -211,14 +211,14 @@ class Source:
             start = max(first, checkpoint - timedelta(seconds=declared.get("overlap_seconds", 0)))
         return Window(start, to) if start < to else None
 
-    def series(self, window: Window) -> Iterator[Json]:
+    def series(self, window: Window) -> Iterator[JsonObject]:
         """The parameters of each series of pages: the slices of the window times the lists of the grid."""
         days = self.declaration.get("window", {}).get("slice_days")
         slices = [(window.start, window.to)] if days is None else _slices(window, timedelta(days=days))
-        for (start, to), *values in itertools.product(slices, *self.grid.values()):
+        for (start, to), values in itertools.product(slices, itertools.product(*self.grid.values())):
             yield {"from": write_time(start), "to": write_time(to), **dict(zip(self.grid, values, strict=True))}
 
-    def page(self, parameters: Json, number: int, offset: int = 0) -> Json:
+    def page(self, parameters: JsonObject, number: int, offset: int = 0) -> JsonObject:
         """The parameters of a page of a series, by its number, counted from 0, or by the rows before it."""
         match self.pagination["style"]:
             case "page":
@@ -229,7 +229,7 @@ class Source:
                 return {"cursor": None, **parameters}
         return parameters
 
-    def request(self, parameters: Json) -> Request:
+    def request(self, parameters: JsonObject) -> Request:
         """The request for a page. A query parameter whose value is null is left out, as is a key of the body."""
         declared = self.declaration
         body = fill(declared["body"], parameters) if "body" in declared else None
@@ -237,7 +237,7 @@ class Source:
         headers |= {} if body is None else {"Content-Type": "application/json"}
         headers |= {name: _text(fill(value, parameters)) for name, value in declared.get("headers", {}).items()}
         if parameters.get("link"):
-            url = parameters["link"]
+            url = str(parameters["link"])
         else:
             parts = urlsplit(_text(fill(declared["url"], parameters)))
             query = {name: fill(value, parameters) for name, value in declared.get("query", {}).items()}
@@ -252,9 +252,9 @@ def path(text: str) -> Path:
     """The function to find a value in a document by a JMESPath expression; a bare name is looked up at once."""
     if _IDENTIFIER.fullmatch(text):
         return lambda document: document.get(text) if isinstance(document, dict) else None
-    search = jmespath.compile(text).search
+    search: Path = jmespath.compile(text).search
 
-    def find(document: Any) -> Any:
+    def find(document: JsonValue) -> JsonValue:
         try:
             return search(document)
         except Exception:  # functions of JMESPath raise more than its own errors: a slice with step 0, deep documents
@@ -274,7 +274,7 @@ def write_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def fill(template: Any, parameters: Mapping[str, Any]) -> Any:
+def fill(template: JsonValue, parameters: Mapping[str, JsonValue]) -> JsonValue:
     """A template with its placeholders filled in. A text of just one placeholder becomes its value, of any type."""
     if isinstance(template, dict):
         return {key: fill(value, parameters) for key, value in template.items()}
@@ -287,7 +287,7 @@ def fill(template: Any, parameters: Mapping[str, Any]) -> Any:
     return _PLACEHOLDER.sub(lambda match: _text(_value(match, parameters)), template)
 
 
-def placeholders(template: Any) -> Iterator[str]:
+def placeholders(template: JsonValue) -> Iterator[str]:
     """The names of the placeholders in a template: of `{place.latitude}` it is place."""
     if isinstance(template, str):
         yield from (match[1].split(".")[0] for match in _PLACEHOLDER.finditer(template))
@@ -296,14 +296,14 @@ def placeholders(template: Any) -> Iterator[str]:
             yield from placeholders(value)
 
 
-def _value(match: re.Match[str], parameters: Mapping[str, Any]) -> Any:
+def _value(match: re.Match[str], parameters: Mapping[str, JsonValue]) -> JsonValue:
     name, *keys = match[1].split(".")
-    value: Any = parameters["to"] if name == "last" else parameters.get(name)
+    value = parameters["to"] if name == "last" else parameters.get(name)
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     if name not in ("from", "to", "last"):
         return value
-    time = read_time(value) - timedelta(milliseconds=name == "last")
+    time = read_time(str(value)) - timedelta(milliseconds=name == "last")
     match match[2]:
         case "date":
             return time.date().isoformat()
@@ -314,7 +314,7 @@ def _value(match: re.Match[str], parameters: Mapping[str, Any]) -> Any:
     return write_time(time)
 
 
-def _constant(value: Any) -> Path:
+def _constant(value: JsonValue) -> Path:
     return lambda document: value
 
 
@@ -327,17 +327,17 @@ def _slices(window: Window, length: timedelta) -> list[tuple[datetime, datetime]
     return slices
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: JsonValue) -> list[JsonValue]:
     return value if isinstance(value, list) else [value]
 
 
-def _text(value: Any) -> str:
+def _text(value: JsonValue) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return "" if value is None else str(value)
 
 
-def _without_null(value: Any) -> Any:
+def _without_null(value: JsonValue) -> JsonValue:
     if isinstance(value, dict):
         return {key: _without_null(each) for key, each in value.items() if each is not None}
     return [_without_null(each) for each in value] if isinstance(value, list) else value
