@@ -1,9 +1,9 @@
-"""web/sluice.js in Chromium: which events of many restless tabs arrive, and what the script takes of the main thread.
+"""web/sluice.js in Chromium: the lost views of many restless tabs, and the script's time on the main thread.
 
     python -m tests.benchmarks.browser [--contexts 50] [--views 20] [--seed 1]
 
-The API is the tests' collector. Tabs are opened, left, reloaded, closed and taken offline at random. Each view that was
-triggered and did not arrive is counted under the last thing that happened to it.
+The API is the tests' collector. Tabs are opened, left, reloaded, closed and taken offline at random. Each missing view
+is counted under the last thing done to it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.browser import NAMES, OPTIONS
 from tests.web.collector import Collector, running
 
 LOCAL = 'data-storage="local"'
-LOADED = "window.sluice"  # a page that goes offline before it has the script has nothing to send
+LOADED = "window.sluice"  # offline, a page without the script has nothing to send
 SETTLE_MS = 8_000
 DWELL_MS = 400  # of two paths within 200 ms, the script sees the last
 LOADS = 10
@@ -34,14 +34,14 @@ setTimeout(send, 2200)"""
 
 @dataclass
 class Tab:
-    """One tab: the views that the driver triggered there, and what it did last with each."""
+    """One tab: the views triggered there, each with the last thing done to it."""
 
     page: Page
     views: dict[str, str] = field(default_factory=dict)
     current: str = ""
 
     def view(self, collector: Collector) -> None:
-        """Load a page, whose path is the view's name."""
+        """Load a page with the view's name as its path."""
         self.note("left for another page")
         self.current = f"/{uuid.uuid4()}"
         self.page.goto(collector.show(self.current, LOCAL), wait_until="domcontentloaded")
@@ -54,7 +54,7 @@ class Tab:
 
 
 def drive(browser: Browser, collector: Collector, tabs: int, views: int, rng: random.Random) -> dict[str, str]:
-    """One context of so many tabs; returns what happened last to each view that was triggered."""
+    """Drive one context of so many tabs; returns the last thing done to each triggered view."""
     context = browser.new_context()
     open_tabs, told = [Tab(context.new_page()) for _ in range(tabs)], dict[str, str]()
     is_offline = False
@@ -96,7 +96,7 @@ def drive(browser: Browser, collector: Collector, tabs: int, views: int, rng: ra
     context.set_offline(False)
     last = open_tabs[0]
     last.view(collector)
-    last.page.wait_for_timeout(2_500)  # sends what the others left behind
+    last.page.wait_for_timeout(2_500)  # sends the events left by the others
     for tab in open_tabs:
         tab.page.goto("about:blank")
         told |= tab.views
@@ -110,7 +110,7 @@ def close(tab: Tab, tabs: list[Tab], told: dict[str, str], fresh: Page) -> None:
 
 
 def lose(browser: Browser, options: Any) -> None:
-    """Print how many views arrived, how often, and what happened last to the missing ones."""
+    """Print how many views arrived, how many events arrived twice, and the last thing done to the missing views."""
     for collector in running():
         rng, told = random.Random(options.seed), dict[str, str]()
         for number in range(options.contexts):
@@ -126,7 +126,7 @@ def lose(browser: Browser, options: Any) -> None:
 
 
 def weigh(browser: Browser) -> None:
-    """Print the main thread's time of web/sluice.js, and of the least script that could send a view, under fourfold CPU
+    """Print the main thread's time of web/sluice.js, and of a minimal script for one view, under fourfold CPU
     throttling: on the first page of a tab, where Chromium prepares its JavaScript as well, and on the next one."""
     for collector in running():
         collector.show("/sluice")
@@ -155,7 +155,6 @@ def task_ms(page: Page, url: str) -> float:
 
 
 def main() -> None:
-    """Measure both."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--contexts", type=int, default=50)
     parser.add_argument("--views", type=int, default=20)

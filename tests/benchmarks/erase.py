@@ -1,4 +1,4 @@
-"""Measures the erasure of one user: what is touched, how long it takes, and what is read.
+"""Measures the erasure of one user: the touched objects, the time, and the bytes read.
 
     python -m tests.benchmarks.erase [--events N] [--users N] [--objects N]
 
@@ -6,8 +6,8 @@ One stack on a local AWS of its own. The events of tests.benchmarks.scan become 
 local Firehose's own functions write them as one Parquet object for each delivery, under the dt= prefix of its day. A
 user comes by three times, and so is in three objects at most.
 
-The wait for what is on its way is left out, as nothing is. What is proven is proven from outside as well: Athena counts
-the rows before and after, and no other object has another version than before.
+There is no wait for events on their way, because there are none. The proof is checked from outside as well: Athena
+counts the rows before and after, and all other objects keep their versions.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Result:
 
 
 class Lake:
-    """A stack with a bucket full of objects, and what is known of one user."""
+    """A stack with a bucket full of objects."""
 
     def __init__(self, local: LocalProcess, folder: Path) -> None:
         self.local, self.folder = local, folder
@@ -75,7 +75,7 @@ class Lake:
         self.s3, self.stored = local.client("s3"), 0
 
     def fill(self, events: int, users: int, count: int, user: str) -> tuple[int, int]:
-        """Put the objects; how many rows are the user's, and how many objects hold them."""
+        """Put the objects; returns how many rows are the user's, and how many objects hold them."""
         chance = random.Random(2026)
         visitors: list[list[int]] = [[] for _ in range(count)]
         for number in range(users):
@@ -108,7 +108,7 @@ class Lake:
         return {item["Key"]: item["VersionId"] for item in listed}
 
     def count(self) -> int:
-        """The rows that Athena counts."""
+        """The number of rows according to Athena."""
         athena = self.local.client("athena")
         execution = athena_queries.run(
             athena,
@@ -122,7 +122,7 @@ class Lake:
 
 
 class Store(erase_store.Store):
-    """The local AWS ignores a range of a version, and takes one of the latest, which here is the only one."""
+    """Reads ranges of the latest version, here the only one: the local AWS ignores a range of a given version."""
 
     def get(self, version: erase_store.Version, byte_range: str = "") -> tuple[bytes, dict[str, Any]]:
         if not byte_range:
@@ -135,7 +135,7 @@ class Store(erase_store.Store):
 
 
 def run(directory: Path, events: int, users: int, count: int) -> Result:
-    """Build a lake, erase one of its users, and look at it from outside."""
+    """Build a lake, erase one of its users, and check it from outside."""
     with LocalProcess(directory / "aws") as local:
         scan.say(f"writing {events:,} events of {users:,} users as {count:,} objects")
         lake, user = Lake(local, directory), f"user-{users // 2}"
@@ -179,7 +179,6 @@ def run(directory: Path, events: int, users: int, count: int) -> Result:
 
 
 def main() -> None:
-    """Entry point of `python -m tests.benchmarks.erase`."""
     parser = argparse.ArgumentParser(description="Measure the erasure of one user.")
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=10_000)

@@ -1,6 +1,6 @@
-"""A client that costs little beside what it measures: HTTP/1.1 over keep-alive connections, one request at a time each.
+"""A client with little cost beside the measured server: HTTP/1.1, keep-alive, one request at a time per connection.
 
-It runs in a process of its own (`run`), on what the server leaves of the machine.
+It runs in a process of its own (`run`), on the rest of the machine.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Requests = Iterator[tuple[str, bytes, dict[str, str]]]
 
 @dataclass
 class Result:
-    """What one load saw: answers by status, records that PutRecordBatch took and refusals of one, seconds in all, and
-    the milliseconds that each answer took."""
+    """One load: answers by status, records taken and refusals of records by PutRecordBatch, seconds in all, and the
+    milliseconds of each answer."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     taken: int = 0
@@ -41,16 +41,16 @@ class Result:
         return self.statuses.total() / self.seconds
 
     def percentile(self, share: float) -> float:
-        """The milliseconds within which this share of the answers came."""
+        """This share of the answers took at most so many milliseconds."""
         ordered = sorted(self.latencies)
         return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
 def run(requests: Callable[..., Requests], *arguments: Any, connections: int, seconds: float = 3600.0) -> Result:
-    """Send what `requests(*arguments)` yields as (url, body, headers), until it ends or `seconds` are over.
+    """Send each (url, body, headers) of `requests(*arguments)`, until they end or `seconds` are over.
 
-    A refusal that says "later" (429 or 5xx) is sent again after a pause: its answer is counted too. Of a call of
-    PutRecordBatch, which is answered with 200 all the same, the refused records alone are sent again:
+    A refusal for now (429 or 5xx) is sent again after a pause: its answer is counted too. PutRecordBatch answers with
+    200 all the same, and its refused records alone are sent again:
     https://docs.aws.amazon.com/firehose/latest/APIReference/API_PutRecordBatch.html
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -97,7 +97,7 @@ async def _send(requests: Requests, result: Result, deadline: float) -> None:
 
 
 def _count(result: Result, body: bytes, answer: bytes) -> bytes:
-    """Count what PutRecordBatch took; the call that puts the rest again, or nothing."""
+    """Count the records taken by PutRecordBatch; returns a call with the rest, empty if there are none."""
     call, responses = orjson.loads(body), orjson.loads(answer)["RequestResponses"]
     rest = [record for record, one in zip(call["Records"], responses, strict=True) if "ErrorCode" in one]
     result.taken += len(responses) - len(rest)

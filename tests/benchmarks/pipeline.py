@@ -34,7 +34,7 @@ from tests.local_process import Bucket, LocalProcess
 BATCH_BYTES = 500_000
 RECORDS_PER_CALL = 500
 PATIENCE_SECONDS = 60.0
-# The stage must not throttle what is measured, and the wait for a full buffer is not work.
+# The stage must not throttle the benchmark, and the wait for a full buffer is not work.
 PARAMETERS = ("FirehoseBufferingInterval=1", "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000")
 
 
@@ -121,7 +121,7 @@ class Memory:
         self.thread.join()
 
     def tenths(self) -> list[int]:
-        """The most in each tenth of the time: level figures mean that nothing piles up."""
+        """The most in each tenth of the time: level figures mean no pile-up."""
         step = max(len(self.samples) / 10, 1)
         parts = (self.samples[int(step * index) : max(int(step * (index + 1)), 1)] for index in range(10))
         return [round(max(part)) for part in parts if part]
@@ -209,7 +209,6 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m tests.benchmarks.pipeline`."""
     parser = argparse.ArgumentParser(description="Measure the local pipeline.")
     parser.add_argument("--records", type=int, default=1_000_000, help="records through PutRecordBatch")
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds of each load on /track")

@@ -1,11 +1,11 @@
-"""Measures a replay that is killed twice: every rejected and failed event must come back, and count once.
+"""Measures a replay killed twice: every rejected and failed event must come back, and count once.
 
     python -m tests.benchmarks.replay [--events N]
 
-One run starts a local AWS of its own and deploys a transform with two things wrong in it: a schema that rejects one
-half of the events, and a rule that raises for the other. Then it deploys the right one, and replays both zones; the
-first two replays of each are killed (SIGKILL): one between a call and its mark, one in the middle. The ids of the
-rows are compared with those that the events had.
+One run starts a local AWS of its own and deploys a transform with two faults: a schema rejects one half of the events,
+and a rule raises for the other. Then it deploys the right transform, and replays both zones. The first two replays of
+each are killed (SIGKILL): one between a call and its mark, one in the middle. The ids of the rows are compared with the
+events' own.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CALL = 500  # records in a call, and so in a mark
 
 
 def records(number_of_events: int) -> Iterator[bytes]:
-    """Records of so many events in every form that there is; one half is rejected, and the other fails."""
+    """Records of so many events in every form; one half is rejected, and the other fails."""
     number = 0
     while number < number_of_events:
         name = LONG_NAME if number % 2 else "breaks"
@@ -78,7 +78,7 @@ def records(number_of_events: int) -> Iterator[bytes]:
 
 @dataclass
 class Result:
-    """What came of a run; times in seconds."""
+    """Figures of one run; times in seconds."""
 
     rejected: int = 0
     failed: int = 0
@@ -86,16 +86,16 @@ class Result:
     ids: Counter[str] = field(default_factory=Counter)
     """How often each event_id is in the events table's objects."""
     deduplicated: int = 0
-    """What a query counts that takes one row for each event_id, as the saved queries do."""
+    """The count of a query with one row for each event_id, like the saved queries."""
     marked_before_kill: list[int] = field(default_factory=list)
-    """How many items the marks held when each replay was killed."""
+    """How many items each killed replay had marked."""
     seconds: dict[str, float] = field(default_factory=dict)
     second_runs: list[str] = field(default_factory=list)
-    """What a further replay of each zone said."""
+    """The messages of a further replay of each zone."""
 
 
 def copy_repository(directory: Path, breakages: Iterable[tuple[str, str, str]] = ()) -> Path:
-    """What a deployment needs of the repository, with these things broken in it."""
+    """Copy everything needed for a deployment to `directory`, with these things broken; returns `directory`."""
     for folder in ("scripts", "lambda", "stacks"):
         shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("template.yaml", "queries.sql"):
@@ -116,7 +116,7 @@ def run_script(home: Path, state: Path, name: str, *arguments: str) -> subproces
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    """What a script wrote to its standard output and error."""
+    """Wait for a script to exit with this code; returns its standard output and error."""
     out, err = process.communicate(timeout=900)
     assert process.returncode == code, out + err
     return out, err
@@ -135,7 +135,7 @@ def put_all(aws: LocalProcess, stream: str, events: int) -> None:
 
 
 def expected_ids(bucket: Bucket) -> tuple[list[str], list[str]]:
-    """The ids of the rejected events, as their rows have them, and those that the events of failed records have."""
+    """The ids in the rows of rejected events, and the ids given to the events of failed records."""
     rejected = [row["event_id"] for row in bucket.documents("rejected/")]
     failed = [
         json.loads(row)["event_id"]
@@ -185,14 +185,14 @@ def run(directory: Path, events: int) -> Result:
 
 
 def count(home: Path, aws: LocalProcess) -> int:
-    """What the de-duplicated query answers."""
+    """The answer of the de-duplicated query."""
     out, _ = finish(run_script(home, aws.directory, "query", "--format", "json", "--sql", COUNT))
     events: int = json.loads(out)["events"]
     return events
 
 
 def kill_before_the_mark(killed: Path, aws: LocalProcess, bucket: Bucket, zone: str, result: Result) -> None:
-    """Let a replay die after its first call, whose mark is never written."""
+    """Let a replay die after its first call, before it writes the mark."""
     before = marked(bucket)
     process = run_script(killed, aws.directory, "replay", "--from", zone)
     said = process.communicate(timeout=900)
@@ -214,7 +214,6 @@ def kill_in_the_middle(home: Path, aws: LocalProcess, bucket: Bucket, zone: str,
 
 
 def main() -> None:
-    """Run once and print what came of it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--events", type=int, default=100_000)
     options = parser.parse_args()

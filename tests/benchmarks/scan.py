@@ -1,14 +1,14 @@
-"""Measures what one question over a million events scans, and its price: gzip JSON and Parquet, one day and all.
+"""Measures the bytes and the price of one question over a million events: gzip JSON and Parquet, one day and all.
 
     python -m tests.benchmarks.scan [--events N] [--interval SECONDS ...]
 
 Two stacks on a local AWS of its own, OutputFormat PARQUET and JSON. Events of about 600 bytes, spread evenly over seven
-days and different from each other as real ones are, become rows by the transform itself; the local Firehose's own
-functions write the rows of each FirehoseBufferingInterval as one object of either format, which is put under the dt=
-prefix of its day. (A delivery dates objects by the present, so that days cannot come out of one run of it.)
+days and different from each other as real ones are, become rows by the transform itself. The local Firehose's own
+functions write the rows of each FirehoseBufferingInterval as one object of either format, under the dt= prefix of its
+day. (A delivery dates objects by the present, so one run of it cannot fill several days.)
 
 The question is the saved query totals-by-name-and-action, over all seven days and over one. The local Athena counts
-whole objects; Athena on AWS reads of a Parquet object the columns that a query names and the footer, so these are added
+whole objects. Athena on AWS reads only the footer of a Parquet object and the columns in a query, so these are added
 up out of the footers.
 """
 
@@ -46,7 +46,7 @@ from transform.events import Settings, transform
 DAYS = 7
 SECONDS_A_DAY = 86_400
 QUESTION = "totals-by-name-and-action"
-COLUMNS = ("event_id", "name", "action", "value", "received_at", "request_id")  # what the question reads
+COLUMNS = ("event_id", "name", "action", "value", "received_at", "request_id")  # of the question
 DAY_FILTER = re.compile(r"WHERE dt >= [^\n]+")
 FIRST_DAY = date(2025, 1, 1)  # of the table's projection: without a filter Athena looks for objects of each day since
 FORMATS = ("PARQUET", "JSON")
@@ -67,7 +67,7 @@ KINDS = (
 
 
 def event(chance: random.Random, at: datetime) -> bytes:
-    """One event of about 600 bytes, as a shop would send it: ids that are unlike each other, words that are like."""
+    """One event of about 600 bytes from a shop: distinct ids, similar words."""
     name, action = chance.choices(KINDS, weights=[50, 20, 15, 8, 5, 2])[0]
     product = chance.randrange(20_000)
     return orjson.dumps(
@@ -100,7 +100,7 @@ def event(chance: random.Random, at: datetime) -> bytes:
 
 
 def record(chance: random.Random, at: datetime, body: bytes) -> bytes:
-    """The record that the API makes of one event."""
+    """The API's record of one event."""
     request_id = uuid.UUID(int=chance.getrandbits(128), version=4)
     extended = b64encode(chance.randbytes(11)).decode()
     agent = b64encode(chance.choice(AGENTS).encode()).decode()
@@ -112,7 +112,7 @@ def record(chance: random.Random, at: datetime, body: bytes) -> bytes:
 
 
 def deliveries(events: int, interval: int) -> Iterator[tuple[str, int, bytes, int]]:
-    """For each object: its day, its number, the rows that it holds, and the bytes of the events as they were sent."""
+    """For each object: its day, its number, its rows, and the bytes of its events as sent."""
     chance = random.Random(2026)
     first = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DAYS)
     count = DAYS * SECONDS_A_DAY // interval
@@ -131,7 +131,7 @@ def deliveries(events: int, interval: int) -> Iterator[tuple[str, int, bytes, in
 
 
 class Lake:
-    """Two stacks, and what is in each by day: objects, their bytes, and those that Athena reads of Parquet."""
+    """Two stacks, and the contents of each by day: objects, their bytes, and the bytes of Parquet read by Athena."""
 
     def __init__(self, local: LocalProcess, folder: Path, interval: int) -> None:
         self.local, self.folder, self.interval = local, folder, interval
@@ -168,7 +168,7 @@ class Lake:
                 s3.put_object(Bucket=self.outputs[form]["BucketName"], Key=key, Body=body)
 
     def ask(self, form: str, day: str | None) -> tuple[int, int]:
-        """The events that the question counts, and the bytes that the local Athena says it scanned."""
+        """The number of events in the answer, and the bytes scanned according to the local Athena."""
         athena, outputs = self.local.client("athena"), self.outputs[form]
         saved = athena_queries.choose(athena_queries.saved_queries(athena, outputs["WorkGroupName"]), QUESTION)
         sql, count = DAY_FILTER.subn("" if day is None else f"WHERE dt = '{day}'", saved.sql)
@@ -179,7 +179,7 @@ class Lake:
 
 
 def bytes_to_read(parquet: bytes) -> int:
-    """The bytes of a Parquet object that the question needs: its columns, and all that is not a column (the footer)."""
+    """The bytes of a Parquet object needed for the question: its columns, and everything but columns (the footer)."""
     metadata = pyarrow.parquet.read_metadata(io.BytesIO(parquet))
     wanted = every = 0
     for group in range(metadata.num_row_groups):
@@ -206,7 +206,7 @@ def measure(directory: Path, events: int, intervals: list[int]) -> list[dict[str
 
 
 def scan(lake: Lake, form: str, day: str | None) -> dict[str, Any]:
-    """What the question over one day, or over all, reads, and what that costs."""
+    """The question's reads over one day, or over all, and their price."""
     prices, days = cost_prices.read(), sorted(lake.objects) if day is None else [day]
     counted, whole = lake.ask(form, day)
     stored, count = (sum(part[name] for name in days) for part in (lake.bytes[form], lake.objects))
@@ -235,7 +235,6 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m tests.benchmarks.scan`."""
     parser = argparse.ArgumentParser(description="Measure what one question scans.")
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--interval", type=int, action="append", help="seconds of events in an object")

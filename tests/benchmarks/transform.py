@@ -1,25 +1,25 @@
-"""Measures the transform beside other ways to do its work, in one run: what matters is how they compare.
+"""Compares the transform with other ways to do its work, in one run.
 
     python -m tests.benchmarks.transform [--series N] [--rounds N] [--python PATH] [--node PATH]... [--profile]
 
-Each contender is a process of its own and answers the same invocations in turn, round by round, so that whatever else
-happens on the machine happens to all of them. Two processes of one program may differ by a tenth all the same, by where
-their memory happens to lie: so all are started anew for each series. Of a series the median round counts, and of the
-series the median ratio, with its range. The time is processor time, of all threads: a busy machine changes that little,
-and a function of Lambda has a share of a processor, from which its helper threads take theirs. All must give the same
-rows, which is checked first. Events have about 600 bytes, every second one brings an id of its own, and each invocation
-has 1,000: one to a record, as from /track, or 100 to a record, as from /batch.
+Each contender is a process of its own and answers the same invocations in turn, round by round, so other work on the
+machine slows all of them alike. Two processes of one program may still differ by a tenth, because their memory lies
+elsewhere: so all are started anew for each series. Of a series the median round counts, and of the series the median
+ratio, with its range. The time is processor time, of all threads: a busy machine changes it little, and a function of
+Lambda shares its part of a processor with its helper threads. First, all must give the same rows. Events have about 600
+bytes, every second one brings an id of its own, and each invocation has 1,000: one to a record, as from /track, or 100
+to a record, as from /batch.
 
     ours        the transform function
     stdlib      the same work as a plain loop with json (transform_stdlib.py)
     node        the same work as a Node function (transform.mjs); left out if there is no node
     floor       base64 in and out again with the standard library, and nothing else
-    json floor  base64 in and out, each record's body parsed and its rows written, by the libraries that the transform
-                uses, and nothing else
+    json floor  base64 in and out, each record's body parsed and its rows written, by the transform's libraries, and
+                nothing else
 
---python names the interpreter of all contenders but Node, so that what runs in AWS can be measured where another one is
-installed; the libraries of lambda/requirements.txt must be there for it. --node names a Node to measure, and may be
-given more than once. --profile says where the time of our own transform goes, with this interpreter.
+--python names the interpreter of all contenders but Node, to measure AWS's version beside another one; it needs the
+libraries of lambda/requirements.txt. --node names a Node to measure, and may be given more than once. --profile prints
+the time of our own transform by function, with this interpreter.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class Contender:
         return answer
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row of its reply, except for our own ids, which each may make in its own way; properties as a value."""
+        """Every row of its reply, without the id, because contenders make ids differently; properties as a value."""
         found = []
         for record in json.loads(self.ask("reply"))["records"]:
             for line in base64.b64decode(record["data"]).splitlines():
@@ -215,7 +215,7 @@ class Contender:
 
 
 def version(interpreter: str) -> str:
-    """What an interpreter says of its version, as in 3.13.5 or 24.1.0."""
+    """An interpreter's version, as in 3.13.5 or 24.1.0."""
     answer = subprocess.run([interpreter, "--version"], check=True, capture_output=True, text=True)
     return answer.stdout.strip().removeprefix("Python ").removeprefix("v")
 

@@ -1,7 +1,7 @@
-"""The transform's work as a plain loop over the standard library: what the transform is compared with.
+"""The transform's work as a plain loop over the standard library, to compare the transform with.
 
-It reads the same records and writes the same rows, as one would write it without a thought for speed. Only what the
-measured events need is here: no limits, no reject stream, no other shapes of times and values.
+It reads the same records and writes the same rows, as one would write it without a thought for speed. It covers the
+measured events alone: no limits, no reject stream, no other shapes of times and values.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def answer(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_record(data: bytes) -> tuple[dict[str, Any], str]:
-    """What is known of the request, and the body."""
+    """The request's context, and the body."""
     line, _, rest = data.decode().partition("\n")
     body, _, end = rest.rstrip("\n").rpartition("\n")
     request: dict[str, Any] = dict(pair.split("=", 1) for pair in line.split()[1:])
