@@ -1,4 +1,4 @@
-"""Of the rows of one event_id the first received counts, whoever sent the others, and whatever Athena reads first."""
+"""The first received row of an event_id counts, from any sender, and in any order of reading."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fill(sql: str, **days: str) -> str:
 
 
 class Store:
-    """Rows in objects by the day of their delivery, and the statements that are asked of them."""
+    """Rows in objects by the day of their delivery, and statements over them."""
 
     def __init__(self, directory: Path) -> None:
         self.lake = Lake(directory)
@@ -55,7 +55,7 @@ class Store:
         self.objects = 0
 
     def deliver(self, *rows: Row, dt: str | None = None) -> None:
-        """One object; its day is that of its oldest row."""
+        """Put one object, by default on the day of its oldest row."""
         self.objects += 1
         dt = dt or day_of(min(one["received_at"] for one in rows))
         self.lake.put_parquet(f"events/dt={dt}/{self.objects:03}.parquet", list(rows))
@@ -66,7 +66,7 @@ class Store:
         return [dict(zip(answer.header, shown, strict=True)) for shown in answer.rows]
 
     def refine(self, file: str, first: str, last: str | None = None) -> list[Shown]:
-        """The rows that a file of refinement makes of these days."""
+        """A refinement file's rows for these days."""
         return self.ask(fill((ROOT / file).read_text(), **{"from": first, "to": last or first}))
 
 
@@ -76,7 +76,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def counted(store: Store) -> list[Shown]:
-    """What the saved query of totals says, and the refined table of the last days, which must agree."""
+    """The rows of the saved query of totals; AssertionError if the refined table of the last days disagrees."""
     totals = store.ask(SAVED["totals-by-name-and-action"])
     refined = store.refine("stacks/refine/sql/processed_events.sql", day(20), day())
     assert len(refined) == sum(int(one["events"] or 0) for one in totals)
@@ -91,7 +91,7 @@ def test_a_later_row_under_a_stolen_id_does_not_replace_the_first(store: Store) 
 
 
 def test_a_forged_time_in_the_past_does_not_make_a_row_the_first(store: Store) -> None:
-    """When an event happened is what its sender says; when it was received is not."""
+    """A sender gives an event's time, but not the time of its receipt."""
     store.deliver(row(name="order", value=10.0, received_at=NOW - timedelta(hours=2)))
     store.deliver(row(name="forged", value=1.0, occurred_at=NOW - timedelta(days=3)))
     assert [one["name"] for one in counted(store)] == ["order"]
@@ -143,7 +143,7 @@ def test_an_id_that_comes_again_after_midnight_is_not_an_event_of_the_next_day(s
 
 
 def test_an_object_that_was_begun_a_day_earlier_is_looked_into(store: Store) -> None:
-    """Its dt is that of its oldest row, so that the eighth day back may hold a row of the seventh."""
+    """An object's dt is the day of its oldest row, so the eighth day back may hold a row of the seventh."""
     event = NOON.replace(hour=0)
     store.deliver(row(received_at=event - LOOK_BACK, name="order"), dt=day_of(event, 8))
     store.deliver(row(received_at=event, name="again"))
@@ -197,7 +197,7 @@ def test_of_pulled_rows_the_last_counts(store: Store, file: str, kind: str) -> N
     assert found.get("pulled_at", shown(pulled[1])) == shown(pulled[1])
 
 
-# For each column, values in the order in which rows of one request come that differ in nothing else.
+# For each column, values in order: of two rows equal in all other columns and of one request, the earlier counts.
 TEXT_ORDER = ["", "B", "a", "é", "日本", None]
 TIED: dict[str, list[Any]] = {
     "received_at": [NOON, NOON + timedelta(milliseconds=1)],
@@ -215,7 +215,7 @@ TIED: dict[str, list[Any]] = {
     "file", ["stacks/refine/sql/processed_events.sql", "examples/datalake/refine/processed_data.sql"]
 )
 def test_of_rows_that_differ_in_one_column_the_same_one_counts(store: Store, file: str, layout: str) -> None:
-    """NULL comes last, what is not a number after all numbers, and text by its bytes, as in Trino."""
+    """NULL comes last, NaN after all numbers, and text by its bytes, as in Trino."""
     pairs = [
         [row(f"{name} {number}", NOON) | {name: value} for value in values[number : number + 2]]
         for name, values in TIED.items()
@@ -241,7 +241,7 @@ DAYS = 24
 
 
 def rank(one: Row) -> list[tuple[bool, bool, Any]]:
-    """The order in which the first counts: NULL comes last, and what is not a number after all numbers."""
+    """The order for the first row: NULL comes last, and NaN after all numbers."""
     values = [one.get(name) for name in ("received_at", "request_id", *COLUMNS)]
     return [
         (value is None, isinstance(value, float) and math.isnan(value), 0 if value is None or value != value else value)
@@ -250,7 +250,7 @@ def rank(one: Row) -> list[tuple[bool, bool, Any]]:
 
 
 def first_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows that count as events: each whose id was not received within the seven days before it, or since."""
+    """The rows counted as events: their id was not received within the seven days before them, or since."""
     found = []
     last: dict[str, datetime] = {}
     for one in sorted(rows, key=rank):
@@ -294,14 +294,14 @@ def shown(value: Any) -> str | None:
 
 
 def of_clocks_that_are_true(rows: list[Row]) -> list[Row]:
-    """Without events of a clock that is more than a day fast, which no run looks for that far back."""
+    """Without events of a clock over a day fast: no run looks that far back for them."""
     return [one for one in rows if one["occurred_at"] <= one["received_at"] + timedelta(days=1)]
 
 
 @settings(max_examples=15)
 @given(rows=ROWS, data=st.data())
 def test_every_layout_of_the_same_rows_gives_the_same_events(rows: list[Row], data: st.DataObject) -> None:
-    """In any order, in any objects: the rows that the rule says, and of ties always the same one."""
+    """In any order, in any objects: the rows of the rule, and of ties always the same one."""
     expected = sorted(tuple(shown(one[name]) or "NULL" for name in COMPARED) for one in first_rows(rows))
     for _ in range(2):
         with tempfile.TemporaryDirectory() as directory:

@@ -1,7 +1,7 @@
-"""What was answered with a 2xx is accounted for, whatever happens then: counted in the bucket's directory on disk.
+"""Every event with a 2xx is accounted for, whatever happens then: counted in the bucket's directory on disk.
 
-Events are known by their construction: a good one becomes a row, one with `"debug": true` is dropped, one whose value
-is not a number is rejected, and a record of ours without its end line fails. What was not acknowledged may be there, or
+Events are known by their construction: a good one becomes a row, one with `"debug": true` is dropped, one with a
+non-numeric value is rejected, and a record of ours without its end line fails. Events without a 2xx may be there, or
 not.
 """
 
@@ -44,7 +44,7 @@ SLEEPING_FUNCTION = b"import time\n\n\ndef lambda_handler(event, context):\n    
 
 
 class Ledger:
-    """What was sent and what was acknowledged, by event_id."""
+    """Sent and acknowledged events, by event_id."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -72,7 +72,7 @@ def make_event(identifier: str, size: int) -> dict[str, Any]:
 
 
 class Sender(threading.Thread):
-    """One client that keeps sending, over the API and as an SDK, until it is stopped; `pause` seconds after each."""
+    """A client sending over the API and as an SDK until it is stopped, with a pause of `pause` seconds after each."""
 
     def __init__(
         self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, number: int, pause: float = 0.0
@@ -140,7 +140,7 @@ class Load:
 
 
 def settle(local: LocalProcess, seconds: float = 60) -> None:
-    """Wait until no stream has anything left to deliver: its log is then empty."""
+    """Wait until the log of every stream is empty: everything is delivered."""
 
     def is_settled() -> bool:
         # Twice, as the transform hands some records on to another stream.
@@ -150,12 +150,12 @@ def settle(local: LocalProcess, seconds: float = 60) -> None:
 
 
 def objects_in(bucket: Bucket) -> Counter[str]:
-    """How many objects each zone has."""
+    """The number of objects in each zone."""
     return Counter({zone: len(list(bucket.files(f"{zone}/"))) for zone in ("events", "rejected", "errors", "raw")})
 
 
 def check_accounts(ledger: Ledger, bucket: Bucket) -> None:
-    """Every acknowledged event is in the one place that its construction foresees, and nothing else is anywhere."""
+    """Every acknowledged event is in the one place for its construction, and nothing else is anywhere."""
     rows = set(bucket.event_ids())
     rejected = identifiers_in(bucket.rejected_texts())
     failed = identifiers_in(bucket.failed_records())
@@ -174,7 +174,7 @@ def check_accounts(ledger: Ledger, bucket: Bucket) -> None:
 
 
 def check_sum(ledger: Ledger, bucket: Bucket) -> None:
-    """Acknowledged = accepted + dropped + rejected + failed, by what lies on disk; raw/ has what was dropped, too."""
+    """Acknowledged = accepted + dropped + rejected + failed, by the files on disk; raw/ has the dropped events, too."""
     taken = identifiers_in([gzip.decompress(path.read_bytes()) for path in bucket.files("raw/")])
     assert ledger.acknowledged <= taken <= ledger.sent
     places = {
@@ -219,7 +219,7 @@ def hurried(tmp_path: Path) -> Iterator[LocalProcess]:
 def test_no_acknowledged_event_is_lost_however_often_the_process_is_killed(hurried: LocalProcess) -> None:
     local, outputs = hurried, hurried.deploy(*HURRIED_PARAMETERS)
     bucket, ledger, moments = local.bucket(outputs["BucketName"]), Ledger(), random.Random(SEED)
-    # MiniStack's own state has to be on disk: what is tried here is the state of events.
+    # This test is about events alone, so MiniStack's own state has to be on disk.
     local.stop()
     kills: list[Counter[str]] = []
     with Load(local, outputs, ledger, pause=0.1):
@@ -227,7 +227,7 @@ def test_no_acknowledged_event_is_lost_however_often_the_process_is_killed(hurri
             known, before = objects_in(bucket), len(ledger.acknowledged)
             local.start()
             # Each life takes something, or else nothing would be tried. Every second one delivers, too: it ends while
-            # rows of what it took, and of what the lives before it left, are being written and marked as done.
+            # rows from it and from the lives before it are being written and marked as done.
             eventually(lambda: len(ledger.acknowledged) > before, pause=0.01)  # noqa: B023 - called in this round
             if number % 2:
                 eventually(lambda: (objects_in(bucket) - known)["events"], pause=0.01)  # noqa: B023 - as above
@@ -353,7 +353,7 @@ def test_a_client_that_outruns_the_transform_is_refused_before_memory_reaches_40
 
 
 def most_memory(pid: int) -> float:
-    """The most resident memory that a process has had, in MB."""
+    """A process's highest resident memory so far, in MB."""
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
@@ -392,7 +392,7 @@ def test_slow_cut_and_oversized_requests_of_many_clients_harm_nobody(
     assert not any(thread.is_alive() for thread in threads), "a client hangs"
     assert set(answers["whole"]) == set(answers["slow"]) == {202}, answers
     assert set(answers["cut"]) == {0}, answers
-    # A client that is still sending when the answer comes may see its connection reset instead.
+    # A client may see its connection reset instead, if it is still sending when the answer comes.
     assert set(answers["large"]) | set(answers["huge"]) <= {413, 0}, answers
     assert answers["large"][413] and answers["huge"][413]
     settle(local)
@@ -402,7 +402,7 @@ def test_slow_cut_and_oversized_requests_of_many_clients_harm_nobody(
 
 
 def send_by_hand(port: int, path: str, body: bytes, manner: str, chance: random.Random) -> int:
-    """Send one request in a manner of its own; the status of the answer, or 0 when there is none."""
+    """Send one request whole, slowly or cut short; returns the status of the answer, or 0 if there is none."""
     headers = f"Host: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     head = f"POST {path} HTTP/1.1\r\n{headers}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:

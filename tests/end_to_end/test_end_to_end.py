@@ -31,7 +31,7 @@ FAST = ("--parameter", "FirehoseBufferingInterval=1")
 
 
 class Stack:
-    """A deployed stack: its outputs, and ways to post to it and to look at what came out."""
+    """A deployed stack: its outputs, and ways to post to it and to read the results."""
 
     def __init__(self, script: Run, endpoint: str, name: str, *arguments: str) -> None:
         self.script, self.endpoint, self.name = script, endpoint, name

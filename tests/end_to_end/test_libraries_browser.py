@@ -27,7 +27,7 @@ VERSIONS = dict(
     for line in (ROOT / "docs/sending.md").read_text().splitlines()
     if line.startswith("| `@")
 )
-# By package, what the page runs to load it. The rest is the same for both.
+# By package, the page's code to load it. The rest is the same for both.
 LOADS = {
     "@segment/analytics-next": """import {AnalyticsBrowser} from "@segment/analytics-next";
 const load = (url) => {
@@ -76,7 +76,7 @@ def bundle(name: str, directory: Path) -> Path:
 
 
 def rows(gateway: Gateway) -> dict[str, dict[str, Any]]:
-    """By event_id, the rows of all records that Firehose was given."""
+    """By event_id, the rows of all of Firehose's records."""
     records = [base64.b64decode(body["Record"]["Data"]) for _, body, _ in [*gateway.firehose.calls]]
     outcomes = [outcome for record in records for outcome in transform(record, 0, Settings(keep_headless=True))]
     assert all(isinstance(outcome, bytes) for outcome in outcomes), outcomes

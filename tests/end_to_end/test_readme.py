@@ -29,7 +29,7 @@ PROMPTS = {b"[y/N]": b"y\n", b"Type the stack's name to delete it (sluice):": b"
 
 
 def session() -> str:
-    """The blocks as one shell session, which ends at the first command that fails."""
+    """The blocks as one shell session, ending at the first failed command."""
     lines = ["set -exo pipefail"]
     for language, block in BLOCKS:
         if language == "bash" and block != ALL_TESTS:

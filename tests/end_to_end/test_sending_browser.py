@@ -1,4 +1,4 @@
-"""The table of docs/sending.md against Chromium: what becomes of an event by the way in which a page sends it."""
+"""The table of docs/sending.md against Chromium: the outcome of an event for each way to send it from a page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FORM = """([url, event]) => {
   form.submit();
 }"""
 JSON, TEXT = {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}
-# By the first column of the table: JavaScript that returns what the page sees of a failure, and headers.
+# By the first column of the table: JavaScript, with the page's view of a failure as its result, and headers.
 WAYS: dict[str, tuple[str, dict[str, str]]] = {
     "`fetch` of JSON": (FETCH % "{}", JSON),
     '`fetch` of JSON, `credentials: "include"`': (FETCH % '{credentials: "include"}', JSON),
@@ -88,7 +88,7 @@ def door(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Iterator[Door]
 
 
 def send(page: Page, url: str, way: str, name: str, **headers: str) -> bool:
-    """Let the page send an event; whether anybody sees an error, when the browser has done all that it does."""
+    """Let the page send an event; returns whether anybody sees an error, once the browser is finished."""
     script, needed = WAYS[way]
     ended: list[str] = []
     for event in ("requestfinished", "requestfailed"):

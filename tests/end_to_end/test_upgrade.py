@@ -1,4 +1,4 @@
-"""What an operator does to a stack that holds data: bring it to the next release, and add a column."""
+"""An operator brings a stack with data to the next release, and adds a column."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.local_process import LocalProcess, eventually, module_of
 
 pytestmark = pytest.mark.slow
 
-# The templates of earlier releases, as scripts/deploy.sh deployed them: the last one is what people upgrade from.
+# The templates of earlier releases, as scripts/deploy.sh deployed them: people upgrade from the last one.
 RELEASES = sorted((ROOT / "tests/releases").glob("*.yaml.gz"))
 ARTIFACTS = "sluice-artifacts-000000000000-us-east-1"
 COLUMN = {"name": "plan", "type": "string", "set_by": "sender", "description": "Which plan the user has"}
@@ -54,14 +54,14 @@ def deploy_release(aws: LocalProcess, template: str) -> dict[str, str]:
 def importable(template: str) -> str:
     """The template as API Gateway imports it.
 
-    Of two integration responses with one status code it keeps one, and of a body that is required it keeps nothing.
+    It keeps one of two integration responses with one status code, and nothing of a required body.
     """
     template = template.replace("                required: true\n", "")
     return re.sub(r" +4\\d\{2\}:\n.*?(?= +default:)", "", template, flags=re.DOTALL)
 
 
 def outputs(aws: LocalProcess) -> dict[str, str]:
-    """The stack's outputs, as soon as it stands still."""
+    """The stack's outputs, as soon as its operation is complete."""
 
     def look() -> Any:
         [stack] = aws.client("cloudformation").describe_stacks(StackName="sluice")["Stacks"]
