@@ -1,4 +1,4 @@
-"""A web site that embeds web/sluice.js, and an API of another origin that records what arrives."""
+"""A web site with web/sluice.js, and an API of another origin to record its events."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Collector(ThreadingHTTPServer):
 
     @property
     def events(self) -> list[Json]:
-        """What was taken or refused, in the order in which it happened: a request may overtake another."""
+        """Taken and refused events, in the order of their timestamps: a request may overtake another."""
         return sorted((event for body in self.bodies for event in json.loads(body)), key=itemgetter("timestamp"))
 
     def named(self, action: str) -> list[Json]:
@@ -72,7 +72,7 @@ class Collector(ThreadingHTTPServer):
 
 
 def until(look: Callable[[], T]) -> T:
-    """What `look` finds as soon as it finds something."""
+    """The result of `look` as soon as it is true; AssertionError after SECONDS."""
     deadline = time.monotonic() + SECONDS
     while not (found := look()):
         assert time.monotonic() < deadline, "nothing was found in time"
@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle(self) -> None:
-        # A page that is left may close the connection at any time.
+        # A page may close the connection at any time when it is left.
         with contextlib.suppress(ConnectionError):
             super().handle()
 

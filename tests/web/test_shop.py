@@ -1,4 +1,4 @@
-"""examples/web: visits by Chromium whose figures are known, asked by the saved queries and by DuckDB.
+"""examples/web: visits by Chromium with known figures, asked by the saved queries and by DuckDB.
 
 The clock of the page is the test's: visits lie on days of the last three weeks and last as long as the test says.
 """
@@ -35,14 +35,14 @@ CLICK = "selector => document.querySelector(selector).click()"
 STEP = timedelta(minutes=1)
 VIEW = timedelta(milliseconds=200)
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-# What a visit sees, by its number among the visitor's; the third one buys, and says who it is.
+# The pages of a visit, by its number among the visitor's; the third one buys, and gives the visitor's id.
 TOURS = [["/"], ["/", "/shoes"], ["/", "/shoes", "/cart"], ["/shoes?utm_source=news&utm_campaign=may&token=secret"]]
 GAPS = [timedelta(days=2), timedelta(minutes=40), timedelta(days=3)]
 
 
 @dataclass
 class Visit:
-    """One visit as the test made it: the time of each view, the end, and what else was done."""
+    """One visit as the test made it: the time of each view, the end, and other actions."""
 
     visitor: int
     paths: list[str]
@@ -118,7 +118,7 @@ def shop() -> Iterator[Shop]:
 
 
 def visit(shop: Shop, page: Any, visitor: int, number: int, start: datetime) -> Visit:
-    """Let one visitor come once; returns what happened."""
+    """Let one visitor come once; returns the visit."""
     tour, times, now = TOURS[number % len(TOURS)], [], start
     page.clock.pause_at(now)
     referrer = "https://news.example/post?user=7" if "utm" in tour[0] else None
@@ -144,7 +144,7 @@ def visit(shop: Shop, page: Any, visitor: int, number: int, start: datetime) -> 
 
 @pytest.fixture(scope="module")
 def visited(shop: Shop, browser: Browser) -> Shop:
-    """The shop after 200 visits, of which every event is a row."""
+    """The shop after all visits, with a row for each event."""
     for visitor in range(VISITORS):
         now = TODAY - timedelta(days=17 + visitor % 2 * 7) + timedelta(hours=8, minutes=visitor)
         # It stays open until all has arrived: a closed one takes its last beacon with it.
@@ -194,7 +194,7 @@ def test_top_pages_with_entries_and_exits(visited: Shop) -> None:
         [path, str(count), str(len(visitors[path])), str(entries[path]), str(exits[path]), text(seconds[path])]
         for path, count in sorted(views.items(), key=lambda one: (-one[1], one[0]))
     ]
-    # 30 seconds without any input are the most that count for a page.
+    # At most 30 seconds without any input count for a page.
     assert 29 <= seconds["/"] <= 31
 
 

@@ -1,4 +1,4 @@
-"""web/sluice.js in Chromium, on a page of another origin than the API: what it sends, and what it never does."""
+"""web/sluice.js in Chromium, on a page of another origin than the API: the events it sends, and never sends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
-    """A tab in which no error may reach the page."""
+    """A tab; an error on the page fails the test."""
     page, errors = context.new_page(), list[str]()
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
@@ -61,7 +61,7 @@ def stop_the_clock(page: Page) -> None:
 
 
 def leave(page: Page) -> None:
-    """Go to another site, as a visitor who leaves."""
+    """Go to another site, as a visitor does."""
     page.goto("about:blank")
 
 
@@ -124,11 +124,11 @@ def test_the_page_chooses_parameters_of_its_path_and_the_title(page: Page, colle
 def test_leaving_says_in_the_same_beacon_for_how_long_and_how_far(page: Page, collector: Collector) -> None:
     stop_the_clock(page)
     page.goto(collector.show("/"))
-    page.clock.run_for(10_200)  # of which the first 0.2 s pass before the view
+    page.clock.run_for(10_200)  # the first 0.2 s pass before the view
     page.evaluate("scrollTo(0, 1000)")
     page.wait_for_function("scrollY === 1000")
     page.evaluate("dispatchEvent(new Event('scroll'))")
-    page.clock.run_for(300_000)  # of which only the first 30 s are engaged
+    page.clock.run_for(300_000)  # only the first 30 s are engaged
     leave(page)
     [view], [left] = collector.wait(1), collector.wait(1, "leave")
     assert left["path"] == view["path"] and left["scroll_percent"] == 50
@@ -139,7 +139,7 @@ def test_leaving_says_in_the_same_beacon_for_how_long_and_how_far(page: Page, co
 def test_what_other_scripts_tell_while_the_page_is_left_is_sent(page: Page, collector: Collector) -> None:
     page.goto(collector.show("/"))
     collector.wait(1)
-    # They listen after sluice.js, as libraries do that measure a page until its end.
+    # They listen after sluice.js, as libraries do if they measure a page until its end.
     page.evaluate(
         """() => {
           addEventListener("pagehide", () => {
@@ -231,7 +231,7 @@ def test_a_page_out_of_the_browsers_cache_is_seen_once_more(page: Page, collecto
     assert len(collector.named("view")) == 2
 
 
-# What the page tells, and what is watched
+# Events told by the page, and watched ones
 
 
 def test_the_page_tells_actions_and_who_is_there(page: Page, collector: Collector) -> None:
