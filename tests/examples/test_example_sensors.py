@@ -1,4 +1,4 @@
-"""The sensors example: the receiver that it offers, and the whole of it on a local AWS with an outage in the middle."""
+"""The sensors example: its receiver, and the whole of it on a local AWS with an outage in the middle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Post = Callable[..., tuple[int, Any]]
 
 @pytest.fixture
 def post(tmp_path: Path) -> Iterator[Post]:
-    """Posts to a warehouse that knows the sensor sf; returns the status and the answer."""
+    """Post to a warehouse with the sensor sf; returns the status and the answer."""
 
     class Handler(warehouse.Handler):
         database, sensors, token = tmp_path / "rows.db", {"sf"}, "t-1"
