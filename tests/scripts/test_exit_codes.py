@@ -1,4 +1,4 @@
-"""Every script that works on a stack ends with the exit codes that docs/operating.md#exit-codes tells."""
+"""Every script for a stack ends with the exit codes of docs/operating.md#exit-codes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ CALLS: dict[str, list[str]] = {
     "track": ['{"name": "John"}'],
     "verify": ["--yes"],
 }
-"""By script: a call that is right except for the stack."""
+"""By script: a call, right except for the stack."""
 
 WITHOUT_A_STACK = {"deploy"}
-"""It makes the stack that is not there."""
+"""It makes the missing stack."""
 
 WITH_ANY_STACK = {"deploy", "destroy", "status"}
 """They work with a stack whose creation did not succeed."""

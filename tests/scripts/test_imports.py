@@ -42,7 +42,7 @@ def room_of(module: str) -> str | None:
 
 
 def name_of(path: Path) -> str:
-    """A file's name as a module; what is in lambda/ is imported without that folder."""
+    """A file's name as a module; files in lambda/ are imported without this folder."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[1:] if parts[0] == "lambda" else parts)
 
@@ -57,7 +57,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def complaint(importer: str, room: str, module: str) -> str:
-    """What is wrong with an import of `module` in `importer`, and what to do; nothing if it is allowed."""
+    """The fault of an import of `module` in `importer`, with its remedy; empty if it is allowed."""
     if room == importer or (importer, room) in EXCEPTIONS:
         return ""
     if "local/" in (importer, room):

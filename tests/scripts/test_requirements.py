@@ -1,4 +1,4 @@
-"""Every library is pinned with its hashes, and the pins are those that people wrote."""
+"""Every library is pinned with its hashes, and the pins are the ones people wrote."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_library_is_pinned_with_a_hash(path: Path) -> None:
 
 
 def test_sets_that_share_an_environment_have_the_same_pins() -> None:
-    """scripts/environment.sh installs them side by side: the second one would replace what the first one needs."""
+    """scripts/environment.sh installs them side by side: the second one would replace libraries of the first one."""
     found: dict[str, set[str]] = {}
     for name in ("aws", "erase", "local", "test"):
         for library, version in pins((ROOT / f"scripts/requirements/{name}.txt").read_text()).items():

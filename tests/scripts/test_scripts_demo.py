@@ -1,4 +1,4 @@
-"""scripts/demo.sh: what it posts and how it accounts for it; and the whole of it, interrupted and run again."""
+"""scripts/demo.sh: its events and how it accounts for them; and the whole of it, interrupted and run again."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_the_data_is_deleted_when_asked_for_with_every_version(run: Any, s3: Any
 
 
 def test_more_objects_than_one_page_holds_are_deleted(s3: Any) -> None:
-    kept = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]  # in which a thousand take no requests
+    kept = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]  # here a thousand take no requests
     for number in range(1005):
         kept.put_object("the-data", f"raw/{number}", b"")
     assert destroy.empty_bucket(Bucket(s3, "the-data")) == 1006

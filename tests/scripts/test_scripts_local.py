@@ -1,4 +1,4 @@
-"""scripts/local.sh with processes of its own, and what every script says to a person who gets something wrong."""
+"""scripts/local.sh with processes of its own, and every script's answer to a person's mistakes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.local_process import client, eventually
 
 
 class Person:
-    """Somebody with a local AWS of their own: runs scripts, and knows the processes that come of them."""
+    """Somebody with a local AWS of their own: runs scripts, and knows their processes."""
 
     def __init__(self, directory: Path) -> None:
         self.state = directory / "state"
@@ -57,7 +57,7 @@ class Person:
         return int((self.state / "lock").read_text())
 
     def servers(self) -> list[int]:
-        """Every process that serves this state, whoever may think that it does not run."""
+        """Every process with this state, even if the scripts do not know of it."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -196,7 +196,7 @@ def test_a_server_that_never_answers_is_told_and_killed(tmp_path: Path, monkeypa
     assert started[0].returncode == -signal.SIGKILL
 
 
-# What survives
+# Survival
 
 
 @pytest.mark.slow
@@ -233,13 +233,13 @@ def test_a_killed_local_aws_has_lost_nothing_that_it_acknowledged(person: Person
 
 
 def kill(process: int) -> None:
-    """Kill a process that is not a child of this one, and wait until the kernel has closed its files."""
+    """Kill a process, not a child of this one, and wait until the kernel has closed its files."""
     os.kill(process, signal.SIGKILL)
     eventually(lambda: not open_files(process), pause=0.01)
 
 
 def open_files(process: int) -> list[Path]:
-    """The open files of a process; none of one that has ended, even if nobody has waited for it yet."""
+    """The open files of a process; none if it has ended, even if nobody has waited for it yet."""
     try:
         return list(Path(f"/proc/{process}/fd").iterdir())
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -247,7 +247,7 @@ def open_files(process: int) -> list[Path]:
 
 
 def listening(process: int) -> list[tuple[str, int]]:
-    """The addresses on which a process takes connections, as the kernel knows them."""
+    """The addresses where a process takes connections, as the kernel knows them."""
     links = [str(path.readlink()) for path in open_files(process)]
     inodes = {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:[")}
     found = []
@@ -261,7 +261,7 @@ def listening(process: int) -> list[tuple[str, int]]:
     return found
 
 
-# What a person gets wrong
+# Mistakes of a person
 
 WRONG: list[Any] = [
     *[

@@ -1,4 +1,4 @@
-"""scripts/query.sh against an Athena that answers from a script of its own."""
+"""scripts/query.sh against a scripted Athena."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SAVED = {
 
 
 class FakeAthena:
-    """A workgroup with saved queries. `states` is what each look at a query's execution finds."""
+    """A workgroup with saved queries. `states` has the state for each look at a query's execution."""
 
     def __init__(self) -> None:
         self.columns: list[tuple[str, str]] = [("n", "bigint")]
@@ -114,7 +114,7 @@ def ask(athena: FakeAthena, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return command
 
 
-# What runs
+# Running
 
 
 def test_a_saved_query_of_the_stack_runs_in_its_workgroup_and_database(ask: Any, athena: FakeAthena) -> None:
@@ -228,7 +228,7 @@ def test_a_stack_that_does_not_exist_is_named(ask: Any) -> None:
     )
 
 
-# What comes out
+# Output
 
 
 def test_rows_of_all_pages_come_without_the_row_of_names(ask: Any, athena: FakeAthena) -> None:
@@ -464,7 +464,7 @@ def test_rows_are_read_no_further_than_they_are_taken(athena: FakeAthena) -> Non
     assert athena.pages_read == 1
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize(

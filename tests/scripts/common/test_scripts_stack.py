@@ -1,4 +1,4 @@
-"""What the scripts share: the shell's environment, errors in one line, and the stack's whereabouts."""
+"""Code shared by the scripts: the shell's environment, errors in one line, and the stack's whereabouts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BARE = Stack("bare", status="ROLLBACK_COMPLETE")
 
 
 def options(*given: str) -> argparse.Namespace:
-    """What a command is given, parsed."""
+    """A command's arguments, parsed."""
     parser = Parser("x")
     stack.add_stack_arguments(parser)
     return parser.parse_args(given)
@@ -269,7 +269,7 @@ def test_no_look_reads_the_history_of_before(going: Stack) -> None:
     assert len(cloudformation.asked) == 1
     cloudformation.delete_stack(StackName="one")
     assert len([*stack.follow(aws, going.id, newest)]) == 5
-    # Five looks, of which the first finds two events, and so a full page without the one that it stops at.
+    # Five looks. The first finds two events: a full page, without the one to stop at.
     assert len(cloudformation.asked) <= 1 + 5 + 1
 
 
@@ -459,7 +459,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def hello(repository: Path, *arguments: str, path: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command with an environment that is empty except for PATH and HOME, and those given."""
+    """Run the command with only PATH, HOME and the given variables in its environment."""
     variables = options.pop("variables", {})
     path = path or f"{Path(sys.executable).resolve().parent}:/usr/bin:/bin"
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""The console in Chromium: readable for everybody who may read it, and closed to the pages of everybody else."""
+"""The console in Chromium: readable for its users, and closed to the pages of everybody else."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FORM = """([url, sql]) => {
 
 
 class Served:
-    """A console that answers, and its Athena."""
+    """A serving console, and its Athena."""
 
     def __init__(self, place: Place, home: str) -> None:
         self.place, self.home = place, home
@@ -67,7 +67,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    # Pages wait for what they show: they must not load anew while a test looks at them.
+    # Pages wait for their queries: they must not load anew while a test looks at them.
     patch = pytest.MonkeyPatch.context()
     with patch as replace, mock_aws():
         replace.setattr(app, "WAIT_SECONDS", 60.0)
@@ -90,7 +90,7 @@ def served() -> Iterator[Served]:
 
 
 def check_looks(page: Page, address: str) -> list[str]:
-    """What axe-core, the width and the console of the browser find wrong with a page, in every look."""
+    """The faults of a page in every look, by axe-core, the page's width and the browser's console."""
     wrong: list[str] = []
     page.on("console", lambda message: wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -1,4 +1,4 @@
-"""scripts/console.sh: what its pages show, what they cost, and whom they answer."""
+"""scripts/console.sh: its pages, their cost, and the clients they answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _moto(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A console whose pages do not wait for what runs."""
+    """A console whose pages do not wait for running queries."""
     monkeypatch.setattr(app, "WAIT_SECONDS", 0.0)
 
 
@@ -165,7 +165,7 @@ def test_it_listens_on_this_machine_alone_and_says_when_its_port_is_taken(
     assert guarded(command.console, ["--port", "65535"]) == 2
 
 
-# What costs
+# Costs
 
 
 def test_on_aws_a_page_costs_nothing_before_a_click_and_says_the_price(aws: Place) -> None:
@@ -374,7 +374,7 @@ def test_rejected_events_come_by_reason_with_text_context_and_the_replay(local: 
     assert "{&#34;value&#34;: &#34;abc&#34;}" in page
 
 
-# What senders wrote
+# Texts of senders
 
 
 def test_nothing_of_an_event_is_markup(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +402,7 @@ def test_nothing_of_an_event_is_markup(local: Place, monkeypatch: pytest.MonkeyP
         assert "&lt;script&gt;alert(1)" in page
 
 
-# What goes wrong
+# Errors
 
 
 def test_a_stack_that_is_gone_is_told_with_the_way_out(local: Place) -> None:

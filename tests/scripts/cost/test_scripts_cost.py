@@ -60,7 +60,7 @@ def test_every_price_has_a_source_its_strength_and_tiers_that_rise_to_no_end(key
         ("api-requests", 333_000_000, 1_165.50),
         ("api-requests", 1_000_000_000, 1_165.50 + 667 * 2.80),
         ("api-requests", 21_000_000_000, 1_165.50 + 667 * 2.80 + 19_000 * 2.38 + 1_000 * 1.51),
-        ("firehose-ingest", 600e12, 600_000 * 0.029),  # beyond the last tier that is known
+        ("firehose-ingest", 600e12, 600_000 * 0.029),  # beyond the last known tier
         ("lambda-gb-seconds", 7.5e9 + 1e9, 100_000.5 + 12_000.1),
         ("athena-scans", 10_000_000, 0.00005),
     ],
@@ -96,7 +96,7 @@ def test_the_door_and_the_stream_cost_what_one_finds_by_hand(
 
 
 def test_our_own_lines_cost_a_step_of_5_kb_where_they_pass_one() -> None:
-    """Eight events of 600 bytes are 4,807 bytes with what is between them; the lines make two steps of it."""
+    """Eight events of 600 bytes are 4,807 bytes with their separators; the lines make two steps of it."""
     eight = replace(TEN_MILLION, events_per_request=8)
     assert eight.body_bytes == 4_807
     assert eight.record_bytes > 5_120
@@ -140,7 +140,7 @@ def test_runs_and_objects_follow_time_until_there_are_fewer_records_or_full_buff
 
 
 def test_the_transform_has_a_share_of_a_processor() -> None:
-    """10,000,000 records and events at 6.4 and 9.3 us of a processor, of which 512 MB are a share of 512/1769."""
+    """10,000,000 records and events at 6.4 and 9.3 us of a processor; 512 MB have 512/1769 of one."""
     seconds = 10_000_000 * (6.4 + 9.3 * 600 / 576) * 1e-6 * 1769 / 512 + 525_600 * 0.005
     assert quantities(TEN_MILLION)["lambda-gb-seconds"] == pytest.approx(seconds * 0.5)
 
@@ -174,14 +174,14 @@ def test_the_defaults_are_those_of_the_template() -> None:
     assert int(hints["BufferSizeInMBs"]) * 2**20 == cost_model.TRANSFORM_BUFFER_BYTES
 
 
-# What is told
+# Output
 
 
 EXAMPLE = ("--events-per-month", "10_000_000", "--bytes", "600", "--events-per-request")
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What is printed, without the blanks at the ends of lines."""
+    """The printed text, without the blanks at the ends of lines."""
     assert cost.cost([*arguments]) == 0
     return "\n".join(line.rstrip() for line in capsys.readouterr().out.strip().splitlines())
 
@@ -309,7 +309,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 
 
 class Dated(FakeCloudFormation):
-    """Stacks that know when they were made."""
+    """Stacks with the time of their creation."""
 
     created = NOW - timedelta(days=30)
 
@@ -447,7 +447,7 @@ def test_a_stacks_quantities_are_its_metrics_scaled_to_a_month(aws: FakeAws) -> 
 
 
 def test_what_is_published_nowhere_is_worked_out_or_listed(aws: FakeAws) -> None:
-    """A stack that an SDK sends to, on its first day: S3 has not published the size of its bucket yet."""
+    """An SDK sends to this stack, on its first day: S3 has not published the size of its bucket yet."""
     put(aws, "AWS/Firehose", "IncomingRecords", 100, DeliveryStreamName="the-streamdelivery")
     put(aws, "AWS/Firehose", "IncomingBytes", 60_000, DeliveryStreamName="the-streamdelivery")
     found = measure(aws)

@@ -1,4 +1,4 @@
-"""A scripted CloudFormation that makes change sets."""
+"""A scripted CloudFormation with change sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CREATION: list[Event] = [
 
 
 class Created(Stack):
-    """A stack that a change set made; CloudFormation gives each stack an id of its own."""
+    """A stack made by a change set; CloudFormation gives each stack an id of its own."""
 
     @property
     def id(self) -> str:
@@ -37,7 +37,7 @@ class Created(Stack):
 
 
 class ChangeSets(FakeCloudFormation):
-    """Makes and executes change sets; `events` is what happens then, `ends_as` the stack's last status."""
+    """Makes and executes change sets; `events` has the resulting events, `ends_as` the stack's last status."""
 
     def __init__(self, *stacks: Stack) -> None:
         super().__init__(*stacks)
@@ -45,9 +45,9 @@ class ChangeSets(FakeCloudFormation):
         self.events = [*CREATION]
         self.ends_as = ""
         self.rolls_back_as = "UPDATE_ROLLBACK_COMPLETE"
-        self.reason = ""  # of a change set that fails
+        self.reason = ""  # of a failed change set
         self.refusal: ClientError | None = None
-        # What another deployment does meanwhile: the call that it overtakes, the error, and the status it leaves.
+        # Another deployment meanwhile: the call it overtakes, the error, and the status it leaves.
         self.overtaken: tuple[str, str, str] | None = None
         self.rolled_back: list[str] = []
         self.on_describe: Callable[[], None] = lambda: None

@@ -23,7 +23,7 @@ from tests.scripts.deploy.change_sets import ChangeSets
 
 @pytest.fixture(scope="session")
 def clients() -> dict[str, Any]:
-    """Made once, as that takes longer than a test; each test has a moto of its own."""
+    """Made once, because making them takes longer than a test; each test has its own moto."""
     session = boto3.Session("testing", "testing", region_name="eu-west-1")
     # Whatever other tests have set AWS_ENDPOINT_URL to.
     config = Config(ignore_configured_endpoint_urls=True)

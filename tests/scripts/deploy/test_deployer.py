@@ -1,7 +1,7 @@
-"""The policies of examples/deploy-policy.yaml allow what deploying and deleting takes, and no action more.
+"""The policies of examples/deploy-policy.yaml allow deploying and deleting, and no action more.
 
-What CloudFormation needs for a resource is what its own registry names. Each action of the policies is taken away here,
-and a call is refused. tests/scripts/deploy/test_deploying_user.py has a user of a local AWS deploy with them.
+CloudFormation's own registry names its needs for a resource. Each action of the policies is taken away here, and then
+a call is refused. tests/scripts/deploy/test_deploying_user.py has a user of a local AWS deploy with them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ARTIFACTS = f"arn:aws:s3:::sluice-artifacts-{ACCOUNT}-us-east-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/{STACK}-StreamRole-1"
 MAX_POLICY_CHARACTERS = 6_144
 
-# What scripts/deploy.sh and scripts/destroy.sh call themselves.
+# The scripts' own calls: scripts/deploy.sh and scripts/destroy.sh.
 OF_THE_SCRIPTS = [
     *(
         Call(f"cloudformation:{action}", STACK_ARN)
@@ -46,7 +46,7 @@ OF_THE_SCRIPTS = [
     Call("lakeformation:GetDataLakeSettings", "*"),
     Call("kms:DescribeKey", KEY),
 ]
-# What CloudFormation's calls are about, by the type of resource.
+# The properties read by CloudFormation's calls, by the type of resource.
 SAMPLES: dict[str, Json] = {
     "AWS::ApiGateway::Deployment": {"RestApiId": "api"},
     "AWS::ApiGateway::RestApi": {"Body": {"paths": {"credentials": ROLE}}},
@@ -80,7 +80,7 @@ def all_calls() -> set[Call]:
     return found
 
 
-# What CloudFormation does
+# CloudFormation's actions
 
 
 def test_the_permissions_that_are_asked_for_are_those_of_cloudformations_registry() -> None:
@@ -145,7 +145,7 @@ def test_a_template_of_somebody_else_is_asked_for_too(resource_type: str, proper
     assert asked <= {*CALLS[resource_type]["create"]}
 
 
-# What the policies say
+# The policies
 
 
 @pytest.fixture

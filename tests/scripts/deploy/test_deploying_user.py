@@ -1,7 +1,7 @@
-"""A user of a local AWS who holds the policies of examples/deploy-policy.yaml deploys, updates and destroys a stack.
+"""A user of a local AWS with the policies of examples/deploy-policy.yaml deploys, updates and destroys a stack.
 
-CloudFormation acts with that user's rights. All that is asked about them is written down, so that one life of a stack
-shows what each action of the policies is for; and a few actions, chosen at random, are really taken away.
+CloudFormation acts with this user's rights. All checks of them are noted, so one life of a stack shows the use of each
+action of the policies; and a few actions, chosen at random, are really taken away.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EVERYTHING = {
     "PullSchedule": "rate(2 hours)",
     "RefineSchedule": "rate(2 days)",
 }
-# With a key, which cannot be changed afterwards.
+# With a key; it cannot be changed afterwards.
 OTHERWISE = {
     "ApiAuth": "NONE",
     "AthenaBytesScannedLimit": "20000000",
@@ -57,7 +57,7 @@ OTHERWISE = {
     "ThrottleRateLimit": "50",
 }
 CORE_ALONE = {"AnalystPolicy": "", "DeliverUrl": "", "ObserveEmail": ""}
-# What no parameter changes, but a later release may.
+# Texts no parameter changes, but a later release may.
 NEXT_RELEASE = {
     "template.yaml": {
         "Events of the stack ${": "All events of the stack ${",
@@ -69,10 +69,10 @@ NEXT_RELEASE = {
 NOT_ASKED = {("Look", "lakeformation:GetDataLakeSettings"): "the local AWS has no Lake Formation to ask"}
 # Asked for in a first deployment only: later ones find the bucket and the objects.
 ONCE = {"s3:CreateBucket", "s3:PutBucketPublicAccessBlock", "s3:PutObject"}
-# The last is for who lacks cloudformation:UpdateStack: a nested stack is rolled back by that, too.
+# The last is for a user without cloudformation:UpdateStack: it rolls back a nested stack, too.
 ENDS = ("", "ROLLBACK_COMPLETE", "CREATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "UPDATE_ROLLBACK_FAILED")
 
-Check = tuple[str, Call]  # The Sid of the statement that allowed it, or nothing, and what was asked.
+Check = tuple[str, Call]  # The Sid of the allowing statement, or nothing, and the call.
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def holding_less(user: DeployingUser, *less: tuple[str, str]) -> AbstractContext
 
 @pytest.fixture(scope="module")
 def life(user: DeployingUser, next_release: Path) -> dict[str, list[Check]]:
-    """What was asked about the user in each chapter of a stack's life and in none before."""
+    """The checks of the user's rights in each chapter of a stack's life and in none before."""
     chapters: dict[str, list[Check]] = {}
 
     def end(chapter: str, done: Done) -> None:
@@ -172,7 +172,7 @@ def test_a_script_that_lacks_an_action_names_it_and_leaves_nothing_half_made(
     seed = random.randrange(2**32)
     asked = {(sid, call.action) for sid, call in life[chapter] if sid in dict(ACTIONS) and call.action not in ONCE}
     less = random.Random(seed).choice(sorted(asked))
-    print(f"seed {seed}: {less}")  # which pytest shows where this fails
+    print(f"seed {seed}: {less}")  # pytest shows it if this fails
 
     script: Callable[[], Done] = {
         "deploy": lambda: deploy_everything(user),

@@ -1,4 +1,4 @@
-"""scripts/environments/: what is in the files, what deploy.sh makes of them, and what the reference says of them."""
+"""scripts/environments/: the files, their use by deploy.sh, and their place in the reference."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_unknown_environment_is_named_with_those_that_there_are() -> None:
 
 WHOLE = '{"parameters": {"RawBackup": "ENABLED"}, "needsOneOf": [], "terminationProtection": false}'
 WRONG = {
-    # what is wrong: (the text that is replaced, what by, what the error says)
+    # fault: (the replaced text, its replacement, the error's text)
     "no JSON": (WHOLE, "hello", "cannot be read as JSON: Expecting value: line 1 column 1"),
     "nested too deeply": (WHOLE, "[" * 100_000, "cannot be read as JSON: it is nested too deeply"),
     "a list": (WHOLE, "[]", "must be a JSON object"),
@@ -117,7 +117,7 @@ def jobs(path: Path) -> dict[str, Any]:
 
 
 def typed_by(job: dict[str, Any]) -> list[list[str]]:
-    """The commands of a job that run a script."""
+    """The commands of a job's scripts."""
     lines = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
     return [line.split() for line in lines if "scripts/" in line]
 
@@ -135,7 +135,7 @@ def test_the_workflows_type_what_the_scripts_take(path: Path) -> None:
 
 @A_WORKFLOW
 def test_a_workflow_tests_what_it_deploys_before_there_are_credentials(path: Path) -> None:
-    """Tests run code of others, so the job that runs them can get neither a token of OpenID Connect nor a secret."""
+    """Tests run code of others, so their job can get neither a token of OpenID Connect nor a secret."""
     assert yaml.safe_load(path.read_text())["permissions"] == {}
     assert list(jobs(path)) == ["test", "deploy"]
     test, deploy = jobs(path).values()

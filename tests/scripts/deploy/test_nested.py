@@ -1,4 +1,4 @@
-"""What each nested stack adds to the template, and what all of them keep to."""
+"""Each nested stack's additions to the template, and the rules for all of them."""
 
 from __future__ import annotations
 
@@ -184,14 +184,14 @@ ASKING = [holder for holder, found in HOLDERS.items() if "athena:StartQueryExecu
 
 @pytest.mark.parametrize("holder", ASKING)
 def test_who_may_start_a_query_may_read_the_default_database(holder: str) -> None:
-    """Athena opens it for every query, even for one that reads another database."""
+    """Athena opens it for every query, even if the query reads another database."""
     granted = [one for one in HOLDERS[holder] if "glue:GetDatabase" in as_list(one["Action"])]
     resources = [resource["Fn::Sub"].rpartition(":")[2] for one in granted for resource in as_list(one["Resource"])]
     assert {"catalog", "database/default"} <= set(resources)
 
 
 def tasks(node: Any) -> Iterator[dict[str, Any]]:
-    """The tasks of a state machine that start a query of Athena."""
+    """The tasks of a state machine for starting a query of Athena."""
     if isinstance(node, dict):
         if "startQueryExecution" in str(node.get("Resource")):
             yield node
@@ -201,7 +201,7 @@ def tasks(node: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("task", [task for stack in STACKS for task in tasks(stack.template["Resources"])])
 def test_every_query_of_a_state_machine_names_its_database(task: dict[str, Any]) -> None:
-    # Those that a function prepares: tests/stacks/deliver/test_deliver_run.py.
+    # Queries prepared by a function: tests/stacks/deliver/test_deliver_run.py.
     if task["Arguments"] != "{% $states.input.request %}":
         assert task["Arguments"]["QueryExecutionContext"] == {"Database": {"Ref": "DatabaseName"}}
 

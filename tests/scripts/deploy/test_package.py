@@ -1,4 +1,4 @@
-"""scripts/deploy.sh --package: what the folder has, and that the commands it prints deploy the stack."""
+"""scripts/deploy.sh --package: the folder, and a deployment with the printed commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def packaged(folder: Path, *arguments: str) -> dict[str, str]:
 
 
 def values(file: Path) -> dict[str, str]:
-    """What `--parameter-overrides` of the AWS CLI reads in this file."""
+    """Read this file as `--parameter-overrides` of the AWS CLI does."""
     return dict(each.split("=", 1) for each in json.loads(file.read_text()))
 
 
@@ -112,7 +112,7 @@ def aws(tmp_path: Path) -> Iterator[LocalProcess]:
 
 
 def package(aws: LocalProcess, folder: Path, *arguments: str) -> list[list[str]]:
-    """The words of the commands that deploy a package made for the local AWS."""
+    """Make a package for the local AWS; return the words of the commands to deploy it."""
     run = [sys.executable, "-P", "-m", module_of("deploy"), "--local", "--package", str(folder), *THE_BUCKET]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'lambda'}"}
     done = subprocess.run([*run, *arguments], capture_output=True, text=True, env=environment, timeout=500)
@@ -121,7 +121,7 @@ def package(aws: LocalProcess, folder: Path, *arguments: str) -> list[list[str]]
 
 
 def carry_out(aws: LocalProcess, commands: list[list[str]], **overrides: str) -> dict[str, str]:
-    """Make the calls that the AWS CLI makes for these commands; returns the stack's outputs."""
+    """Make the AWS CLI's calls for these commands; return the stack's outputs."""
     copy, deploy = commands
     assert copy[:3] == ["aws", "s3", "cp"] and copy[4:] == [f"s3://{BUCKET}/", "--recursive"]
     for path in Path(copy[3]).iterdir():

@@ -1,4 +1,4 @@
-"""scripts/save-queries.sh: what it writes into template.yaml, and what deploy.sh refuses before it has run."""
+"""scripts/save-queries.sh: its text in template.yaml, and deploy.sh refusing until it has run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The zip of lambda/: the same code is the same file, with libraries for the machine that runs it."""
+"""The zip of lambda/: the same code is the same file, with libraries for the machine of the functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AARCH64 = 183  # EM_AARCH64 of an ELF header
 
 
 class Pip:
-    """Takes the place of the pip command: what it was asked for, and a library in the folder that was asked for."""
+    """Takes the place of the pip command: notes its commands, and makes a library in the target folder."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []

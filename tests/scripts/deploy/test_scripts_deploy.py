@@ -1,4 +1,4 @@
-"""scripts/deploy.sh: what it uploads, and what it asks CloudFormation for."""
+"""scripts/deploy.sh: its uploads, and its requests to CloudFormation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_deployment_parses_the_template_once(run: Any, monkeypatch: pytest.Mon
         assert sum("  IngestApi:" in text for text in parsed) == 1
 
 
-# What is deployed
+# Deployed parts
 
 
 def test_a_new_stack_is_made_and_its_outputs_alone_are_on_stdout(run: Any) -> None:

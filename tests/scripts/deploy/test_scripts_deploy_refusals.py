@@ -1,4 +1,4 @@
-"""scripts/deploy.sh: what it refuses before or after it asks CloudFormation, and what it tells of failures."""
+"""scripts/deploy.sh: its refusals before and after it asks CloudFormation, and its words on failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts.commands.common.console import nobody_to_ask
 from scripts.commands.deploy import command as deploy
 from tests.scripts.deploy.change_sets import ACCOUNT, CHANGES, Change, ChangeSets, existing, parameters
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_key_that_aws_would_not_use_is_refused_before_anything_is_made(
 
 
 def rule_new(clients: dict[str, Any], *what: str) -> None:
-    """Let Lake Formation rule what is new: Database, Table or both."""
+    """Let Lake Formation rule new databases, tables or both: Database, Table."""
     settings = clients["lakeformation"].get_data_lake_settings()["DataLakeSettings"]
     closed: dict[str, list[Any]] = {f"Create{one}DefaultPermissions": [] for one in what}
     clients["lakeformation"].put_data_lake_settings(DataLakeSettings={**settings, **closed})
@@ -241,7 +241,7 @@ def test_an_agreed_deployment_is_executed_after_the_changes_were_shown(run: Any,
     assert code == 0 and "TransformFunction" in shown and "CREATE_COMPLETE" not in shown and followed
 
 
-# What fails on the way
+# Failures on the way
 
 
 def test_a_failure_is_told_with_the_resource_that_failed_first(run: Any) -> None:

@@ -1,4 +1,4 @@
-"""A bucket with every zone, in which one person has events among others, and scripts/erase.sh as a person types it."""
+"""A bucket with one person's events among others in every zone, and scripts/erase.sh as a person types it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ def event(user: Any, number: int = 0, **more: Any) -> Json:
 
 
 def rows_of(*records: bytes) -> list[Json]:
-    """The rows that records lead to."""
     return [json.loads(row) for data in records for row in transform(data, RECEIVED_AT, TODAY) if type(row) is bytes]
 
 
@@ -93,7 +92,7 @@ MILLISECONDS = pyarrow.timestamp("ms")
 
 
 class Bucket:
-    """A stack with a bucket that keeps versions, and scripts/erase.sh as a person types it."""
+    """A stack with a versioned bucket, and scripts/erase.sh as a person types it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         self.capsys, self.receipt = capsys, folder / "receipt.json"
@@ -148,7 +147,7 @@ class Bucket:
         self.put("athena-results/q.csv", f'"user_id"\n"{ADA}"\n'.encode())
 
     def run(self, *arguments: str, user: str = ADA, by: str = "--user-id", code: int = 0) -> str:
-        """What was written to both streams."""
+        """Run the command; return the output of both streams."""
         receipt = [] if "--receipt" in arguments else ["--receipt", str(self.receipt)]
         assert guarded(erase.erase, [by, user, *receipt, *arguments]) == code
         out, err = self.capsys.readouterr()

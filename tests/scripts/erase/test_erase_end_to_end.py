@@ -1,4 +1,4 @@
-"""scripts/erase.sh on the local AWS: what the real pipeline wrote of one person goes, and Athena counts the others."""
+"""scripts/erase.sh on the local AWS: the real pipeline's data of one person goes, and Athena counts the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/erase.sh killed, overtaken by another writer, or stopped by counts that do not agree."""
+"""scripts/erase.sh killed, overtaken by another writer, or stopped by contradicting counts."""
 
 from __future__ import annotations
 

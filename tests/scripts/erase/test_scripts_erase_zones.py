@@ -1,4 +1,4 @@
-"""Whose an event is in each zone, and that a record without it leads to the same rows of everybody else."""
+"""The owner of an event in each zone; without it, a record leads to the same rows of everybody else."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_no_other_id_is_counted(user: str, text: bytes) -> None:
     assert person.similar == ({"U1": 1} if b"U1" in text else {})
 
 
-# Records: what stays leads to the rows that it led to
+# Records: the rest leads to the same rows as before
 
 
 RECORDS: list[tuple[str, bytes]] = [

@@ -1,4 +1,4 @@
-"""What the objects of the bucket hold, as scripts/commands/lake/ reads it."""
+"""The contents of the bucket's objects, as scripts/commands/lake/ reads them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_object_is_packed_as_another_one_is(packed: bytes) -> None:
 
 
 def test_a_part_that_is_known_is_not_replaced() -> None:
-    """An erasure reads objects again that it has cut: the text is what it was before."""
+    """An erasure reads its cut objects again: the text remains as it was before."""
     row = {"event_id": "e", "position": 0, "extended_request_id": "r", "rejected_at": "t", "part": 1, "parts": 2}
     texts = Texts()
     assert texts.join(row, b"whole ") is None

@@ -21,7 +21,7 @@ def test_all_that_was_rejected_or_failed_comes_back_once_also_when_replays_are_k
     assert result.rejected + result.failed == len(result.expected) == EVENTS
     assert result.ids.keys() == result.expected
     assert result.deduplicated == EVENTS
-    # The first replay of each zone was killed between a call and its mark, so that call was sent again. The second may
+    # The first replay of each zone was killed between a call and its mark, so this call was sent again. The second may
     # have been, too. A record may hold two events.
     assert 2 * replay.CALL <= result.ids.total() - EVENTS <= 8 * replay.CALL
     assert all(count < EVENTS / 2 for count in result.marked_before_kill)

@@ -1,4 +1,4 @@
-"""scripts/replay.sh: what it makes of the objects of each zone, and what it sends, marks and says."""
+"""scripts/replay.sh: its reading of the objects of each zone, its calls, marks and output."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PRETTY = b'{\n  "name": "John",\n  "value": 100\n}'
 
 
 def row_of(data: bytes, arrived_at: int = 0) -> dict[str, Any]:
-    """The only row that a record leads to."""
+    """The only row of a record."""
     (outcome,) = transform(data, arrived_at, TODAY)
     assert isinstance(outcome, bytes), outcome
     row: dict[str, Any] = json.loads(outcome)
@@ -66,7 +66,7 @@ def too_long(position: int = 0) -> Rejected:
     return Rejected("too_long", "name has 9 characters; at most 5 are allowed", position)
 
 
-# Rejected events become the events that they were
+# Rejected events become events again
 
 
 LINES = b'{"name": "Ada"}\n{"name": "John", "value": 100}\n{"name": "Eve"}'
@@ -394,7 +394,7 @@ def archive(**changes: bytes) -> bytes:
 
 @functools.cache
 def connect() -> Any:
-    """Made once, as that takes longer than a test; each test has a moto of its own."""
+    """Made once, because making it takes longer than a test; each test has its own moto."""
     keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
     return boto3.client("s3", region_name="eu-west-1", **keys)
 
@@ -426,7 +426,7 @@ class Place:
         self.put(f"errors/processing-failed/dt={day}/{number}", content.encode())
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        """What was written to both streams."""
+        """Run the command; return the output of both streams."""
         assert guarded(replay.replay, [*arguments]) == code
         out, err = self.capsys.readouterr()
         return out + err

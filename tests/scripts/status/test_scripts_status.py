@@ -1,4 +1,4 @@
-"""scripts/status.sh: what it sees of a stack, what it calls a person for, and what it bears to be missing."""
+"""scripts/status.sh: its view of a stack, its calls for a person, and the parts it can do without."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EMF = {"_aws": {"CloudWatchMetrics": []}, "Received": 7, "Accepted": 4, "Dropped
 
 @functools.cache
 def connect() -> dict[str, Any]:
-    """Made once, as that takes longer than a test; each test has a moto of its own."""
+    """Made once, because making them takes longer than a test; each test has its own moto."""
     keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
     return {name: boto3.client(name, region_name=REGION, **keys) for name in ("s3", "sqs", "logs", "cloudwatch")}
 
@@ -60,7 +60,7 @@ class Place:
         return out + err
 
     def shown(self) -> str:
-        """The screen without the blanks that fill its lines."""
+        """The screen without the blanks at the ends of its lines."""
         return "\n".join(line.rstrip() for line in self.run().splitlines())
 
     def facts(self, code: int = 0) -> Any:
@@ -346,7 +346,7 @@ def test_refused_requests_are_shown_by_route(place: Place) -> None:
     def route(method: str, path: str, stage: str = "prod") -> dict[str, str]:
         return {"Method": method, "Resource": path, "Stage": stage}
 
-    # Of the whole API, moto adds up what has these dimensions and others.
+    # For the whole API, moto adds up all values with its dimensions, also those with more.
     answered(1, 1)
     answered(1_900, 6, **route("POST", "/track"))
     answered(90, 2, **route("POST", "/batch"))
@@ -376,7 +376,7 @@ def test_without_metrics_the_newest_object_tells_the_age_of_the_last_event(place
     assert facts["zones"]["events"]["key"] == f"events/{TODAY}/new.parquet"
 
 
-# What is missing
+# Missing parts
 
 
 @pytest.mark.parametrize("state", ["CREATE_IN_PROGRESS", "ROLLBACK_IN_PROGRESS", "DELETE_IN_PROGRESS"])

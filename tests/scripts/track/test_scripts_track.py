@@ -1,4 +1,4 @@
-"""scripts/track.sh against an HTTP server that answers what each test tells it."""
+"""scripts/track.sh against an HTTP server with answers from each test."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_an_open_stack_is_sent_neither_key_nor_signature(run: Any, api: Api) -> 
 
 
 def signed_by(path: str, headers: email.message.Message, body: bytes) -> str | None:
-    """The access key that signed a request for execute-api, as AWS finds out; None if the signature is wrong."""
+    """The access key of a signed request for execute-api, as AWS finds out; None if the signature is wrong."""
     parts = re.fullmatch(
         r"AWS4-HMAC-SHA256 Credential=(\w+)/\d{8}/eu-west-1/execute-api/aws4_request, "
         r"SignedHeaders=([a-z0-9;-]+), Signature=([0-9a-f]{64})",

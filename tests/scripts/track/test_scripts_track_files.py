@@ -1,4 +1,4 @@
-"""What scripts/track.sh makes of files: how they may be packed, encoded and laid out, and the ids of their events."""
+"""scripts/track.sh reads files: their packing, encoding and layout, and the ids of their events."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def lines_read(content: bytes, directory: Path, first: int = 1, spool: IO[bytes]
 
 
 def texts_of(*chunks: bytes | None) -> list[bytes]:
-    """The texts that are not blank."""
+    """The texts except blank ones."""
     _, texts = split(unpack(iter(chunks), "-"), Collector(None))
     return [text.strip() for text in texts if isinstance(text, bytes) and text.strip()]
 
@@ -187,11 +187,11 @@ def test_the_command_to_go_on_with_has_the_seed(send: Any, api: Api) -> None:
     assert """--seed 'it'"'"'s monday' --file""" in err
 
 
-# Ids that the sender gave
+# Ids from the sender
 
 
 def rows(text: bytes) -> list[dict[str, Any] | str]:
-    """What the transform makes of a record with this text, without the ids."""
+    """The transform's rows of a record with this text, without the ids; other outcomes by type."""
     outcomes = transform(text, 1_790_000_000_000, Settings())
     return [
         {**json.loads(outcome), "event_id": None} if isinstance(outcome, bytes) else type(outcome).__name__
@@ -358,7 +358,7 @@ def test_an_event_of_an_array_is_sent_while_the_next_one_is_waited_for() -> None
         lines.close()
 
 
-# Inputs that are not text, or are damaged
+# Damaged inputs, or other than text
 
 
 def zipped(name: str) -> bytes:

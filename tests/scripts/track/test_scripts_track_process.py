@@ -1,4 +1,4 @@
-"""scripts/track.sh in a process of its own: the memory that it takes, and what an interruption leaves."""
+"""scripts/track.sh in a process of its own: its memory, and its output when interrupted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RUN = "console.main(track.command)"
 IN_FIVES = "track.PACKED = sender.Packing('application/x-ndjson', 5, 10_000, 4)\n"
 
 
-# Tells the most memory that it ever held, in kB: before and after. Not ru_maxrss, which the parent's memory counts in.
+# Prints its peak memory in kB, before and after. Not ru_maxrss: it includes the parent's memory.
 PEAK = """
 import re
 peak = lambda: re.search(r"VmHWM:\\s+([0-9]+) kB", open("/proc/self/status").read())[1]
@@ -44,7 +44,7 @@ sys.exit(code)
 
 @pytest.fixture
 def start(api: Api) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command in a process of its own, which ends with the test."""
+    """Start the command in a process of its own; it ends with the test."""
     with contextlib.ExitStack() as started:
 
         def process(*arguments: str, code: str = DRIVER + IN_FIVES + RUN, **options: Any) -> subprocess.Popen[str]:
@@ -76,7 +76,7 @@ def test_a_large_file_is_sent_in_the_memory_of_a_small_one(api: Api, start: Any,
 
 
 class Forgetful(list[Any]):
-    """A list that only counts what it is given."""
+    """A list that only counts its items."""
 
     count = 0
 
@@ -113,7 +113,7 @@ def test_an_interrupted_file_goes_on_without_a_loss_or_a_second_id(
     summary = json.loads(out)
     done = summary["next_line"] - 1
     assert summary["accepted"] == done < 2000
-    # Events that follow a gap may have arrived as well: they come again, with their ids.
+    # Events after a gap may have arrived as well: they come again, with their ids.
     assert set(range(done)) <= {event["n"] for event in api.accepted}
     assert f"sent {done:,} lines; go on with: scripts/track.sh --rate 400 --file {path} --from-line {done + 1}" in err
     assert "Traceback" not in err

@@ -1,4 +1,4 @@
-"""scripts/track.sh tries again what may pass, and keeps to a rate that the API can take."""
+"""scripts/track.sh retries passing errors, and keeps to a rate the API can take."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_slow_rate_is_never_raised_by_a_429() -> None:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that each request waited for its turn."""
+    """The seconds each request waited for its turn."""
     found: list[float] = []
     pause = Pacer.pause
 

@@ -1,4 +1,4 @@
-"""scripts/track.sh sends a file: in packs, in the order of its lines, in little memory, and tells what was refused."""
+"""scripts/track.sh sends a file: in packs, in the order of its lines, in little memory, and tells of refused events."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_file_is_read_no_faster_than_it_is_sent(api: Api, packing: Packing) ->
 
 
 def senders() -> set[threading.Thread]:
-    """The threads that send, or that something else uses as a pool."""
+    """The sending threads, and those of any other pool."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")}
 
 

@@ -1,4 +1,4 @@
-"""scripts/track.sh --wait: what it asks of Athena and when, and what it tells of events that are no rows."""
+"""scripts/track.sh --wait: its questions to Athena and their time, and its words on events without rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATE = 195  # the transform's 15 s, Firehose's 60 s and 120 s beyond them
 
 
 class Clock:
-    """A clock that sleep moves."""
+    """A clock, moved by sleep alone."""
 
     def __init__(self) -> None:
         self.now = 1_790_000_000.0

@@ -30,7 +30,7 @@ from tests.aws import compare as compare_reports
 from tests.conftest import ROOT, environment_of_a_new_machine
 
 FAST = ("--parameter", "FirehoseBufferingInterval=1")
-AT_ONCE = 4  # stacks that are verified at the same time: they wait as much as they work
+AT_ONCE = 4  # stacks verified at the same time: they wait as much as they work
 
 CORS = """\
                     responseParameters:
@@ -43,7 +43,7 @@ TAKEN = """\
 """
 BEACON = "# what navigator.sendBeacon sends\n"
 
-Break = tuple[str, str, str]  # a file of the repository, a text that is in it once or more, what replaces the first
+Break = tuple[str, str, str]  # a file of the repository, a text in it, once or more, and the replacement of the first
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a taken event is answered without the CORS header": (
         ("template.yaml", f"{CORS}{TAKEN}", TAKEN),
@@ -128,7 +128,7 @@ OTHER_STACKS = {
         "RedactFields=user_id",
     ),
 }
-# Buffers that no parameter sets: the transform's and that of raw/.
+# Buffers without a parameter: the transform's and the one of raw/.
 HURRY = {
     "BufferIntervalInSeconds, ParameterValue: '5'": "BufferIntervalInSeconds, ParameterValue: '1'",
     "{IntervalInSeconds: 300, SizeInMBs: 64}": "{IntervalInSeconds: 1, SizeInMBs: 64}",
@@ -137,7 +137,7 @@ Verified = Callable[[str], subprocess.CompletedProcess[str]]
 
 
 def copy_repository(directory: Path, file: str, old: str, new: str) -> Path:
-    """A copy of what a deployment needs of the repository, impatient, and with one thing broken in it."""
+    """A copy of the files of a deployment, with short waits, and with one thing broken in it."""
     for folder in ("scripts", "lambda", "local"):
         shutil.copytree(ROOT / folder, directory / folder)
     for name in ("template.yaml", "queries.sql"):
@@ -164,7 +164,7 @@ def replace(path: Path, old: str, new: str) -> None:
 def deploy_and_verify(
     repository: Path, parameters: Iterable[str], options: Iterable[str]
 ) -> subprocess.CompletedProcess[str]:
-    """Both in a local AWS that nobody else keeps busy."""
+    """Both in a local AWS without other work."""
     with deployed(repository, *parameters) as run:
         return run("verify", "--local", *options, "--report", str(repository / "report.json"), check=False)
 
@@ -206,9 +206,9 @@ def test_every_route_has_a_canary_and_one_that_may_become_an_event(route: str) -
 
 @pytest.fixture(scope="module")
 def verified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verified]:
-    """What verify.sh says, by the name of a stack or of what is broken in it."""
+    """The run of verify.sh, by the name of a stack or of the fault in it."""
     runs: dict[str, Future[subprocess.CompletedProcess[str]]] = {}
-    build.build(build.LOCAL)  # the libraries, which all share
+    build.build(build.LOCAL)  # the libraries, shared by all
     with ThreadPoolExecutor(AT_ONCE) as executor:
         for name, parameters in OTHER_STACKS.items():
             copy = copy_repository(tmp_path_factory.mktemp(name), "template.yaml", "", "")
@@ -314,7 +314,7 @@ def test_what_a_run_left_is_removed_by_its_name_and_nothing_else(tmp_path: Path)
 
 
 def known(stack: Stack, outputs: dict[str, str], parameters: dict[str, str] | None = None) -> Stack:
-    """A stack of which CloudFormation is not asked."""
+    """A stack known without asking CloudFormation."""
     vars(stack).update(outputs=outputs, parameters=parameters or {}, ids={})
     return stack
 
