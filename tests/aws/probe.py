@@ -2,8 +2,8 @@
 
     .sluice/venv/bin/python -m tests.aws.probe [--local]
 
-AWS's documentation does not tell the faults of a reply that fail one record from those that fail the batch, nor say
-if Firehose tries again. No stack with data should have such a transform, so this one has nothing else.
+AWS's documentation leaves open if a fault of a reply fails one record or the whole batch, and if Firehose tries again.
+No stack with data should have such a transform, so this one has nothing else.
 """
 
 from __future__ import annotations

@@ -150,7 +150,6 @@ def test_a_template_of_somebody_else_is_asked_for_too(resource_type: str, proper
 
 @pytest.fixture
 def allows(emulator: Emulator) -> Callable[[list[Json], Call], bool]:
-    """Whether policies allow a call."""
     return functools.partial(is_allowed, emulator)
 
 

@@ -1,4 +1,4 @@
-"""scripts/save-queries.sh: its text in template.yaml, and deploy.sh refusing until it has run."""
+"""scripts/save-queries.sh: the queries in template.yaml, and deploy.sh refusing until it has run."""
 
 from __future__ import annotations
 

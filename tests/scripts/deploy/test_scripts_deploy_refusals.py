@@ -1,4 +1,4 @@
-"""scripts/deploy.sh: its refusals before and after it asks CloudFormation, and its words on failures."""
+"""scripts/deploy.sh: its refusals before and after it asks CloudFormation, and its messages about failures."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_key_that_aws_would_not_use_is_refused_before_anything_is_made(
 
 
 def rule_new(clients: dict[str, Any], *what: str) -> None:
-    """Let Lake Formation rule new databases, tables or both: Database, Table."""
+    """Let Lake Formation rule new objects; `what` is Database, Table or both."""
     settings = clients["lakeformation"].get_data_lake_settings()["DataLakeSettings"]
     closed: dict[str, list[Any]] = {f"Create{one}DefaultPermissions": [] for one in what}
     clients["lakeformation"].put_data_lake_settings(DataLakeSettings={**settings, **closed})

@@ -1,4 +1,4 @@
-"""scripts/erase.sh killed, overtaken by another writer, or stopped by contradicting counts."""
+"""scripts/erase.sh killed, overtaken by another writer, or stopped when counts disagree."""
 
 from __future__ import annotations
 

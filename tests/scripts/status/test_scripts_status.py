@@ -1,4 +1,4 @@
-"""scripts/status.sh: its view of a stack, its calls for a person, and the parts it can do without."""
+"""scripts/status.sh: its view of a stack, its reasons to call a person, and the parts it can do without."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def keys(api: Api, aws: None, monkeypatch: pytest.MonkeyPatch) -> Keys:
 
 @pytest.fixture
 def stranger(keys: Keys) -> Keys:
-    """Whoever runs the command may not read the key."""
+    """The caller may not read the key."""
     keys.refusal = "AccessDeniedException"
     return keys
 
@@ -160,7 +160,7 @@ def test_an_open_stack_is_sent_neither_key_nor_signature(run: Any, api: Api) -> 
 
 
 def signed_by(path: str, headers: email.message.Message, body: bytes) -> str | None:
-    """The access key of a signed request for execute-api, as AWS finds out; None if the signature is wrong."""
+    """The access key of a request signed for execute-api, found as AWS does; None if the signature is wrong."""
     parts = re.fullmatch(
         r"AWS4-HMAC-SHA256 Credential=(\w+)/\d{8}/eu-west-1/execute-api/aws4_request, "
         r"SignedHeaders=([a-z0-9;-]+), Signature=([0-9a-f]{64})",

@@ -1,4 +1,4 @@
-"""scripts/track.sh retries passing errors, and keeps to a rate the API can take."""
+"""scripts/track.sh retries temporary errors, and keeps to a rate the API can take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/track.sh --wait: its questions to Athena and their time, and its words on events without rows."""
+"""scripts/track.sh --wait: its queries of Athena and their time, and its messages about events without rows."""
 
 from __future__ import annotations
 

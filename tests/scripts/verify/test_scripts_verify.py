@@ -164,7 +164,7 @@ def replace(path: Path, old: str, new: str) -> None:
 def deploy_and_verify(
     repository: Path, parameters: Iterable[str], options: Iterable[str]
 ) -> subprocess.CompletedProcess[str]:
-    """Both in a local AWS without other work."""
+    """In a local AWS without other work."""
     with deployed(repository, *parameters) as run:
         return run("verify", "--local", *options, "--report", str(repository / "report.json"), check=False)
 

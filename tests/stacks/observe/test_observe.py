@@ -182,7 +182,6 @@ class CloudWatch:
         return physical_id
 
     def make_alarm(self, name: str) -> str:
-        """Make an alarm of a stack."""
         return self.make("AWS::CloudWatch::Alarm", name.replace(".", ""), resolve(EVERY_ALARM[name], PARAMETERS))
 
     def measure(self, metric: tuple[str, str, str], at: float, values: dict[str, list[float]]) -> None:

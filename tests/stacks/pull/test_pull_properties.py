@@ -21,7 +21,7 @@ from tests.pull_api import Json
 from tests.stacks.pull.pulled import Killed, Pulled, declare
 
 ASKED = 7
-"""The number of rows asked for, by page."""
+"""The number of rows asked for in each page."""
 
 
 @dataclass
