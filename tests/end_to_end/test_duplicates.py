@@ -197,7 +197,7 @@ def test_of_pulled_rows_the_last_counts(store: Store, file: str, kind: str) -> N
     assert found.get("pulled_at", shown(pulled[1])) == shown(pulled[1])
 
 
-# For each column, values in order: of two rows equal in all other columns and of one request, the earlier counts.
+# For each column, values in order: if rows differ in nothing else, the one with the earlier value counts.
 TEXT_ORDER = ["", "B", "a", "é", "日本", None]
 TIED: dict[str, list[Any]] = {
     "received_at": [NOON, NOON + timedelta(milliseconds=1)],
@@ -241,7 +241,7 @@ DAYS = 24
 
 
 def rank(one: Row) -> list[tuple[bool, bool, Any]]:
-    """The order for the first row: NULL comes last, and NaN after all numbers."""
+    """Sort key of the first row: NULL comes last, and NaN after all numbers."""
     values = [one.get(name) for name in ("received_at", "request_id", *COLUMNS)]
     return [
         (value is None, isinstance(value, float) and math.isnan(value), 0 if value is None or value != value else value)

@@ -72,7 +72,7 @@ def make_event(identifier: str, size: int) -> dict[str, Any]:
 
 
 class Sender(threading.Thread):
-    """A client sending over the API and as an SDK until it is stopped, with a pause of `pause` seconds after each."""
+    """A client sending over the API and as an SDK until it is stopped, with `pause` seconds after each request."""
 
     def __init__(
         self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, number: int, pause: float = 0.0
