@@ -1,4 +1,4 @@
-"""Which requests the local AWS lets in: programs of this machine, and pages at the API alone."""
+"""The local AWS lets in programs of this machine, and pages at the API alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a page in a browser can do to the local AWS of the person who looks at it: nothing.
+"""A page in a browser can do nothing to its reader's local AWS.
 
-Each page does all that a page can, with a signature in the query string as everybody can make one. The pages are those
-of another site, of another port of this machine, of a sandbox (whose origin is null), and of a name that is rebound to
-this machine while its page is open (and is of the server's own origin then).
+Each page does all a page can, with a signature in the query string as anybody can make one. The pages are those of
+another site, of another port of this machine, of a sandbox (whose origin is null), and of a name rebound to this
+machine while its page is open (then of the server's own origin).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SOCKET = "(url) => new Promise((resolve) => { const opened = new %s; opened.onop
 WITHIN_SECONDS = """([way, url]) => Promise.race([
   eval(way)(url), new Promise((_, reject) => setTimeout(reject, 20000, "no answer"))
 ])"""
-# The ways in which a page can send a request, as a method and JavaScript that ends when it is answered.
+# A page's ways to send a request, as a method and JavaScript lasting until the answer.
 WAYS = {
     "simple-post": ("POST", FETCH % '{method: "POST", body: ""}'),
     "no-cors-post": ("POST", FETCH % '{method: "POST", body: "", mode: "no-cors"}'),
@@ -86,9 +86,9 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
 
 
 def open_page(page: Page, site: Site, aws: LocalProcess, origin: str) -> tuple[Frame, str]:
-    """Open a page of the origin; the frame that it has, and the endpoint of the local AWS as it calls it."""
+    """Open a page of the origin; returns its frame, and the endpoint of the local AWS as it calls it."""
     if origin == "rebound name":
-        # A refusal is of the same origin as the page that the name served before.
+        # A refusal is of the same origin as the name's earlier page.
         page.goto(f"http://evil.test:{aws.port}/")
         return page.main_frame, f"http://evil.test:{aws.port}"
     site.pages["/sandbox"] = '<iframe sandbox="allow-scripts allow-forms allow-popups" src="/"></iframe>'
@@ -98,20 +98,19 @@ def open_page(page: Page, site: Site, aws: LocalProcess, origin: str) -> tuple[F
 
 
 def signed(method: str, url: str, signer: Any = SigV4QueryAuth, service: str = "iam") -> AWSRequest:
-    """A request that everybody can sign."""
+    """A request that anybody can sign."""
     request = AWSRequest(method, url)
     signer(KEYS, service, "us-east-1").add_auth(request)
     return request
 
 
 def creation(method: str, endpoint: str, role: str) -> str:
-    """The URL that creates a role."""
+    """The signed URL of a call of CreateRole."""
     call = {"Action": "CreateRole", "Version": "2010-05-08", "RoleName": role, "AssumeRolePolicyDocument": TRUST}
     return str(signed(method, f"{endpoint}/?{urlencode(call)}").url)
 
 
 def roles(aws: LocalProcess) -> list[str]:
-    """The names of all roles."""
     return [role["RoleName"] for role in aws.client("iam").list_roles()["Roles"]]
 
 
@@ -149,7 +148,7 @@ def test_no_page_reads_anything(aws: LocalProcess, site: Site, page: Page, origi
     )
     for url, options in asked:
         seen = frame.evaluate(READ, [url, options])
-        # A page of a rebound name may read that it is refused.
+        # A page of a rebound name may read its refusal.
         assert seen == "" or (origin == "rebound name" and "does not answer to the host 'evil.test" in seen)
 
 

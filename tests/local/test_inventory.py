@@ -1,4 +1,4 @@
-"""What the template and the scripts use is what the local AWS implements, and it refuses everything else by name."""
+"""The local AWS implements everything the template and the scripts use, and refuses the rest by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RESOURCES: dict[str, Json] = RENDERED["Resources"]
 STACKS = {stack.name: stack.template["Resources"] for stack in nested.read()}
 STACK_TYPES = {resource["Type"] for resources in STACKS.values() for resource in resources.values()}
 TYPES = {resource["Type"] for resource in RESOURCES.values()} | STACK_TYPES
-# Folders of SQL files that refinement makes tables of.
+# Folders of SQL files for refinement's tables.
 REFINE_FOLDERS = [ROOT / "stacks/refine/sql", *ROOT.glob("examples/*/refine")]
 ENGINES = {
     "AWS::ApiGateway": "apigateway",
@@ -44,7 +44,7 @@ ENGINES = {
     "AWS::Athena": "athena",
     "AWS::Glue": "glue",
 }
-# The values of parameters that bring parts of the template to light which the others hide.
+# Values of parameters, each for parts of the template that the others hide.
 VARIANTS: dict[str, dict[str, str]] = {
     "the defaults": {},
     "JSON": {"OutputFormat": "JSON"},
@@ -62,7 +62,7 @@ ARNS = {
     "AWS::KinesisFirehose::DeliveryStream": f"arn:aws:firehose:{REGION}:{ACCOUNT}:deliverystream/{{}}",
 }
 LAKE = plan.Lake(database="sluice", bucket=BUCKET, events_table="records")
-# Names that the user chooses, documentation, JSON schemas, and what nothing refers to.
+# Names chosen by the user, documentation, JSON schemas, and unreferenced parts.
 FREE = re.compile(
     r"Variables|Body\.(info|paths|x-amazon-apigateway-request-validators)|Body\.components\.(schemas|securitySchemes).*"
     r"|TableInput\.Parameters|Body\.paths\./[\w/{}]+\.\w+\.(responses|requestBody|parameters).*|.*\.(requestTemplates|responseTemplates)"
@@ -70,7 +70,7 @@ FREE = re.compile(
 
 
 class Registry:
-    """An emulator that keeps what the engines give it."""
+    """An emulator that keeps the engines' handlers."""
 
     account, region = ACCOUNT, REGION
 
@@ -149,7 +149,7 @@ ORDER = list(in_order())
 
 
 def create_all(made: Registry, parameters: dict[str, str]) -> Iterator[tuple[str, str, Json]]:
-    """Create the engines' resources of the template; each as (logical id, type, resolved properties), before it is."""
+    """Create the engines' resources of the template; yields (logical id, type, resolved properties) before each."""
     defaults = {name: str(one.get("Default", "x")) for name, one in RENDERED["Parameters"].items()}
     known = {**defaults, "AWS::StackName": "stack", "AWS::AccountId": ACCOUNT, "AWS::Partition": "aws"}
     known |= {"AWS::Region": REGION, "StoreBucket": "storebucket", **parameters}
@@ -190,7 +190,7 @@ def objects(node: Any, path: str = "") -> Iterator[tuple[str, Json]]:
 
 @pytest.mark.parametrize("variant", ["the defaults", "raw backup", "API keys", "a key"])
 def test_a_property_that_is_not_implemented_is_refused_by_name(variant: str, tmp_path: Path) -> None:
-    """At every place of every resource: what an engine would pass over in silence would differ from AWS."""
+    """At every place of every resource: an engine silent about a property would differ from AWS."""
     made, tried, passed = registry(tmp_path), 0, []
     for logical_id, resource_type, properties in create_all(made, VARIANTS[variant]):
         for index, (path, _) in enumerate(objects(properties)):
@@ -202,7 +202,7 @@ def test_a_property_that_is_not_implemented_is_refused_by_name(variant: str, tmp
             try:
                 physical_id = made.create("Other", resource_type, wrong)
             except ValueError as error:
-                # By its own name, or by what has to be in its place.
+                # By its own name, or by the name required in its place.
                 if re.search("Unheard-of|must be", str(error)):
                     continue
                 passed.append(f"{logical_id} {path}: {error}")

@@ -1,7 +1,7 @@
-"""Each property of our templates has a place in the call of AWS behind it, and a value that the call takes.
+"""Each property of our templates has a place in the call of AWS behind it, and a valid value for the call.
 
 One table says where every property lands. The calls are checked against botocore's models, and the resolved templates
-against the registry's schemas, which cfn-lint brings. The body of the API has a test of its own.
+against the registry's schemas in cfn-lint. The body of the API has a test of its own.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ PLACES: dict[str, dict[str, str]] = {
         "Definition": "stepfunctions.CreateStateMachine definition=",
     },
 }
-# Where a change of a stream lands, which is not made anew.
+# Where properties land when a stream is changed, not made anew.
 CHANGED = {
     "DeliveryStreamType": "- a change of it makes another stream",
     "DeliveryStreamEncryptionConfigurationInput": "firehose.StartDeliveryStreamEncryption "
@@ -134,7 +134,7 @@ CHANGED = {
     "ExtendedS3DestinationConfiguration.S3BackupConfiguration": "firehose.UpdateDestination "
     "ExtendedS3DestinationUpdate.S3BackupUpdate",
 }
-# Names that no template gives, and so CloudFormation makes up.
+# Names that no template gives: CloudFormation makes them up.
 MADE_UP = {
     "athena.DeleteWorkGroup": ["WorkGroup"],
     "apigateway.CreateUsagePlan": ["name"],
@@ -186,7 +186,7 @@ ARNS = {
     "AWS::SecretsManager::Secret": f"arn:aws:secretsmanager:us-east-1:{ACCOUNT}:secret:{{}}-AbCdEf",
     "AWS::StepFunctions::StateMachine": f"arn:aws:states:us-east-1:{ACCOUNT}:stateMachine:{{}}",
 }
-# What Ref gives that is not a name.
+# The types whose Ref is not a name.
 REFERENCES = {
     **{
         kind: ARNS[kind]
@@ -206,7 +206,7 @@ PSEUDO = {
     "AWS::StackName": "sluice",
     "AWS::URLSuffix": "amazonaws.com",
 }
-# Values for parameters that have no default, or for which a condition asks.
+# Values for parameters without a default, or with a condition on them.
 GIVEN = {
     "ArtifactBucket": "artifacts",
     "TransformCodeKey": "lambda.zip",
@@ -350,7 +350,7 @@ def places_of(kind: str) -> dict[str, str]:
 
 
 def check(places: dict[str, str], properties: Json) -> None:
-    """Raise ValueError or AssertionError for what has no place in the calls behind a resource, or does not fit it."""
+    """Raise ValueError or AssertionError if a property has no place in the resource's calls, or does not fit it."""
     for call, given in calls(places, properties):
         shape = input_of(*call.split("."))
         made_up = {name: "1" if name.endswith("VersionId") else "made-up" for name in MADE_UP.get(call, [])}
@@ -380,7 +380,7 @@ def test_the_table_has_the_types_of_our_templates_and_no_others() -> None:
     assert types == PLACES.keys(), "add to PLACES in this file the new types, and take out those that are gone"
 
 
-# Maps, whose names are free, and JSON that services read by rules of their own.
+# Maps with free names, and JSON that services read by rules of their own.
 FREE = re.compile(
     r"(AWS::Lambda::Function:Environment\.|AWS::ApiGateway::Stage:)Variables"
     r"|AWS::Glue::Table:TableInput\.Parameters|AWS::(ApiGateway::Stage:MethodSettings|CloudFormation::Stack:Parameters).*"

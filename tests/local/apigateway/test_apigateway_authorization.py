@@ -1,4 +1,4 @@
-"""Who may call the API: signatures and policies as MiniStack's IAM knows them, and API keys that it keeps."""
+"""Permission to call the API: signatures and policies by MiniStack's IAM, and the API keys it keeps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def signed(
     region: str = REGION,
     **headers: str,
 ) -> dict[str, str]:
-    """The headers of a request as an SDK signs it for the path that the client uses."""
+    """The headers of a request, signed by an SDK for the client's path."""
     url = f"http://{HOST}/_aws/execute-api/{gateway.api}/prod{path}"
     given = {"content-type": "application/json", **headers}
     request = AWSRequest(method, url, data=body, headers=given)
@@ -74,7 +74,7 @@ def test_a_packed_body_is_signed_as_it_is_sent(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("query", ["b=2&a=1&a=0", "x=%20%2F~%C3%A9", "empty&e="])
 def test_a_query_string_is_signed_as_an_sdk_signs_it(gateway: Gateway, query: str) -> None:
-    # An SDK signs the parameters that it sends, and a parameter without a value as an empty one.
+    # An SDK signs the parameters as it sends them: one without a value is sent as an empty one.
     sent = query.replace("empty&", "empty=&")
     headers = signed(gateway, method="GET", path=f"/pixel?{sent}", body=b"")
     assert gateway.request("GET", "/pixel", b"", headers, sent).status == 204

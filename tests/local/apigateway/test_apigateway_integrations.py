@@ -1,4 +1,4 @@
-"""Integrations, their mapping templates, and the answers that become of theirs."""
+"""Integrations, their mapping templates, and the API's answers from theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the local API Gateway does not have is refused by name when a stack is deployed."""
+"""The local API Gateway refuses missing features by name when a stack is deployed."""
 
 from __future__ import annotations
 

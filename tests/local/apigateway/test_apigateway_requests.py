@@ -1,4 +1,4 @@
-"""A request to the local API Gateway: how it becomes a record, and what the door refuses as AWS documents."""
+"""A request to the local API Gateway: how it becomes a record, and the refusals documented by AWS."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_client_chooses_the_request_id_only_with_a_uuid(live: Gateway, given: 
     assert re.fullmatch(r"[A-Za-z0-9+/]{15}=", answer.headers["x-amz-apigw-id"])
 
 
-# ---- what the door refuses
+# ---- refusals of the door
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_coding_that_is_unknown_or_wrong_is_an_unsupported_media_type(
 ) -> None:
     answer = live.request(body=body, headers={"content-type": "text/plain", "content-encoding": coding})
     assert (answer.status, answer.json) == (415, {"message": "Unsupported Media Type"})
-    assert "access-control-allow-origin" not in answer.headers  # AWS says that it may come before the API is known
+    assert "access-control-allow-origin" not in answer.headers  # AWS says it may come before the API is known
     assert live.firehose.calls == []
 
 

@@ -29,7 +29,7 @@ from tests.gateway import Answer, Gateway
 from tests.local_process import LocalProcess, eventually
 
 KEY = "a-key-of-twenty-letters"
-# A row of that table: its status, its bodies in code (... stands for anything), and all of its line.
+# A row of that table: its status, its bodies in code (... is any text), and all of its line.
 ROW = re.compile(r"^\| (\d{3}) \| (.*?) \| .*$", re.MULTILINE)
 LARGEST = "Member must have length less than or equal to 1024000"
 BROKEN_HTTP = "Invalid HTTP request received."
@@ -73,7 +73,7 @@ methods = st.sampled_from(["POST", "GET", "OPTIONS", "HEAD", "PUT", "DELETE", "g
 
 @pytest.fixture(scope="module")
 def gateways(tmp_path_factory: pytest.TempPathFactory, emulator: Emulator) -> dict[str, Gateway]:
-    """The API in each of its ways to ask who is calling."""
+    """The API, by its setting of ApiAuth."""
     found = {}
     for auth in ("NONE", "API_KEY", "AWS_IAM"):
         gateway = found[auth] = Gateway(Path(tmp_path_factory.mktemp(auth)))
@@ -84,7 +84,7 @@ def gateways(tmp_path_factory: pytest.TempPathFactory, emulator: Emulator) -> di
 
 
 def documented_answers() -> list[tuple[int, re.Pattern[str], bool]]:
-    """The rows of that table: status, what matches the body without its spaces, and whether it has CORS headers."""
+    """The rows of that table: status, pattern of the body without its spaces, and whether it has CORS headers."""
     text = (ROOT / "docs/reference.md").read_text()
     table = text[text.index("\n## Answers\n") : text.index("All other answers carry")]
     found = []
@@ -98,7 +98,7 @@ ANSWERS = documented_answers()
 
 
 def document(status: int, body: str, headers: Mapping[str, str], method: str = "POST") -> set[int]:
-    """Which answers of the table it may be; AssertionError when it is none."""
+    """The numbers of the matching answers in the table; AssertionError if there are none."""
     bare = body.replace(" ", "").replace("\n", "")
     found = {
         number
@@ -112,7 +112,7 @@ def document(status: int, body: str, headers: Mapping[str, str], method: str = "
 
 
 def check(gateway: Gateway, method: str, path: str, query: bytes, given: Pairs, body: list[bytes]) -> Answer:
-    """One request, whatever it is: its answer, and the record that came of it."""
+    """Send any request, and check its answer and its record; returns the answer."""
     gateway.now += 1
     gateway.firehose.calls.clear()
     answer = gateway.request(method, path, list(body), given, query)
@@ -120,7 +120,7 @@ def check(gateway: Gateway, method: str, path: str, query: bytes, given: Pairs, 
     for name, value in answer.headers.items():
         assert name == name.lower() and not set("\r\n\0") & set(name + value)
     document(answer.status, answer.body.decode(), answer.headers, method)
-    # The two ways to a 500 that the table knows.
+    # The table's two ways to a 500.
     pairs = parse_qsl(query.decode("utf-8", "replace").replace(";", "&"), keep_blank_values=True)
     assert answer.status != 500 or method == "OPTIONS" or (method == "GET" and len(pairs) > 1000)
     if answer.status not in (202, 204) or method == "OPTIONS":
@@ -180,7 +180,7 @@ def is_json(body: bytes, kind: type) -> bool:
         return False
 
 
-# Requests that once did something else, or that fuzzing is unlikely to reach.
+# Requests with a former fault, and requests that fuzzing hardly reaches.
 CASES: dict[str, tuple[str, Callable[[Gateway], tuple[Any, ...]], int]] = {
     "a signature that is not ASCII": (
         "AWS_IAM",
@@ -265,21 +265,21 @@ def test_the_table_of_answers_has_every_answer_of_the_api_and_no_other(gateways:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A local AWS with the product on it, whose events are delivered at once."""
+    """A local AWS with the product on it, delivering events at once."""
     with LocalProcess(tmp_path_factory.mktemp("local")) as local_aws:
         at_once = ("OutputFormat=JSON", "FirehoseBufferingInterval=0", "FirehoseBufferingSize=1")
         yield Running(local_aws, local_aws.deploy(*at_once, "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000"))
 
 
 class Running:
-    """The running product, and what a client sends to it over a connection of its own."""
+    """The running product, and requests to it over connections of their own."""
 
     def __init__(self, local_aws: LocalProcess, outputs: dict[str, str]) -> None:
         self.local_aws, self.bucket = local_aws, local_aws.bucket(outputs["BucketName"])
         self.stage = urlsplit(outputs["TrackURL"]).path.removesuffix("/track").encode()
 
     def send(self, method: bytes, path: bytes, headers: Pairs, body: bytes = b"") -> int:
-        """The status of the answer, which is a documented one."""
+        """Send a request, and check that its answer is documented; returns the status."""
         length = [(b"host", b"127.0.0.1"), (b"content-length", b"%d" % len(body))]
         lines = [b"%b %b HTTP/1.1" % (method, path), *(b"%b: %b" % pair for pair in [*length, *headers]), b"", body]
         with socket.create_connection(("127.0.0.1", self.local_aws.port), timeout=HANG_SECONDS) as connection:
@@ -350,5 +350,5 @@ def test_nothing_that_a_client_says_is_its_address(running: Running, forged: byt
 
     (row,) = eventually(look)
     assert row["ip"] == "127.0.0.0"
-    # Neither this record nor one of all that came before it.
+    # Neither this record nor an earlier one.
     assert running.bucket.failed_records() == []

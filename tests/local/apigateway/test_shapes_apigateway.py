@@ -1,4 +1,4 @@
-"""The API's body through the calls that API Gateway's import makes of it, in the shapes of botocore's models."""
+"""The API's body through the calls of API Gateway's import, in the shapes of botocore's models."""
 
 from __future__ import annotations
 

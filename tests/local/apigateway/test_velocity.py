@@ -1,8 +1,8 @@
 """Mapping templates against real Velocity 1.7: the same text, or a refusal by name.
 
-The folder velocity/ holds recordings of Velocity 1.7 with an invalid-reference handler that answers an empty string.
-API Gateway seems to run it like this. A generated template has no `out` where Velocity fails; it has `refused` where
-Velocity renders what the local one does not implement.
+The folder velocity/ holds recordings of Velocity 1.7 with an empty string for each invalid reference. API Gateway seems
+to run it like this. A generated template has no `out` where Velocity fails; it has `refused` where Velocity renders it
+and the local one does not implement it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def recorded(name: str) -> list[dict[str, Any]]:
 HEAD, *ANSWERS = recorded("answers.ndjson")
 GENERATED = recorded("generated.ndjson")
 GIVEN = HEAD["given"]
-# Recorded answers of what is not implemented.
+# Recorded answers of missing features.
 REFUSED = {
     *("index in JSONPath", "index", "wildcard", "recursive", "bracket name", "size", "bytes", "base64", "parseJson"),
     *("all parameters (AWS's own template)", "escaped for JSON", "arithmetic", "string methods", "matches", "stop"),
@@ -218,7 +218,7 @@ def test_an_override_is_a_status_or_printable_ascii(name: str, value: str) -> No
 
 
 def conditions(template: str) -> list[str]:
-    """What is in the parentheses of every #if and #elseif."""
+    """The text in the parentheses of every #if and #elseif."""
     found = []
     for directive in re.finditer(r"#\{?(?:else)?if\}?\s*\(", template):
         depth, end = 1, directive.end()
@@ -230,7 +230,7 @@ def conditions(template: str) -> list[str]:
 
 
 def bare_operands(template: str) -> list[str]:
-    """Operands of conditions that may be no boolean: other versions of Velocity take them otherwise."""
+    """Possibly non-boolean operands of conditions: other versions of Velocity take them otherwise."""
     operands = [each.strip("!() ") for condition in conditions(template) for each in re.split(r"&&|\|\|", condition)]
     return [each for each in operands if not re.search(r"[=!]=|[<>]|\.contains\(|^true$|^\$foreach\.", each)]
 

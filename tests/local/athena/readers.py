@@ -1,6 +1,6 @@
 """One real task with each common reader of Athena, as its pages show it; the endpoint is in the environment alone.
 
-Runs in an environment with the readers alone (scripts/test.sh --clients). Prints one JSON object: what each got.
+Runs in an environment with the readers alone (scripts/test.sh --clients). Prints each result in one JSON object.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is broken, gone or too large ends a query with Athena's reason; nothing else is touched."""
+"""Broken, missing or oversized input ends a query with Athena's reason; nothing else is touched."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_truncated_gzip_fails_the_query(client: Client, lake: Lake) -> None:
 def test_an_object_that_is_gone_while_the_query_runs_fails_it(tmp_path: Path) -> None:
     class Vanishing(Lake):
         def bucket_key(self, bucket: str) -> str:
-            """Athena asks for it when the objects are listed and before they are read."""
+            """Athena calls this between listing the objects and reading them."""
             for path in self.directory.rglob("*.parquet"):
                 path.unlink()
             return super().bucket_key(bucket)

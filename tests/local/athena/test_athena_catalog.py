@@ -1,4 +1,4 @@
-"""The API around queries, and the catalog as SQL shows it: what readers ask before they ask a question."""
+"""The API around queries, and the catalog as SQL shows it: readers' requests before their first query."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CREATE TABLE AS, and the tables whose partitions the catalog lists."""
+"""CREATE TABLE AS, and tables with partitions listed in the catalog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An expression means in the local Athena what it means in Trino."""
+"""An expression means the same in the local Athena as in Trino."""
 
 from __future__ import annotations
 

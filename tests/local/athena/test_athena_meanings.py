@@ -1,4 +1,4 @@
-"""What expressions mean in Trino, beyond what was recorded: each follows from its documentation or its source."""
+"""Expressions beyond the recording mean the same as in Trino, by its documentation or its source."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ MALFORMED = (
     "SELECT extract(epoch FROM now())", "SELECT 1 = 1 = 1",
 )  # fmt: skip
 
-# What Trino has and the local Athena has not, which it says by name.
+# Features of Trino that the local Athena refuses by name.
 MISSING = {
     "SELECT xxhash64(x'00')": "the function xxhash64",
     "SELECT soundex('a')": "the function soundex",

@@ -20,7 +20,7 @@ def client(tmp_path: Path) -> Client:
     return Client(lake, tmp_path / "athena")
 
 
-# What Trino 435 answered, and what its rules for precision and scale say of the others.
+# Trino 435's answers; the others follow from its rules for precision and scale.
 EXPRESSIONS = {
     "a quotient has the larger scale, half up": ("1234 / 1000.0", "decimal", "1.2"),
     "a negative quotient is rounded away from zero": ("-1.35 / 10.0", "decimal", "-0.14"),

@@ -1,4 +1,4 @@
-"""A query from its start to its result: what it answers, how it fails, and in whose words."""
+"""A query from its start to its result: its answers, its failures, and Athena's words for them."""
 
 from __future__ import annotations
 

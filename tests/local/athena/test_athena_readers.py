@@ -27,7 +27,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGIO
 
 @pytest.fixture(scope="module")
 def read(local_aws: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each reader got of a table with three rows."""
+    """Each reader's results from a table with three rows."""
     names = {"endpoint_url": local_aws, "region_name": "us-east-1"}
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
     s3, glue = boto3.client("s3", **names, **keys), boto3.client("glue", **names, **keys)

@@ -1,4 +1,4 @@
-"""What a query reads: the partitions in question, and the objects in them."""
+"""A query reads the partitions in question, and the objects in them."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_table_of_another_kind_is_refused_by_name(
 def test_a_query_reads_nothing_but_its_own_objects(client: Client, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = lake.directory / "secret.txt"
     secret.write_text("secret")
-    # Even SQL that got past every check of ours: DuckDB itself is closed to other files by then.
+    # Even SQL past all our checks: DuckDB itself is closed to other files by then.
     reads = Result(f"SELECT content AS o0 FROM read_text('{secret}')", [("content", VARCHAR)])
     monkeypatch.setattr(Analysis, "query", lambda *_: reads)
     assert client.run("SELECT 1 AS one").state == "FAILED"

@@ -1,4 +1,4 @@
-"""Every statement of the product says the same on Athena, on the local Athena, and on both at the next run."""
+"""Every statement of the product has the same result on Athena, on the local Athena, and on both at the next run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fill(sql: str) -> str:
 
 
 def embedded() -> Iterator[tuple[str, str]]:
-    """Statements within programs, scripts and pages, each with its place; what is filled in later is an x."""
+    """Statements within programs, scripts and pages, each with its place, and with an x for each later value."""
     for path in (*ROOT.glob("scripts/**/*.py"), *ROOT.glob("examples/**/*.py")):
         tree = list(ast.walk(ast.parse(path.read_text())))
         inner = {id(part) for node in tree if isinstance(node, ast.JoinedStr) for part in node.values}
@@ -73,7 +73,7 @@ def embedded() -> Iterator[tuple[str, str]]:
 
 
 def prepared(target: Target) -> Prepared:
-    """The statements that the refinement function makes of a file."""
+    """The refinement function's statements for a file."""
     of_one_day: Statement = {
         "table": target.table,
         "file": target.file,
@@ -140,7 +140,7 @@ def test_a_decimal_in_a_division_is_found() -> None:
 
 
 def lake_of(folder: Path | None, directory: Path) -> Lake:
-    """The tables of a stack without any event: those of the template, and those that the folder refines."""
+    """The tables of a stack without any event: the template's, and the folder's refined ones."""
     lake = Lake(directory)
     lake.add_table("records")
     lake.add_table("records_errors", ERROR_COLUMNS, serde=OPENX_JSON, keys=("error_type", "dt"))
@@ -158,7 +158,7 @@ def lake_of(folder: Path | None, directory: Path) -> Lake:
     "place", ["", "examples/datalake/", "examples/sensors/", "examples/vehicles/", "examples/weather/"]
 )
 def test_every_quotient_and_mean_is_a_double(place: str, tmp_path: Path) -> None:
-    """Integers and decimals would be rounded, to a unit or to a scale that nobody sees."""
+    """Integers and decimals would be rounded, to a unit or to an unseen scale."""
     folder = ROOT / (f"{place}refine" if place else "stacks/refine/sql")
     lake = lake_of(folder if folder in FOLDERS else None, tmp_path)
     names = [
@@ -184,7 +184,7 @@ COLUMNS = [one["name"] for one in json.loads(SCHEMA.read_text())["columns"]]
 FIRST = ["received_at", "request_id"]
 ORDER = FIRST + [name for name in COLUMNS if name not in ("event_id", *FIRST)]
 REJECTED_ORDER = FIRST + [name for name in REJECTED_COLUMNS if name not in ("event_id", "part", *FIRST)]
-# Tables and subqueries, and what no two rows of theirs share.
+# Tables and subqueries, with the columns that identify a row.
 KEYS = {
     "daily_events": {"dt", "source", "name", "action"},
     "processed_data": {"dt", "record_id"},
@@ -201,13 +201,13 @@ PULLED = ("examples/vehicles/", "examples/weather/")
 
 
 def names_of(nodes: list[exp.Expr]) -> list[str]:
-    """The columns that are named, whole: an expression of a column does not tell all of its values apart."""
+    """The columns named whole: an expression of a column does not tell all of its values apart."""
     columns = [node.this if isinstance(node, exp.Ordered) else node for node in nodes]
     return [column.name for column in columns if isinstance(column, exp.Column)]
 
 
 def parts_of(window: exp.Window) -> tuple[list[str], list[exp.Expr]]:
-    """The columns that a window is partitioned by, and its order, also where the WINDOW clause says them."""
+    """A window's partition columns and its order, also from the WINDOW clause."""
     select = window.find_ancestor(exp.Select)
     named = {one.name: one for one in (select.args.get("windows") or [])} if select else {}
     defined = named.get(window.args["alias"].name, window) if window.args.get("alias") else window
@@ -216,7 +216,7 @@ def parts_of(window: exp.Window) -> tuple[list[str], list[exp.Expr]]:
 
 
 def columns_read(select: exp.Select) -> set[str]:
-    """The columns of which the rows of a SELECT are made, without those that are named by a window alone."""
+    """The columns behind the rows of a SELECT, without those named by a window alone."""
     made = [one.copy() for one in select.selects]
     for window in (window for one in made for window in one.find_all(exp.Window)):
         window.set("partition_by", None)
@@ -231,7 +231,7 @@ def windows_of(sql: str) -> list[tuple[exp.Window, exp.Select]]:
 
 
 def is_total(name: str, select: exp.Select, named: set[str]) -> bool:
-    """Whether rows that agree in the named columns agree in everything that the SELECT makes of them."""
+    """Whether rows equal in the named columns are equal in everything selected."""
     source = select.args["from_"].this.name if select.args.get("from_") else ""
     group = select.args.get("group")
     keys = [KEYS.get(source), KEYS.get(name), {*names_of(group.expressions)} if group else None]
@@ -245,7 +245,7 @@ def is_total(name: str, select: exp.Select, named: set[str]) -> bool:
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_whatever_depends_on_an_order_has_a_total_one(name: str) -> None:
-    """Rows that tie come in any order, in another one at the next run or on another engine."""
+    """Ties come in any order, and in another one at the next run or on another engine."""
     for window, select in windows_of(STATEMENTS[name]):
         partition, order = parts_of(window)
         assert is_total(name, select, {*partition, *names_of(order)}), window.sql("athena")
@@ -274,8 +274,7 @@ DEDUPLICATING = [
 
 @pytest.mark.parametrize("name", DEDUPLICATING)
 def test_the_row_of_an_event_id_that_counts_is_the_same_one_in_every_statement(name: str) -> None:
-    """The first received, and of those the first by the columns of the table in their order; where a source revises its
-    rows, the last received."""
+    """The first received; of ties, the first by the table's columns in order. Of revised rows, the last received."""
     wanted = REJECTED_ORDER if "_rejected" in STATEMENTS[name] else ORDER
     for window, select in windows_of(STATEMENTS[name]):
         partition, order = parts_of(window)

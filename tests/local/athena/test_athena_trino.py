@@ -1,7 +1,7 @@
-"""What Trino answered, the local Athena answers, or refuses by name.
+"""The local Athena gives Trino's answers, or refuses by name.
 
-`trino_answers.ndjson` holds statements with the answers of Trino 435, which read a lake of the rows of `trino_lake`
-through the Hive connector, with the Glue tables of this pipeline: the columns with their types, the rows as text
+`trino_answers.ndjson` holds statements with the answers of Trino 435 over a lake of the rows of `trino_lake`, through
+the Hive connector and with the Glue tables of this pipeline: the columns with their types, the rows as text
 (timestamps with milliseconds, as Athena prints them), or the error's name.
 """
 
@@ -21,13 +21,13 @@ from tests.local.athena.trino_lake import rows
 Json = dict[str, Any]
 
 ANSWERS: list[Json] = [json.loads(line) for line in (Path(__file__).parent / "trino_answers.ndjson").open()]
-# The share of statements on which the local Athena agrees, in percent, at least.
+# The local Athena agrees on at least this share of the statements, in percent.
 AGREED = 92.5
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
-    """What the local Athena answers to each statement."""
+    """The local Athena's answer to each statement."""
     directory = tmp_path_factory.mktemp("lake")
     lake = Lake(directory)
     lake.add_table("records")
@@ -40,7 +40,7 @@ def ask(client: Client, sql: str) -> Json:
     """The answer of the local Athena in the form of the recording, with the whole message of an error."""
     try:
         answer = client.run(sql)
-    except AssertionError as refused:  # at the start, as Athena refuses what it cannot parse
+    except AssertionError as refused:  # at the start, as Athena refuses bad syntax
         return {"error": "SYNTAX_ERROR", "message": str(refused)}
     if answer.state != "SUCCEEDED":
         return {"error": answer.reason.partition(":")[0], "message": answer.reason}
@@ -49,9 +49,9 @@ def ask(client: Client, sql: str) -> Json:
 
 
 def judge(asked: Json, answered: Json) -> str:
-    """agree: the same columns and rows (in order where the last clause orders), or an error of the same name. refused:
-    the local Athena says that it does not implement this. wrong: another answer, or one where Trino refuses. misworded:
-    an error that blames the user, who is right, or blames them for something else."""
+    """agree: the same columns and rows (in order if the last clause orders), or an error of the same name. refused: the
+    local Athena does not implement this, by its own message. wrong: another answer, or one where Trino refuses.
+    misworded: another error than Trino's, or one where Trino answers."""
     if "the local Athena does not implement" in answered.get("message", ""):
         return "refused"
     if "error" in answered:

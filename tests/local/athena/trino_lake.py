@@ -1,4 +1,4 @@
-"""The lake that Trino was asked about: 126 rows, the same each time."""
+"""The lake behind Trino's answers: 126 rows, the same each time."""
 
 from __future__ import annotations
 

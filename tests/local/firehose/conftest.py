@@ -1,4 +1,4 @@
-"""What the tests of the local Firehose share."""
+"""Fixtures of the local Firehose's tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What surrounds a delivery stream, in memory; configurations of streams; and the local Firehose, running."""
+"""A delivery stream's surroundings, in memory; configurations of streams; and the local Firehose, running."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Reply = Callable[[dict[str, Any]], Any]
 
 
 def answer(event: dict[str, Any], result: str = "Ok", change: Callable[[bytes], bytes] = bytes.upper) -> dict[str, Any]:
-    """What a sound transform function replies."""
+    """A sound transform function's reply."""
     records = [
         {
             "recordId": record["recordId"],
@@ -58,8 +58,8 @@ def answer(event: dict[str, Any], result: str = "Ok", change: Callable[[bytes], 
 
 
 class FakeEmulator:
-    """A bucket, a log and a table in memory, a function that answers as told,
-    and roles that may do all but what is `denied`."""
+    """A bucket, a log and a table in memory, a function with settable replies,
+    and roles with all permissions except those in `denied`."""
 
     account, region = "000000000000", "us-east-1"
 

@@ -1,4 +1,4 @@
-"""A template says what a delivery stream is; the local Firehose refuses what AWS refuses and what it does not have."""
+"""A stream's configuration in a template: the local Firehose refuses settings that AWS refuses or that it lacks itself."""
 
 from __future__ import annotations
 

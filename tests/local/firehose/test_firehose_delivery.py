@@ -1,4 +1,4 @@
-"""Deliveries that cannot be made yet, the backup, and streams that are changed or deleted under way."""
+"""Delayed deliveries, the backup, and streams changed or deleted under way."""
 
 from __future__ import annotations
 

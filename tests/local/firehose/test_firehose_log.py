@@ -1,4 +1,4 @@
-"""Acknowledged records survive a killed process, a torn log and a clock that jumps, and are delivered once."""
+"""Acknowledged records survive a killed process, a torn log and a jumping clock, and are delivered once."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_an_orderly_stop_finishes_what_is_under_way(emulator: FakeEmulator, tmp_
 
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Path, list[Record]]:
-    """A log of three records that an earlier process left."""
+    """An earlier process's log of three records."""
     log = Log(tmp_path / "log", 1000)
     records = log.begin().write([(1000, [b"first", b"second"]), (2000, [b"third"])])
     log.end(written=True)
@@ -257,7 +257,7 @@ def test_a_torn_mark_costs_only_itself(written: tuple[Path, list[Record]]) -> No
 def test_a_clock_that_jumps_loses_and_doubles_nothing(
     emulator: FakeEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clock of a laptop that slept, of a virtual machine that was restored, or of somebody who tries dates."""
+    """The clock of a laptop after sleep, of a restored virtual machine, or of somebody trying dates."""
     offset, day = 0, 86_400 * 10**9
 
     def now() -> int:

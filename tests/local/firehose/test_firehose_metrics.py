@@ -1,4 +1,4 @@
-"""A delivery stream says in CloudWatch what came in, what became of it, and what was refused."""
+"""A delivery stream's metrics in CloudWatch: its intake, the outcomes, and the refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sums(emulator: FakeEmulator) -> dict[str, tuple[int, float]]:
 
 
 def observe(tmp_path: Path, emulator: FakeEmulator, condition: Callable[[], object], **changes: Any) -> dict[str, Any]:
-    """The metrics of a stream that takes EVENTS and then stops."""
+    """The metrics of a stream after it has taken EVENTS and stopped."""
 
     async def scenario() -> None:
         async with running(emulator, tmp_path) as firehose:
@@ -89,7 +89,7 @@ def test_the_transform_and_the_conversion_say_how_many_records_they_managed(tmp_
     assert found["SucceedProcessing.Bytes"] == (1, sum(map(len, EVENTS)))
     assert found["SucceedConversion.Records"] == (1, 2)
     assert found["FailedConversion.Records"] == (1, 1)
-    # Two objects were put; both count, and the bytes are those that were sent.
+    # Two objects were put; both count, with the bytes sent.
     assert found["DeliveryToS3.Success"] == (2, 2)
     assert found["DeliveryToS3.Records"] == (2, 3)
     assert found["DeliveryToS3.Bytes"] == (2, sum(map(len, EVENTS)))

@@ -1,4 +1,4 @@
-"""The objects that a delivery stream writes: their keys, their compression, and when they are written."""
+"""A delivery stream's objects: their keys, their compression, and the times of their writing."""
 
 from __future__ import annotations
 

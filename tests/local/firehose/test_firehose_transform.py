@@ -1,4 +1,4 @@
-"""The function of a delivery stream: when it is called, with what, and what each of its replies does."""
+"""The function of a delivery stream: when it is called, its input, and the effect of each of its replies."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_function_gets_the_documented_event_and_its_data_is_delivered(
             (event,) = emulator.events
             assert event["deliveryStreamArn"] == attributes["Arn"]
             assert (event["region"], len(event["invocationId"])) == ("us-east-1", 36)
-            # The ids are not those that the producer was told.
+            # The producer was told other ids.
             ids = [record["recordId"] for record in event["records"]]
             assert len({*ids, *identifiers}) == 4
             assert [base64.b64decode(record["data"]) for record in event["records"]] == [b"one\n", b"two\n"]

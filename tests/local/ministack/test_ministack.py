@@ -1,4 +1,4 @@
-"""What we take from MiniStack under private names, and what its evaluator of policies must get right for us."""
+"""MiniStack's private names in our code, and our requirements for its evaluator of policies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUCKET = "arn:aws:s3:::bucket"
 
 
 def test_every_private_name_of_ministack_is_where_we_look_for_it(tmp_path: Path) -> None:
-    """In a process of its own: a new release that moves a name fails here, in words, and not at a user's."""
+    """In a process of its own: a new release without one of the names fails here, in words, and not at a user's."""
     code = f"from pathlib import Path; from local.ministack import Emulator; Emulator(Path({str(tmp_path)!r}), 1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"MiniStack has moved what local/ministack/ uses:\n{done.stderr}"

@@ -1,4 +1,4 @@
-"""Where MiniStack's queues, functions, nested stacks and change sets differ from AWS, and what is done about it."""
+"""Differences of MiniStack's queues, functions, nested stacks and change sets from AWS, and our corrections of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MiniStack holds is on disk before anybody builds on it."""
+"""MiniStack's state is on disk before anybody builds on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 
 class Emulator:
-    """An application that answers every request with `body`, and services whose state is written into `log`."""
+    """An application that answers every request with `body`; its services write their state into `log`."""
 
     def __init__(self, body: bytes = b"{}") -> None:
         self.body = body
@@ -45,7 +45,7 @@ class Emulator:
 async def call(
     application: Saving, target: str = "", body: bytes = b"", method: str = "POST", path: str = "/", **headers: str
 ) -> None:
-    """One request, a form when nothing else is said; its answer is in the emulator's log."""
+    """Send one request, by default a form; its answer is in the emulator's log."""
     emulator: Any = application.emulator
 
     async def receive() -> Json:
