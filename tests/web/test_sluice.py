@@ -1,4 +1,4 @@
-"""web/sluice.js in Chromium, on a page of another origin than the API: the events it sends, and those it never sends."""
+"""web/sluice.js in Chromium, on a page of another origin than the API: the events it sends, and never sends."""
 
 from __future__ import annotations
 

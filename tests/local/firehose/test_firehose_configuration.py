@@ -1,4 +1,4 @@
-"""A stream's configuration in a template: the local Firehose refuses settings that AWS refuses or that it lacks itself."""
+"""A stream's configuration in a template: the local Firehose refuses settings that AWS refuses or it does not have."""
 
 from __future__ import annotations
 
