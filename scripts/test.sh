@@ -123,7 +123,7 @@ main() {
   # The core is checked as scripts/deploy.sh completes it, and by cfn-lint also as it is.
   local deployed=.sluice/build/deployed.yaml
   mkdir -p .sluice/build
-  python -m scripts.commands.deploy.deployed >"$deployed"
+  PYTHONPATH=lambda python -m scripts.commands.deploy.deployed >"$deployed"
   local templates=("$deployed" stacks/*/template.yaml examples/*.yaml tests/aws/probe.yaml)
   step "templates" cfn-lint --include-checks I -- template.yaml "${templates[@]}"
   if ! command -v chromium chromium-browser google-chrome >/dev/null; then

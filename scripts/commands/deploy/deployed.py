@@ -1,6 +1,6 @@
 """Prints the template as scripts/deploy.sh deploys it, for the default parameters: the linters' input.
 
-python -m scripts.commands.deploy.deployed
+PYTHONPATH=lambda python -m scripts.commands.deploy.deployed
 """
 
 from __future__ import annotations
