@@ -7,9 +7,10 @@ from typing import NotRequired, Protocol, TypedDict
 
 
 class LambdaContext(Protocol):
-    """Of Lambda's context object."""
+    """The used part of Lambda's context object."""
 
-    function_name: str
+    @property
+    def function_name(self) -> str: ...
 
     def get_remaining_time_in_millis(self) -> int: ...
 
@@ -95,7 +96,7 @@ Entry = Mapping[str, str | int | Mapping[str, MessageAttribute]]
 
 
 class Sqs(Protocol):
-    """Of boto3's client of SQS."""
+    """The used part of boto3's SQS client."""
 
     def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: list[str]) -> QueueAttributes: ...
 
@@ -148,7 +149,7 @@ class DynamoDbExceptions(Protocol):
 
 
 class DynamoDb(Protocol):
-    """Of boto3's client of DynamoDB."""
+    """The used part of boto3's DynamoDB client."""
 
     @property
     def exceptions(self) -> DynamoDbExceptions: ...

@@ -31,7 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NotRequired, Protocol, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NotRequired, TypedDict, TypeVar, get_args
 
 from pybase64 import b64decode, b64encode_as_string
 
@@ -41,6 +41,9 @@ from transform.records import Fault, describe, read_record, write_rest
 from transform.rules import IpHandling, Settings, fold
 from transform.streams import connect, put_records
 from transform.visitors import Salts
+
+if TYPE_CHECKING:
+    from shared.aws import LambdaContext  # types alone, which no cold start waits for
 
 REPLY_LIMIT: Final = 6_000_000
 """Bytes of a reply. Lambda's limit is 6 MB for a synchronous invocation, read here as the smaller megabyte."""
@@ -74,15 +77,6 @@ class Reply(TypedDict):
     recordId: str
     result: Literal["Ok", "Dropped", "ProcessingFailed"]
     data: str
-
-
-class LambdaContext(Protocol):
-    """The used part of Lambda's context object."""
-
-    @property
-    def function_name(self) -> str: ...
-
-    def get_remaining_time_in_millis(self) -> int: ...
 
 
 def read_settings(environment: dict[str, str]) -> Settings:

@@ -222,13 +222,13 @@ class _Look:
     def last_hour(self) -> LastHour:
         """The transform's outcomes, by its metrics; by its log lines if CloudWatch has made no metrics of them."""
         function = {"FunctionName": self._id("TransformFunction")}
-        counts = {}
+        by_outcome: dict[str, int] = {}
         for outcome in OUTCOMES:
             found = self._sum_of_last_hour("Sluice", outcome, function)
             if outcome == "Received" and found is None:
                 return self._last_hour_by_log()
-            counts[outcome.lower()] = found or 0
-        return LastHour(**counts, known_by="metrics")
+            by_outcome[outcome.lower()] = found or 0
+        return LastHour(**by_outcome, known_by="metrics")
 
     def _sum_of_last_hour(self, namespace: str, metric: str, dimensions: dict[str, str]) -> int | None:
         points = self._metric(Metric(namespace, metric, dimensions), "Sum", timedelta(hours=1))
@@ -238,8 +238,8 @@ class _Look:
         counter: Counter[str] = Counter()
         for line in self._log("TransformLogGroup", timedelta(hours=1), '"CloudWatchMetrics"'):
             try:
-                counts = parse_json(line["message"])
-                counter.update({outcome: int(counts[outcome]) for outcome in OUTCOMES})
+                logged = parse_json(line["message"])
+                counter.update({outcome: int(logged[outcome]) for outcome in OUTCOMES})
             except (ValueError, KeyError, TypeError):
                 continue  # a line of another program with the word in it
         return LastHour(**{outcome.lower(): counter[outcome] for outcome in OUTCOMES}, known_by="log")
