@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -277,3 +278,32 @@ def test_policies_on_a_service_are_asked_about_the_resource_that_its_engine_name
 def test_a_function_that_is_not_there_has_no_role(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="Function not found: none"):
         emulator.function_role("none")
+
+
+def test_a_function_without_a_client_starts_without_botocore(emulator: Emulator) -> None:
+    """The calls of one with a client carry MiniStack's count of nested functions all the same."""
+    code = """
+        import sys
+        def before(event, context):
+            return "botocore" in sys.modules
+        def after(event, context):
+            import boto3
+            sent = []
+            def answer(request, **_):
+                sent.extend(request.headers)
+                raise InterruptedError
+            client = boto3.client("sts")
+            client.meta.events.register("before-send", answer)
+            try:
+                client.get_caller_identity()
+            except InterruptedError:
+                return "X-Ministack-Invoke-Depth" in sent
+    """
+    arn = role(emulator, "starts", {"Effect": "Allow", "Action": "sts:*", "Resource": "*"})
+    for handler, expected in (("before", b"false"), ("after", b"true")):
+        properties = {"Runtime": "python3.13", "Role": arn, "Code": {"ZipFile": textwrap.dedent(code)}}
+        name, _ = emulator.resource_handlers["AWS::Lambda::Function"]["create"](
+            "Starts", {**properties, "Handler": f"index.{handler}"}, "stack"
+        )
+        invoked = asyncio.run(emulator.invoke(f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:{name}", b"{}"))
+        assert (invoked.function_error, invoked.payload) == (None, expected)
