@@ -14,13 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from botocore.loaders import JSONFileLoader
 from hypothesis import HealthCheck, settings
 
 from local.ministack import Emulator
 from shared import secret
 
-pytest_plugins = ["tests.browser", "tests.track_api"]
+pytest_plugins = ["tests.browser", "tests.computed_once", "tests.track_api"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,19 +46,6 @@ def _set_attribute_of_ours(patch: pytest.MonkeyPatch, target: Any, *arguments: A
 
 
 pytest.MonkeyPatch.setattr = _set_attribute_of_ours  # type: ignore[method-assign] # there is no hook for it
-
-
-_load_file, _files_of_botocore = JSONFileLoader.load_file, dict[str, Any]()
-
-
-def _load_file_once(loader: JSONFileLoader, path: str) -> Any:
-    """Read a service's description once for all sessions of boto3: each test has a session of its own."""
-    if path not in _files_of_botocore:
-        _files_of_botocore[path] = _load_file(loader, path)
-    return _files_of_botocore[path]
-
-
-JSONFileLoader.load_file = _load_file_once
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
