@@ -126,8 +126,9 @@ main() {
   PYTHONPATH=lambda python -m scripts.commands.deploy.deployed >"$deployed"
   local templates=("$deployed" stacks/*/template.yaml examples/*.yaml tests/aws/probe.yaml)
   step "templates" cfn-lint --include-checks I -- template.yaml "${templates[@]}"
-  if ! command -v chromium chromium-browser google-chrome >/dev/null; then
-    echo "The browser tests are left out: there is no chromium on PATH (Debian: apt-get install chromium)." >&2
+  if ! command -v chromium-headless-shell chromium chromium-browser google-chrome >/dev/null; then
+    echo "The browser tests are left out: there is no Chromium on PATH" \
+      "(Debian: apt-get install chromium-headless-shell)." >&2
   fi
   if [[ -z $quick ]]; then
     if templates_differ; then

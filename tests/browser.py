@@ -21,7 +21,8 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+# The first has no window to draw, and takes a third of the others' processor time.
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
     "--disable-gpu",
     "--disable-background-networking",
@@ -101,7 +102,7 @@ def browser() -> Iterator[Browser]:
     """A headless Chromium. Playwright's event loop runs in this thread while it is open: tests with asyncio.run belong
     in another file."""
     if not (executable := next(filter(None, map(shutil.which, NAMES)), None)):
-        message = "no chromium on PATH: install it for the browser tests (Debian: apt-get install chromium)"
+        message = "no Chromium on PATH for the browser tests (Debian: apt-get install chromium-headless-shell)"
         # CI runs every test: there a missing browser is a fault.
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
     from playwright.sync_api import sync_playwright  # here for the same reason
