@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from local.ministack import Emulator
 from shared import secret
 
-pytest_plugins = ["tests.browser", "tests.computed_once", "tests.track_api"]
+pytest_plugins = ["tests.browser", "tests.computed_once", "tests.deployed", "tests.track_api"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
-import pyarrow.parquet
 from botocore.config import Config
 
 from tests.conftest import ROOT, free_port
@@ -167,6 +166,8 @@ class Bucket:
 
     def column(self, name: str, prefix: str = "events/") -> list[Any]:
         """A column's value of each row."""
+        import pyarrow.parquet  # here, as other tests need not wait for it
+
         tables = [pyarrow.parquet.read_table(path, columns=[name]) for path in self.files(prefix)]
         return [value for table in tables for value in table[name].to_pylist()]
 

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.deployed import PARAMETERS
 from tests.local_process import Bucket, LocalProcess, eventually, post
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,6 @@ pytestmark = pytest.mark.slow
 # Each run tries other moments and other events. A failed one prints its seed; given again, it repeats the choices.
 SEED = int(os.environ.get("DURABILITY_SEED") or secrets.randbelow(2**32))
 KILLS = 20
-PARAMETERS = ("FirehoseBufferingInterval=1", "ThrottleRateLimit=10000", "ThrottleBurstLimit=5000")
 HURRIED_PARAMETERS = ("FirehoseBufferingInterval=0", "RawBackup=ENABLED", *PARAMETERS[1:])
 EVENT_ID = re.compile(rb"durable-[a-z]+-\d+-\d+")
 SLEEPING_FUNCTION = b"import time\n\n\ndef lambda_handler(event, context):\n    time.sleep(60)\n"
@@ -197,17 +197,6 @@ class HurriedProcess(LocalProcess):
     """A local AWS whose streams buffer for a sixtieth of the time, so that a kill meets them at work."""
 
     module = "tests.hurried_server"
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[LocalProcess]:
-    with LocalProcess(tmp_path / "aws") as process:
-        yield process
-
-
-@pytest.fixture
-def outputs(local: LocalProcess) -> dict[str, str]:
-    return local.deploy(*PARAMETERS)
 
 
 @pytest.fixture
