@@ -4,6 +4,7 @@ other services. The engines beside this package replace the rest, and reach ever
 The modules of this package and no others know MiniStack's own names. Those with an underscore may move with any
 release: its version is pinned, and a test asks for each of them. A module is a class, and `Emulator` is all of them:
 
+    loading         when MiniStack's services are loaded
     process         how MiniStack is configured, called and saved
     cloudformation  the types of resources, by whom they are made, and with whose rights
     deployer        the calls behind each resource: the deployer needs the right to each

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 from local.asgi import Application
+from local.ministack.loading import load_at_first_use
 
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
@@ -68,6 +69,7 @@ class Process:
         )
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "SERVICES"):
             os.environ.pop(name, None)
+        load_at_first_use()
         from ministack import app
         from ministack.core import persistence
 

@@ -30,6 +30,21 @@ def test_every_private_name_of_ministack_is_where_we_look_for_it(tmp_path: Path)
     assert done.returncode == 0, f"MiniStack has moved what local/ministack/ uses:\n{done.stderr}"
 
 
+def test_a_service_is_loaded_at_its_first_use_and_then_saved(tmp_path: Path) -> None:
+    code = f"""
+        import asyncio, sys
+        from pathlib import Path
+        from local.ministack import Emulator
+        emulator = Emulator(Path({str(tmp_path)!r}), 1)
+        before = "cognito" in emulator.services(), len(vars(sys.modules["ministack.services.cognito"])) > 20
+        target = "AWSCognitoIdentityProviderService.ListUserPools"
+        status, _, _ = asyncio.run(emulator.call("cognito-idp", "POST", "/", b'{{"MaxResults": 1}}', target=target))
+        print(before, status, "cognito" in emulator.services())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.stdout == "(False, False) 200 True\n", done.stderr
+
+
 def test_no_other_module_of_the_local_aws_knows_ministack() -> None:
     knowing = re.compile(r"^\s*(from|import) ministack\b|\bemulator\._", re.MULTILINE)
     assert [path.name for path in (ROOT / "local").glob("*.py") if knowing.search(path.read_text())] == []
