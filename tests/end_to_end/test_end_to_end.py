@@ -65,14 +65,39 @@ class Stack:
         done = self.script("query", "--local", "--stack-name", self.name, "--format", "json", "--sql", sql)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
+    def ask(self, sql: str) -> list[dict[str, Any]]:
+        """The rows of a query, each value as text or None."""
+        athena = self.client("athena")
+        query = athena.start_query_execution(
+            QueryString=sql,
+            QueryExecutionContext={"Database": self.outputs["DatabaseName"]},
+            WorkGroup=self.outputs["WorkGroupName"],
+        )["QueryExecutionId"]
+        while (status := self._status(athena, query))["State"] in ("QUEUED", "RUNNING"):
+            time.sleep(0.02)
+        assert status["State"] == "SUCCEEDED", status
+        head, *rows = [
+            [item.get("VarCharValue") for item in row["Data"]]
+            for row in athena.get_query_results(QueryExecutionId=query)["ResultSet"]["Rows"]
+        ]
+        return [dict(zip(head, row, strict=True)) for row in rows]
+
+    def _status(self, athena: Any, query: str) -> dict[str, Any]:
+        status: dict[str, Any] = athena.get_query_execution(QueryExecutionId=query)["QueryExecution"]["Status"]
+        return status
+
     def table(self, suffix: str = "") -> str:
         return f'"{self.outputs["DatabaseName"]}"."{self.outputs["TableName"]}{suffix}"'
 
     def event(self, event_id: str) -> dict[str, Any]:
         """The row of an event, as soon as it has been delivered."""
-        found = eventually(lambda: self.rows(f"SELECT * FROM {self.table()} WHERE event_id = '{event_id}'"))
-        assert len(found) == 1
-        return found[0]
+        return self.arrival(f"SELECT * FROM {self.table()} WHERE event_id = '{event_id}'")
+
+    def arrival(self, sql: str) -> dict[str, Any]:
+        """The only row of a query, as soon as there is one."""
+        eventually(lambda: self.ask(sql), pause=0.2)
+        (row,) = self.rows(sql)
+        return row
 
     def objects(self, prefix: str) -> dict[str, bytes]:
         s3, bucket = self.client("s3"), self.outputs["BucketName"]
@@ -173,7 +198,7 @@ def test_every_event_has_one_outcome_and_none_harms_its_neighbours(stack: Stack)
     assert status == 202
     stack.event(good)
     sql = f"""SELECT *, from_utf8(from_base64(body)) AS text FROM {stack.table("_rejected")} WHERE event_id = '{bad}'"""
-    (row,) = eventually(lambda: stack.rows(sql))
+    row = stack.arrival(sql)
     assert (row["reason"], row["position"], json.loads(row["text"])) == ("not_a_number", 1, events[1])
     (count,) = stack.rows(f"SELECT count(*) AS n FROM {stack.table()} WHERE name = 'outcome'")
     assert count["n"] == 1
@@ -183,7 +208,7 @@ def test_a_record_that_is_our_fault_fails_whole_and_untouched(stack: Stack) -> N
     record = b"sluice/1 this is not a context line\n{}\n"
     firehose = stack.client("firehose")
     firehose.put_record(DeliveryStreamName=stack.outputs["StreamName"], Record={"Data": record})
-    (row,) = eventually(lambda: stack.rows(f"SELECT * FROM {stack.table('_errors')}"))
+    row = stack.arrival(f"SELECT * FROM {stack.table('_errors')}")
     assert row["error_type"] == "processing-failed"
     assert base64.b64decode(row["rawdata"]) == record
 
@@ -232,7 +257,7 @@ def test_objects_are_parquet_with_many_events_and_every_column_typed(stack: Stac
     summary = json.loads(script("track", "--local", "--stack-name", "first", "--file", "-", stdin=events).stdout)
     assert (summary["accepted"], summary["refused"]) == (200, 0)
     sql = f"SELECT count(DISTINCT event_id) AS n FROM {stack.table()} WHERE name = 'many'"
-    eventually(lambda: stack.rows(sql)[0]["n"] == 200)
+    eventually(lambda: stack.ask(sql) == [{"n": "200"}], pause=0.2)
     objects = stack.objects("events/")
     tables = {key: pq.read_table(io.BytesIO(content)) for key, content in objects.items()}
     assert all(key.startswith(f"events/dt={time.strftime('%Y-')}") and key.endswith(".parquet") for key in objects)

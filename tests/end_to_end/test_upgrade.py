@@ -92,15 +92,12 @@ def track(aws: LocalProcess, repository: Path, *events: dict[str, Any]) -> None:
 
 def rows(aws: LocalProcess, columns: str, count: int) -> list[dict[str, Any]]:
     """This many rows of the events table, as soon as they are there."""
+    bucket = aws.bucket(outputs(aws)["BucketName"])
+    eventually(lambda: bucket.event_ids().total() == count)
     sql = f'SELECT {columns} FROM "${{AthenaDatabaseName}}"."${{AthenaTableName}}" ORDER BY event_id'
-
-    def look() -> list[dict[str, Any]] | None:
-        found = run(aws, ROOT, "query", "--format", "json", "--sql", sql).splitlines()
-        return [json.loads(line) for line in found] if len(found) >= count else None
-
-    found: list[dict[str, Any]] = eventually(look)
+    found = run(aws, ROOT, "query", "--format", "json", "--sql", sql).splitlines()
     assert len(found) == count
-    return found
+    return [json.loads(line) for line in found]
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)

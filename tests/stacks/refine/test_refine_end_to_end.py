@@ -21,7 +21,6 @@ pytestmark = pytest.mark.slow
 TODAY = datetime.now(UTC).date()
 DAYS = [(TODAY - timedelta(days=ago)).isoformat() for ago in (2, 1, 0)]
 TABLES = ("processed_events", "daily_events", "quality")
-IN_PROGRESS = ("QUEUED", "RUNNING")
 FIGURES = "rows_in, rows_out, duplicates, not_refined, completeness, nulls_user_id"
 
 
@@ -56,27 +55,6 @@ class Refined(Stack):
 
     def refine(self, *arguments: str, check: bool = True) -> Any:
         return self.script("refine", "--local", "--stack-name", self.name, *arguments, check=check)
-
-    def ask(self, sql: str) -> list[dict[str, Any]]:
-        """The rows of a query, each value as text or None."""
-        athena = self.client("athena")
-        query = athena.start_query_execution(
-            QueryString=sql,
-            QueryExecutionContext={"Database": self.outputs["DatabaseName"]},
-            WorkGroup=self.outputs["WorkGroupName"],
-        )["QueryExecutionId"]
-        while (status := self._status(athena, query))["State"] in IN_PROGRESS:
-            time.sleep(0.02)
-        assert status["State"] == "SUCCEEDED", status
-        head, *rows = [
-            [item.get("VarCharValue") for item in row["Data"]]
-            for row in athena.get_query_results(QueryExecutionId=query)["ResultSet"]["Rows"]
-        ]
-        return [dict(zip(head, row, strict=True)) for row in rows]
-
-    def _status(self, athena: Any, query: str) -> dict[str, Any]:
-        status: dict[str, Any] = athena.get_query_execution(QueryExecutionId=query)["QueryExecution"]["Status"]
-        return status
 
     def count(self, table: str, where: str = "true") -> int:
         return int(self.ask(f"SELECT count(*) AS n FROM {table} WHERE {where}")[0]["n"])
