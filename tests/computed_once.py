@@ -1,10 +1,11 @@
-"""Let all sessions of boto3 share what each of them would compute anew.
+"""Let all tests of a process share what each of them would compute anew.
 
-Nearly each test makes a session and clients of its own, as each script does. This is more than half of their cost.
+Nearly each test makes a session and clients of its own, as each script does, and each deployment reads the templates.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -13,6 +14,9 @@ import botocore.hooks
 import botocore.regions
 import botocore.session
 import moto.core.models
+from moto.core.base_backend import BaseBackend
+
+from scripts.commands.deploy import template
 
 
 def _by_code(accepts_kwargs: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -54,8 +58,34 @@ def _by_rules(provider: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
+def _by_class(urls: Any) -> property:
+    """moto imports S3's addresses anew for each request."""
+    found: dict[type, Any] = {}
+
+    def once(backend: Any) -> Any:
+        if type(backend) not in found:
+            found[type(backend)] = urls.fget(backend)
+        return found[type(backend)]
+
+    return property(once)
+
+
+def _by_text(load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Parse a template once; each caller gets a copy of its own."""
+    found: dict[str, bytes] = {}
+
+    def once(text: str) -> Any:
+        if text not in found:
+            found[text] = pickle.dumps(load(text))
+        return pickle.loads(found[text])
+
+    return once
+
+
 botocore.session.create_loader = cache(botocore.session.create_loader)
 botocore.regions.EndpointProvider = _by_rules(botocore.regions.EndpointProvider)
 botocore.hooks.accepts_kwargs = _by_code(botocore.hooks.accepts_kwargs)
 botocore.hooks.EventAliaser._alias_event_name = _by_name(botocore.hooks.EventAliaser._alias_event_name)
 moto.core.models.CallbackResponse = cache(moto.core.models.CallbackResponse)
+BaseBackend.urls = _by_class(BaseBackend.urls)
+template.load = _by_text(template.load)

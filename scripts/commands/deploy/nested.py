@@ -20,7 +20,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import yaml
 
@@ -34,6 +34,9 @@ from scripts.commands.deploy.template import (
     Template,
 )
 from shared.documents import Json
+
+# libyaml is four times as fast; a PyYAML built from source may come without it.
+_Dumper: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 BUCKET_URL = "https://s3.${AWS::Region}.${AWS::URLSuffix}/${ArtifactBucket}"
 
@@ -176,9 +179,14 @@ def _entries(
     values: Mapping[str, ParameterDeclaration | ResourceDeclaration | OutputDeclaration | Json],
 ) -> str:
     """YAML lines of a section, two blanks in."""
-    return textwrap.indent(yaml.safe_dump(values, sort_keys=False, width=110), "  ") if values else ""
+    return _dump(values, 2) if values else ""
 
 
 def _item(value: ParameterGroup, blanks: int) -> str:
     """YAML lines of one item of a list."""
-    return textwrap.indent(yaml.safe_dump([value], sort_keys=False, width=110), " " * blanks)
+    return _dump([value], blanks)
+
+
+def _dump(value: Any, blanks: int) -> str:
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=110)
+    return textwrap.indent(text, " " * blanks)
