@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import json
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from moto.s3.models import s3_backends
 
 from scripts.commands.erase import command as erase
 from scripts.commands.erase import parquet as erase_parquet
@@ -20,20 +22,13 @@ from tests import factories
 from tests.scripts.erase.erase_bucket import ADA, BUCKET, DAY, MILLISECONDS, Bucket, event, is_clean, parquet
 
 
-class Killed(BaseException):
-    """As kill -9 ends a process."""
-
-
-def writes(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, after: Callable[[int], None]) -> None:
-    """Call `after` with the number of each write, once S3 has taken it."""
-    number = 0
+def after_each_write(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, note: Callable[[], None]) -> None:
+    """Call `note` after each write, once S3 has taken it."""
     for name in ("put_object", "delete_objects", "delete_object"):
 
         def call(real: Any, **arguments: Any) -> Any:
-            nonlocal number
             answer = real(**arguments)
-            number += 1
-            after(number)
+            note()
             return answer
 
         monkeypatch.setattr(bucket.s3, name, functools.partial(call, getattr(bucket.s3, name)))
@@ -41,35 +36,31 @@ def writes(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, after: Callable[[int
 
 def test_killed_after_any_write_the_same_command_ends_it(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket.fill()
-    total = 0
+    moto = s3_backends["123456789012"]["aws"].buckets[BUCKET]
+    left: list[tuple[dict[str, Any], bytes | None]] = []
+    """What kill -9 leaves after each write: the versions of each object, and the receipt."""
     with monkeypatch.context() as patch:
 
-        def count(number: int) -> None:
-            nonlocal total
-            total = number
+        def note() -> None:
+            receipt = bucket.receipt.read_bytes() if bucket.receipt.exists() else None
+            left.append(({key: copy.deepcopy(moto.keys.getlist(key)) for key in [*moto.keys]}, receipt))
 
-        writes(bucket, patch, count)
+        after_each_write(bucket, patch, note)
         bucket.run("--yes")
     expected = sorted(bucket.everything())
-    assert total > 10
-    for last in range(1, total + 1):
-        every = [{"Key": key, "VersionId": version} for key, version in bucket.versions()]
-        bucket.s3.delete_objects(Bucket=BUCKET, Delete={"Objects": every})
-        bucket.fill()
-
-        def kill(number: int, last: int = last) -> None:
-            if number == last:
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            writes(bucket, patch, kill)
-            with pytest.raises(Killed):
-                bucket.run("--yes")
+    assert len(left) > 10 and any(len(versions) > 1 for objects, _ in left for versions in objects.values())
+    for write, (objects, receipt) in enumerate(left, 1):
+        moto.keys.clear()
+        for key, versions in objects.items():
+            moto.keys.setlist(key, versions)
+        bucket.receipt.unlink()
+        if receipt is not None:
+            bucket.receipt.write_bytes(receipt)
         bucket.run("--yes")
         found = sorted(bucket.everything())
-        assert [key for key, _ in found] == [key for key, _ in expected], last
-        assert all(is_clean(content) for _, content in found), last
-        assert len(bucket.versions()) == len(expected), last
+        assert [key for key, _ in found] == [key for key, _ in expected], write
+        assert all(is_clean(content) for _, content in found), write
+        assert len(bucket.versions()) == len(expected), write
 
 
 def test_a_second_run_continues_the_receipt_and_another_persons_is_refused(bucket: Bucket) -> None:
