@@ -9,18 +9,18 @@ Facts: https://trino.io/docs/current/sql/select.html
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from local.athena import types as t
-from local.athena.calls import Calls, Column, Grouping, Named, Scope, Typed, literal, merged, utc
+from local.athena.calls import Calls, Column, Grouping, Named, Scope, Typed, literal, utc
 from local.athena.functions import AGGREGATE_FUNCTIONS, SCALAR_FUNCTIONS, WINDOW_FUNCTIONS
-from local.athena.syntax import Missing, Node, parse, place
+from local.athena.syntax import Missing, Node
 from local.athena.tables import QueryFailed, Table
-from local.athena.text import moment
+from local.athena.text import show
 from local.athena.values import (
     from_text,
     json_parse,
@@ -29,12 +29,11 @@ from local.athena.values import (
 )
 
 QUERIES = ("scalar", "exists", "in query")
-MAX_RECURSION = 10
-UNITS = ("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND")
-MILLISECONDS = {"DAY": 86_400_000, "HOUR": 3_600_000, "MINUTE": 60_000, "SECOND": 1000}
+# The units of an interval, in its months or milliseconds.
+MULTIPLES = {"YEAR": 12, "MONTH": 1, "DAY": 86_400_000, "HOUR": 3_600_000, "MINUTE": 60_000, "SECOND": 1000}
+CONSTANTS = {"true": Typed("true", t.BOOLEAN), "false": Typed("false", t.BOOLEAN),
+             "null": Typed("CAST(NULL AS INTEGER)", t.UNKNOWN)}  # fmt: skip
 HIDDEN = {"$path": t.VARCHAR, "$file_size": t.BIGINT}
-COLUMN_TYPES = {"INTEGER": t.INTEGER, "DOUBLE": t.DOUBLE, "BIGINT": t.BIGINT, "BOOLEAN": t.BOOLEAN, "DATE": t.DATE,
-                "TIMESTAMP": t.timestamp(), "VARCHAR": t.VARCHAR}  # fmt: skip
 
 
 @dataclass
@@ -65,15 +64,7 @@ class Result:
     columns: Columns
 
 
-Names = dict[str, Named]
 Columns = list[tuple[str, t.Type]]
-
-
-def column_type(kind: str) -> t.Type:
-    """The type of a table's column, by its DuckDB type."""
-    if found := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", kind):
-        return t.decimal(int(found[1]), int(found[2]))
-    return COLUMN_TYPES[kind]
 
 
 def inner_nodes(node: Node | None) -> Iterator[Node]:
@@ -89,9 +80,9 @@ def inner_nodes(node: Node | None) -> Iterator[Node]:
 def aggregates(node: Node | None) -> list[str]:
     """The names of the aggregates of an expression."""
     return [
-        one["name"] or one.kind
+        one["name"]
         for one in inner_nodes(node)
-        if one.kind == "grouping" or (one.kind == "call" and one["name"] in AGGREGATE_FUNCTIONS and not one["over"])
+        if one.kind == "call" and one["name"] in AGGREGATE_FUNCTIONS and not one["over"]
     ]
 
 
@@ -99,31 +90,30 @@ def has_query(node: Node) -> bool:
     return any(inner.kind in QUERIES for inner in node.walk())
 
 
-class Analysis(Calls):
-    """One statement. `find` gives the table of a name, or a view's text; `scans` are the tables it reads."""
+def is_of_columns(node: Node) -> bool:
+    """Whether an expression depends on columns, and on nothing else such as chance."""
+    is_random = any(one["name"] in ("random", "rand", "uuid") for one in node.walk() if one.kind == "call")
+    return not has_query(node) and not is_random and any(one.kind == "name" for one in node.walk())
 
-    def __init__(self, sql: str, now: datetime, find: Callable[[Node], Any]) -> None:
+
+class Analysis(Calls):
+    """One statement. `find` gives the table of a name; `scans` are the tables it reads."""
+
+    def __init__(self, sql: str, now: datetime, find: Callable[[Node], Result | tuple[tuple[str, str], Table]]) -> None:
         super().__init__(sql, now)
         self.find = find
         self.scans: list[Scan] = []
 
     # --- Queries
 
-    def query(self, node: Node, names: Names, outer: Scope | None = None) -> Result:
+    def query(self, node: Node, outer: Scope) -> Result:
         """A query with its WITH."""
-        names, clauses = dict(names), []
+        scope, clauses = Scope(parent=outer), []
         for one in node["named"] or []:
-            alias, name = self.alias("w"), one["name"].lower()
-            tables = [table["name"] for table in one["query"].walk() if table.kind == "table"]
-            if node["recursive"] and any([part.lower() for part in table] == [name] for table in tables):
-                made, columns = self.recursive(one, alias, names, outer)
-            else:
-                result = self.query(one["query"], names, outer)
-                columns = self.renamed(result.columns, one["columns"], one)
-                made = f"{alias} AS ({result.sql})"
-            clauses.append(made)
-            names[name] = Named(alias, columns)
-        result = self.ordered(node["body"], names, outer)
+            alias, result = self.alias("w"), self.query(one["query"], scope)
+            clauses.append(f"{alias} AS ({result.sql})")
+            scope.names[one["name"].lower()] = Named(alias, self.renamed(result.columns, one["columns"], one))
+        result = self.ordered(node["body"], scope)
         if clauses:
             result.sql = f"WITH {', '.join(clauses)} SELECT * FROM ({result.sql})"
         return result
@@ -136,45 +126,19 @@ class Analysis(Calls):
             self.fail("MISMATCHED_COLUMN_ALIASES", node, f"Column alias list has {counts}")
         return [(name, kind) for name, (_, kind) in zip(names, columns, strict=True)]
 
-    def recursive(self, node: Node, alias: str, names: Names, outer: Scope | None) -> tuple[str, Columns]:
-        """A recursive query, as deep as Athena goes: step by step, each a query over the last one."""
-        body = node["query"]["body"]
-        union = body["term"]
-        if union["operator"] != "UNION" or not union["all"] or node["query"]["named"] or body["order"]:
-            raise Missing("a recursive query other than a UNION ALL of two")
-        if node["columns"] is None:
-            self.fail("MISSING_COLUMN_ALIASES", node, "missing column aliases in recursive WITH query")
-        first = self.term(union["left"], names, outer)
-        columns = self.renamed(first.columns, node["columns"], node)
-        step = self.term(union["right"], {**names, node["name"].lower(): Named(f"{alias}_step", columns)}, outer)
-        for (_, had), (_, kind) in zip(step.columns, columns, strict=True):
-            if t.common(had, kind) != kind:
-                self.mismatch(node, f"recursion step output type ({had}) is not coercible to that of the base ({kind})")
-        step = self.converted(step, [kind for _, kind in columns])
-        outputs = ", ".join(f"o{n}" for n in range(len(columns)))
-        clauses = [f"{alias}_0 AS ({first.sql})"]
-        for depth in range(1, MAX_RECURSION + 2):
-            last = re.sub(rf"\b{alias}_step\b", f"{alias}_{depth - 1}", step.sql)
-            clauses.append(f"{alias}_{depth} AS MATERIALIZED ({last})")
-        steps = [f"SELECT {outputs} FROM {alias}_{depth}" for depth in range(MAX_RECURSION + 2)]
-        advice = "Use 'max_recursion_depth' session property to modify the limit."
-        reason = literal(f"NOT_SUPPORTED: Recursion depth limit exceeded ({MAX_RECURSION}). {advice}")
-        steps[-1] += f" WHERE py_fail({reason} || left(o0::VARCHAR, 0)) IS NULL"  # a step too many must be empty
-        return ", ".join([*clauses, f"{alias} AS ({' UNION ALL '.join(steps)})"]), columns
-
-    def ordered(self, node: Node, names: Names, outer: Scope | None) -> Result:
+    def ordered(self, node: Node, outer: Scope) -> Result:
         """A query term with ORDER BY, OFFSET and LIMIT."""
         if node.kind != "ordered":
-            return self.term(node, names, outer)
+            return self.term(node, outer)
         term, order = node["term"], node["order"] or []
         if term.kind == "select":
-            result = self.select(term, names, outer, order)
+            result = self.select(term, outer, order)
         else:
-            result = self.term(term, names, outer)
+            result = self.term(term, outer)
             if order:
                 alias = self.alias()
                 columns = self.columns_of(alias, result.columns)
-                scope = Scope(columns, outer, clause="ORDER BY", names=names)
+                scope = Scope(columns, outer, clause="ORDER BY")
                 items = [self.sorted_by(self.sort_value(one, scope, columns), one) for one in order]
                 result.sql = f"SELECT {alias}.* FROM ({result.sql}) AS {alias} ORDER BY {', '.join(items)}"
         limits = f" LIMIT {node['limit']}" * bool(node["limit"]) + f" OFFSET {node['offset']}" * bool(node["offset"])
@@ -183,26 +147,31 @@ class Analysis(Calls):
         return result
 
     def sort_value(self, item: Node, scope: Scope, columns: list[Column]) -> Typed:
-        value = item["value"]
-        if value.kind == "number" and value["text"].isdigit():
-            number = int(value["text"])
-            if not 1 <= number <= len(columns):
-                self.fail("INVALID_COLUMN_REFERENCE", value, f"ORDER BY position {number} is not in select list")
-            return Typed(columns[number - 1].sql, columns[number - 1].type)
-        return self.value(value, scope)
+        place = self.position(item["value"], len(columns), "ORDER BY")
+        if place is None:
+            return self.value(item["value"], scope)
+        return Typed(columns[place].sql, columns[place].type)
+
+    def position(self, node: Node, count: int, clause: str) -> int | None:
+        """The place in the select list meant by a number such as that of ORDER BY 2."""
+        if node.kind != "number" or not node["text"].isdigit():
+            return None
+        if not 1 <= int(node["text"]) <= count:
+            self.fail("INVALID_COLUMN_REFERENCE", node, f"{clause} position {node['text']} is not in select list")
+        return int(node["text"]) - 1
 
     def columns_of(self, alias: str, columns: Columns, qualifier: str = "") -> list[Column]:
         parts = (qualifier.lower(),) if qualifier else ()
         return [Column(parts, name, kind, f"{alias}.o{number}") for number, (name, kind) in enumerate(columns)]
 
-    def term(self, node: Node, names: Names, outer: Scope | None) -> Result:
+    def term(self, node: Node, outer: Scope) -> Result:
         if node.kind == "ordered":
-            return self.ordered(node, names, outer)
+            return self.ordered(node, outer)
         if node.kind == "select":
-            return self.select(node, names, outer, [])
+            return self.select(node, outer, [])
         if node.kind == "values":
             return self.values(node, outer)
-        left, right = self.term(node["left"], names, outer), self.term(node["right"], names, outer)
+        left, right = self.term(node["left"], outer), self.term(node["right"], outer)
         operator = node["operator"]
         if len(left.columns) != len(right.columns):
             counts = f"{len(left.columns)}, {len(right.columns)}"
@@ -213,15 +182,11 @@ class Analysis(Calls):
             if kind is None:
                 self.mismatch(node, f"column {number} in {operator} query has incompatible types: {one}, {other}")
             if not node["all"]:
-                self.distinct_type(kind, node)
+                self.check_distinct(kind)
             kinds.append(kind)
         both = [f"SELECT * FROM ({self.converted(side, kinds).sql})" for side in (left, right)]
         joined = f" {operator}{' ALL' * node['all']} ".join(both)
         return Result(f"SELECT * FROM ({joined})", list(zip([name for name, _ in left.columns], kinds, strict=True)))
-
-    def distinct_type(self, kind: t.Type, node: Node) -> None:
-        if kind.name == "map" or (kind.name == t.ZONED and not kind.zone):
-            raise Missing(f"DISTINCT values of {kind}")
 
     def converted(self, result: Result, kinds: list[t.Type]) -> Result:
         """The same rows with wider types."""
@@ -233,7 +198,7 @@ class Analysis(Calls):
         sql = f"SELECT {', '.join(outputs)} FROM ({result.sql}) AS {alias}"
         return Result(sql, [(name, kind) for (name, _), kind in zip(result.columns, kinds, strict=True)])
 
-    def values(self, node: Node, outer: Scope | None) -> Result:
+    def values(self, node: Node, outer: Scope) -> Result:
         scope = Scope(parent=outer, clause="VALUES")
         nodes = [row["items"] if row.kind == "row" else [row] for row in node["rows"]]
         if len({len(row) for row in nodes}) > 1:
@@ -246,11 +211,11 @@ class Analysis(Calls):
             selects.append("SELECT " + ", ".join(f"{value.sql} AS o{n}" for n, value in enumerate(row)))
         return Result(" UNION ALL ".join(selects), [("", kind) for _, kind in columns])
 
-    def select(self, node: Node, names: Names, outer: Scope | None, order: list[Node]) -> Result:
+    def select(self, node: Node, outer: Scope, order: list[Node]) -> Result:
         """SELECT ... FROM ... with its ORDER BY."""
-        source = self.relation(node["source"], names, outer) if node["source"] else Relation("", [])
+        source = self.relation(node["source"], outer) if node["source"] else Relation("", [])
         windows = {one["name"].lower(): one["window"] for one in node["windows"] or []}
-        scope = Scope(source.columns, outer, windows=windows, clause="SELECT", names=names)
+        scope = Scope(source.columns, outer, windows=windows, clause="SELECT")
         from_sql = (f" FROM {source.sql}" if source.sql else "") + self.where(node["where"], scope, source)
         items = self.items(node["items"] or [Node("star", node.at)], scope)
         selected = [one for _, one in items if isinstance(one, Node)]
@@ -264,7 +229,7 @@ class Analysis(Calls):
         if node["having"]:
             having = f" WHERE {self.condition(node['having'], replace(scope, clause='HAVING')).sql}"
         for _, value in made if node["distinct"] else []:
-            self.distinct_type(value.type, node)
+            self.check_distinct(value.type)
         sorts = self.sorts(order, made, replace(scope, outputs=made, clause="ORDER BY"), node)
         outputs = [f"{value.sql} AS o{number}" for number, (_, value) in enumerate(made)]
         outputs += [f"{sql} AS s{number}" for number, (sql, by, _) in enumerate(sorts) if by.startswith("s")]
@@ -283,7 +248,7 @@ class Analysis(Calls):
         if isinstance(one, Node):
             return self.value(one, scope)
         if scope.grouping is None:
-            return Typed(one.sql, one.type, frozenset([one]))
+            return Typed(one.sql, one.type)
         if one.sql not in scope.grouping.keys:
             self.fail("EXPRESSION_NOT_AGGREGATE", node, f"Column '{one.name}' not in GROUP BY clause")
         return scope.grouping.keys[one.sql]
@@ -295,12 +260,12 @@ class Analysis(Calls):
         scope = replace(scope, clause="WHERE")
         made = self.condition(node, scope)
         parts = node["operands"] if node.kind == "logical" and node["operator"] == "AND" else [node]
-        for part in [] if source.is_outer else [one for one in parts if not has_query(one)]:
-            condition = self.condition(part, scope)
-            scans = {column.key for column in condition.columns or ()}
-            number = scans.pop() if len(scans) == 1 else None
-            if number is not None and number in source.scans:
-                self.scans[number].conditions.append(condition.sql)
+        for number in [] if source.is_outer else source.scans:
+            keys = [column for column in scope.columns if column.key == number]
+            for part in parts:
+                if is_of_columns(part):
+                    with contextlib.suppress(QueryFailed):  # it reads more than these columns
+                        self.scans[number].conditions.append(self.condition(part, Scope(keys, clause="WHERE")).sql)
         return f" WHERE {made.sql}"
 
     def items(self, items: list[Node], scope: Scope) -> list[tuple[str, Node | Column]]:
@@ -344,30 +309,18 @@ class Analysis(Calls):
 
     def group(self, groups: list[Node], items: list[tuple[str, Node | Column]], grouping: Grouping) -> str:
         """The GROUP BY clause over the keys g0, g1 ... of the grouping."""
-
-        def key(node: Node, simple: bool = True) -> str:
-            if not simple and node.kind not in ("name", "field", "number"):
-                self.fail("INVALID_COLUMN_REFERENCE", node, "GROUP BY expression must be a column reference")
+        clauses = []
+        nodes = [one for group in groups for one in (group["items"] or [] if group.kind == "row" else [group])]
+        for node in nodes:
             value = self.group_key(node, items, grouping)
             if value.sql not in grouping.keys:
-                sql = f"{grouping.alias}.g{len(grouping.keys)}"
-                grouping.keys[value.sql] = replace(value, sql=sql, columns=frozenset())
-            return f"g{[*grouping.keys].index(value.sql)}"
-
-        clauses = []
-        for node in groups:
-            if node.kind == "rollup":
-                clauses.append(f"ROLLUP ({', '.join(key(one, False) for one in node['items'])})")
-            else:
-                clauses += map(key, node["items"] or [] if node.kind == "row" else [node])
+                grouping.keys[value.sql] = replace(value, sql=f"{grouping.alias}.g{len(grouping.keys)}")
+            clauses.append(f"g{[*grouping.keys].index(value.sql)}")
         return f" GROUP BY {', '.join(clauses or ['()'])}" if groups else ""
 
     def group_key(self, node: Node, items: list[tuple[str, Node | Column]], grouping: Grouping) -> Typed:
-        if node.kind == "number" and node["text"].isdigit():
-            number = int(node["text"])
-            if not 1 <= number <= len(items):
-                self.fail("INVALID_COLUMN_REFERENCE", node, f"GROUP BY position {number} is not in select list")
-            one = items[number - 1][1]
+        if (place := self.position(node, len(items), "GROUP BY")) is not None:
+            one = items[place][1]
             if isinstance(one, Column):
                 return Typed(one.sql, one.type)
             node = one
@@ -377,7 +330,7 @@ class Analysis(Calls):
             reason = f"GROUP BY clause cannot contain aggregations or window functions: {names[0]}"
             self.fail("EXPRESSION_NOT_SCALAR", node, reason)
         value = self.value(node, grouping.inner)
-        self.distinct_type(value.type, node)
+        self.check_distinct(value.type)
         return value
 
     def grouped(self, node: Node, scope: Scope) -> Typed | None:
@@ -398,10 +351,10 @@ class Analysis(Calls):
 
     # --- Relations
 
-    def relation(self, node: Node, names: Names, outer: Scope | None, left: Relation | None = None) -> Relation:
+    def relation(self, node: Node, outer: Scope, left: Relation | None = None) -> Relation:
         if node.kind == "aliased":
-            return self.aliased(self.relation(node["relation"], names, outer, left), node)
-        made: Relation = getattr(self, f"from_{node.kind}")(node, names, outer, left)
+            return self.aliased(self.relation(node["relation"], outer, left), node)
+        made: Relation = getattr(self, f"from_{node.kind}")(node, outer, left)
         return made
 
     def aliased(self, made: Relation, node: Node) -> Relation:
@@ -416,47 +369,41 @@ class Analysis(Calls):
         made.columns = [replace(column, qualifier=qualifier) for column in (*shown, *hidden)]
         return made
 
-    def from_versioned(self, node: Node, names: Names, outer: Scope | None, left: Relation | None) -> Relation:
+    def from_versioned(self, node: Node, outer: Scope, left: Relation | None) -> Relation:
         self.fail("NOT_SUPPORTED", node, "This connector does not support versioned tables")
 
-    def from_table(self, node: Node, names: Names, outer: Scope | None, left: Relation | None) -> Relation:
+    def from_table(self, node: Node, outer: Scope, left: Relation | None) -> Relation:
         alias = self.alias()
         parts = [part.lower() for part in node["name"]]
-        if len(parts) == 1 and (named := names.get(parts[0])):
+        if len(parts) == 1 and (named := outer.find(parts[0])):
             return Relation(f"{named.alias} AS {alias}", self.columns_of(alias, named.columns, parts[0]))
         found = self.find(node)
         if isinstance(found, Result):
             return Relation(f"({found.sql}) AS {alias}", self.columns_of(alias, found.columns, parts[-1]))
         name, table = found
-        if isinstance(table, str):
-            view = Analysis(table, self.now, self.find)
-            view.numbered, view.scans, view.udfs, view.names = self.numbered, self.scans, self.udfs, self.names
-            result = view.query(parse(table), {})
-            self.numbered = view.numbered
-            return Relation(f"({result.sql}) AS {alias}", self.columns_of(alias, result.columns, parts[-1]))
         number = len(self.scans)
         self.scans.append(Scan(name, table, alias))
 
         def column(one: str, kind: t.Type, hidden: bool = False, key: int | None = None) -> Column:
             return Column(name, one, kind, f'{alias}."{one}"', hidden, key)
 
-        columns = [column(one, column_type(kind)) for one, kind in table.columns.items()]
-        columns += [column(one, column_type(kind), key=number) for one, kind in table.keys.items()]
+        columns = [column(one, kind) for one, kind in table.columns.items()]
+        columns += [column(one, kind, key=number) for one, kind in table.keys.items()]
         columns += [column(one, kind, True) for one, kind in HIDDEN.items()]
         return Relation(f"scan_{number} AS {alias}", columns, [number])
 
-    def from_subquery(self, node: Node, names: Names, outer: Scope | None, left: Relation | None) -> Relation:
+    def from_subquery(self, node: Node, outer: Scope, left: Relation | None) -> Relation:
         alias = self.alias()
-        result = self.query(node["query"], names, outer)
+        result = self.query(node["query"], outer)
         return Relation(f"({result.sql}) AS {alias}", self.columns_of(alias, result.columns))
 
-    def from_lateral(self, node: Node, names: Names, outer: Scope | None, left: Relation | None) -> Relation:
-        scope = Scope(left.columns, outer, clause="LATERAL", names=names) if left else outer
-        made = self.from_subquery(node, names, scope, None)
+    def from_lateral(self, node: Node, outer: Scope, left: Relation | None) -> Relation:
+        scope = Scope(left.columns, outer) if left else outer
+        made = self.from_subquery(node, scope, None)
         return replace(made, sql=f"LATERAL {made.sql}")
 
-    def from_unnest(self, node: Node, names: Names, outer: Scope | None, left: Relation | None) -> Relation:
-        alias, scope = self.alias(), Scope(left.columns if left else [], outer, clause="UNNEST", names=names)
+    def from_unnest(self, node: Node, outer: Scope, left: Relation | None) -> Relation:
+        alias, scope = self.alias(), Scope(left.columns if left else [], outer, clause="UNNEST")
         values = [self.value(one, scope) for one in node["values"]]
         outputs = [f"unnest({value.sql}) AS u{number}" for number, value in enumerate(values)]
         columns: list[Column] = []
@@ -476,9 +423,9 @@ class Analysis(Calls):
             columns.append(Column((), "", t.BIGINT, f"{alias}.n"))
         return Relation(f"LATERAL (SELECT {', '.join(outputs)}) AS {alias}", columns)
 
-    def from_join(self, node: Node, names: Names, outer: Scope | None, _: Relation | None) -> Relation:
-        left = self.relation(node["left"], names, outer)
-        right = self.relation(node["right"], names, outer, left)
+    def from_join(self, node: Node, outer: Scope, _: Relation | None) -> Relation:
+        left = self.relation(node["left"], outer)
+        right = self.relation(node["right"], outer, left)
         how = node["how"] or "INNER"
         if how == "NATURAL":
             self.fail("NOT_SUPPORTED", node, "Natural join not supported")
@@ -489,7 +436,7 @@ class Analysis(Calls):
         if node["using"]:
             condition, columns = self.using(node, left, right)
         elif how != "CROSS":
-            condition = self.condition(node["on"], Scope(columns, outer, clause="JOIN", names=names)).sql
+            condition = self.condition(node["on"], Scope(columns, outer, clause="JOIN")).sql
             if right.sql.startswith("LATERAL") and (how not in ("LEFT", "INNER") or condition != "true"):
                 raise Missing(f"{how} JOIN UNNEST or LATERAL with a condition")
             if how in ("RIGHT", "FULL") and has_query(node["on"]):
@@ -519,6 +466,8 @@ class Analysis(Calls):
         """An expression. In a grouped query, a key of the GROUP BY is a column of the grouping."""
         if scope.grouping and (found := self.grouped(node, scope)):
             return found
+        if node.kind in CONSTANTS:
+            return CONSTANTS[node.kind]
         made: Typed = getattr(self, f"of_{node.kind.replace(' ', '_')}")(node, scope)
         return made
 
@@ -550,63 +499,30 @@ class Analysis(Calls):
             self.fail("SYNTAX_ERROR", node, "Binary literal must contain an even number of hex digits")
         return Typed(f"unhex('{digits}')", t.VARBINARY)
 
-    def of_null(self, node: Node, scope: Scope) -> Typed:
-        return Typed("CAST(NULL AS INTEGER)", t.UNKNOWN)
-
-    def of_parameter(self, node: Node, scope: Scope) -> Typed:
-        self.fail("INVALID_PARAMETER_USAGE", node, "Incorrect number of parameters: expected 1 but found 0")
-
-    def of_true(self, node: Node, scope: Scope) -> Typed:
-        return Typed("true", t.BOOLEAN)
-
-    def of_false(self, node: Node, scope: Scope) -> Typed:
-        return Typed("false", t.BOOLEAN)
-
     def of_typed(self, node: Node, scope: Scope) -> Typed:
         """DATE '2026-01-01', and all like it."""
         name, text = node["type"]["name"], node["text"]
-        wrong = QueryFailed(
-            f"INVALID_LITERAL: {place(self.sql, node.at)}: '{text}' is not a valid {name.upper()} literal"
-        )
-        if name == "timestamp":
-            try:
-                clock, zone, decimals = zoned_clock(text)
-            except QueryFailed:
-                raise wrong from None
-            at = moment(clock, zone) if zone else clock
-            return Typed(f"(TIMESTAMP '{at}')", t.zoned(zone, decimals) if zone else t.timestamp(decimals))
-        if name == "json":
-            try:
-                return Typed(literal(json_parse(text)), t.JSON)
-            except QueryFailed:
-                raise wrong from None
         kind = self.type_of(node["type"])
         if name == "decimal":
             whole, _, fraction = text.strip().lstrip("+-").partition(".")
             kind = t.decimal(max(len(whole.lstrip("0") + fraction), 1), len(fraction))
-        if name == "varchar":
-            return Typed(literal(text), t.varchar(len(text)))
-        value = from_text(text, kind, wrong)
-        shown = {"date": str(value), "boolean": str(value).lower()}.get(name, text.strip())
-        shown = shown.replace("Infinity", "inf")
-        return Typed(f"(CAST({literal(shown)} AS {kind.duckdb}))", kind)
+        try:
+            if name == "timestamp":
+                clock, zone, decimals = zoned_clock(text)
+                made = Typed(f"(TIMESTAMP '{clock}')", t.timestamp(decimals))
+                return self.with_zone(made, zone) if zone else made
+            value = json_parse(text) if name == "json" else show(from_text(text, kind), kind)
+        except QueryFailed:
+            self.fail("INVALID_LITERAL", node, f"'{text}' is not a valid {name.upper()} literal")
+        return Typed(f"(CAST({literal(value or '')} AS {kind.duckdb}))", kind)
 
     def of_interval(self, node: Node, scope: Scope) -> Typed:
-        sign, text, unit, end = (node[name] or "" for name in ("sign", "text", "unit", "end"))
-        wrong = QueryFailed(f"INVALID_LITERAL: {place(self.sql, node.at)}: '{text}' is not a valid INTERVAL literal")
-        units = UNITS[UNITS.index(unit) : UNITS.index(end or unit) + 1]
+        sign, text, unit = node["sign"], node["text"].strip(), node["unit"]
+        found = re.fullmatch(r"([+-]?)(\d+)(\.\d{1,3})?", text)
+        if not found or (found[3] and unit != "SECOND"):
+            raise self.error("INVALID_LITERAL", node, f"'{text}' is not a valid INTERVAL literal")
         is_months = unit in ("YEAR", "MONTH")
-        if not units or (is_months and end not in ("", "MONTH", "YEAR")):
-            raise wrong
-        found = re.fullmatch(r"([+-]?)(\d+(?:[- :]\d+)*)(\.\d{1,3})?", text.strip())
-        numbers = list(map(int, re.split("[- :]", found[2]))) if found else []
-        if not found or len(numbers) != len(units) or (found[3] and units[-1] != "SECOND"):
-            raise wrong
-        if is_months:
-            total = sum(number * (12 if one == "YEAR" else 1) for number, one in zip(numbers, units, strict=True))
-        else:
-            total = sum(number * MILLISECONDS[one] for number, one in zip(numbers, units, strict=True))
-            total += round(float(found[3] or 0) * 1000)
+        total = int(found[2]) * MULTIPLES[unit] + round(float(found[3] or 0) * 1000)
         negative = (sign == "-") != (found[1] == "-")
         return Typed(f"(CAST({'-' * negative}{total} AS BIGINT))", t.Type(t.MONTHS if is_months else t.DAYS))
 
@@ -619,12 +535,10 @@ class Analysis(Calls):
             case "CURRENT_DATE":
                 return Typed(f"DATE '{self.now:%Y-%m-%d}'", t.DATE)
             case "CURRENT_TIMESTAMP":
-                return Typed(at, t.zoned("UTC", precision))
+                return self.with_zone(Typed(at, t.timestamp(precision)), "UTC")
             case "LOCALTIMESTAMP":
                 return Typed(at, t.timestamp(precision))
-            case "CURRENT_TIME":
-                return Typed("NULL", t.Type("time(3) with time zone"))
-        return Typed("NULL", t.Type("time(3)"))
+        raise Missing(name)
 
     def of_name(self, node: Node, scope: Scope) -> Typed:
         if node["name"] in ("$file_modified_time", "$bucket", "$partition"):
@@ -679,14 +593,14 @@ class Analysis(Calls):
                 if scope.grouping:
                     reason = f"'{'.'.join(names)}' must be an aggregate expression or appear in GROUP BY clause"
                     self.fail("EXPRESSION_NOT_AGGREGATE", node, reason)
-                return Typed(found[0].sql, found[0].type, frozenset(found))
+                return Typed(found[0].sql, found[0].type)
             scope = scope.parent
         return None
 
     def of_logical(self, node: Node, scope: Scope) -> Typed:
         parts = [self.boolean(self.value(one, scope), one, "Logical expression term") for one in node["operands"]]
         joined = f" {node['operator']} ".join(part.sql for part in parts)
-        return Typed(f"({joined})", t.BOOLEAN, merged(parts))
+        return Typed(f"({joined})", t.BOOLEAN)
 
     def of_not(self, node: Node, scope: Scope) -> Typed:
         made = self.boolean(self.value(node["value"], scope), node, "Value of logical NOT expression")
@@ -698,13 +612,9 @@ class Analysis(Calls):
         )
 
     def of_distinct_from(self, node: Node, scope: Scope) -> Typed:
-        left, right = self.value(node["value"], scope), self.value(node["right"], scope)
-        kind = t.common(left.type, right.type)
-        if kind is None:
-            self.mismatch(node, f"Cannot apply operator: {left.type} IS DISTINCT FROM {right.type}")
-        one, other = self.coerce(left, kind), self.coerce(right, kind)
-        word = "IS NOT DISTINCT FROM" if node["negated"] else "IS DISTINCT FROM"
-        return Typed(f"({utc(one)} {word} {utc(other)})", t.BOOLEAN, merged((left, right)))
+        sides = [self.value(node["value"], scope), self.value(node["right"], scope)]
+        (one, other), _ = self.unify(sides, node, "Cannot apply operator IS DISTINCT FROM.")
+        return Typed(f"({utc(one)} IS {'NOT ' * bool(node['negated'])}DISTINCT FROM {utc(other)})", t.BOOLEAN)
 
     def of_is_null(self, node: Node, scope: Scope) -> Typed:
         value = self.value(node["value"], scope)
@@ -712,25 +622,19 @@ class Analysis(Calls):
 
     def of_between(self, node: Node, scope: Scope) -> Typed:
         value, low, high = (self.value(node[name], scope) for name in ("value", "low", "high"))
-        kind = t.common(value.type, low.type)
-        if kind is None or t.common(kind, high.type) is None or not kind.is_orderable:
+        if not (t.common(value.type, low.type) and t.common(value.type, high.type)):
             self.mismatch(node, f"Cannot check if {value.type} is BETWEEN {low.type} and {high.type}")
         above = self.comparison(">=", value, low, node).sql
         below = self.comparison("<=", value, high, node).sql
-        return Typed(f"({'NOT ' * bool(node['negated'])}({above} AND {below}))", t.BOOLEAN, merged((value, low, high)))
+        return Typed(f"({'NOT ' * bool(node['negated'])}({above} AND {below}))", t.BOOLEAN)
 
     def of_in(self, node: Node, scope: Scope) -> Typed:
-        value, *items = values = [self.value(one, scope) for one in (node["value"], *node["items"])]
-        kind: t.Type | None = value.type
-        for item in items:
-            kind = kind and t.common(kind, item.type)
-        if kind is None:
-            shown = ", ".join(str(one.type) for one in values)
-            self.mismatch(node, f"IN value and list items must be the same type or coercible to a common type: {shown}")
-        made = f"{utc(self.coerce(value, kind))} IN ({', '.join(utc(self.coerce(item, kind)) for item in items)})"
+        value, *items = [self.value(one, scope) for one in (node["value"], *node["items"])]
+        (one, *others), kind = self.unify([value, *items], node, "IN value and list items must be the same type.")
+        made = f"{utc(one)} IN ({', '.join(map(utc, others))})"
         if kind.items:
             made = " OR ".join(self.comparison("=", value, item, node).sql for item in items)
-        return Typed(f"({'NOT ' * bool(node['negated'])}({made}))", t.BOOLEAN, merged(values))
+        return Typed(f"({'NOT ' * bool(node['negated'])}({made}))", t.BOOLEAN)
 
     def of_like(self, node: Node, scope: Scope) -> Typed:
         sides = [self.value(one, scope) for one in (node["value"], node["pattern"], node["escape"]) if one]
@@ -739,15 +643,12 @@ class Analysis(Calls):
                 self.mismatch(node, f"Each side of LIKE must evaluate to a varchar (actual: {one.type})")
         text, form, *escape = (self.coerce(side, t.VARCHAR).sql for side in sides)
         if escape:
-            if node["escape"].kind != "string" or node["pattern"].kind != "string":
-                raise Missing("LIKE ... ESCAPE with anything but literals")
-            mark, wanted = node["escape"]["text"], node["pattern"]["text"]
-            if len(mark) != 1:
-                raise QueryFailed("INVALID_FUNCTION_ARGUMENT: Escape string must be a single character")
-            if re.search(f"{re.escape(mark)}(?![%_{re.escape(mark)}])", wanted.replace(mark * 2, "")):
-                raise QueryFailed("INVALID_FUNCTION_ARGUMENT: Escape character must be followed by '%', '_' or itself")
+            mark, wanted = node["escape"]["text"], node["pattern"]["text"] or ""
+            end = re.escape(mark or "")
+            if len(mark or "") != 1 or not re.fullmatch(f"([^{end}]|{end}[%_{end}])*", wanted):
+                raise Missing("such a LIKE ... ESCAPE")
             form += f" ESCAPE {escape[0]}"
-        return Typed(f"({text} {'NOT ' * bool(node['negated'])}LIKE {form})", t.BOOLEAN, merged(sides))
+        return Typed(f"({text} {'NOT ' * bool(node['negated'])}LIKE {form})", t.BOOLEAN)
 
     def of_arithmetic(self, node: Node, scope: Scope) -> Typed:
         return self.arithmetic(
@@ -786,7 +687,7 @@ class Analysis(Calls):
         reason = "All CASE results must be the same type or coercible to a common type."
         values, kind = self.unify(results, node, reason)
         branches = " ".join(f"WHEN {when.sql} THEN {then.sql}" for when, then in zip(conditions, values, strict=False))
-        return Typed(f"(CASE {branches} ELSE {values[-1].sql} END)", kind, merged([*conditions, *values]))
+        return Typed(f"(CASE {branches} ELSE {values[-1].sql} END)", kind)
 
     def of_cast(self, node: Node, scope: Scope) -> Typed:
         value, kind = node["value"], self.type_of(node["type"])
@@ -803,31 +704,31 @@ class Analysis(Calls):
             [self.value(one, scope) for one in node["items"] or []], node, "All ARRAY elements must be the same type."
         )
         listed = ", ".join(item.sql for item in items)
-        return Typed(f"(CAST([{listed}] AS {kind.duckdb}[]))", t.array(kind), merged(items))
+        return Typed(f"(CAST([{listed}] AS {kind.duckdb}[]))", t.array(kind))
 
     def of_row(self, node: Node, scope: Scope) -> Typed:
         items = [self.value(one, scope) for one in node["items"]]
         fields = ", ".join(f"f{n} := {item.sql}" for n, item in enumerate(items))
         kind = t.Type("row", tuple(item.type for item in items), fields=("",) * len(items))
-        return Typed(f"struct_pack({fields})", kind, merged(items))
+        return Typed(f"struct_pack({fields})", kind)
 
     def of_subscript(self, node: Node, scope: Scope) -> Typed:
         value, at = self.value(node["value"], scope), self.value(node["index"], scope)
-        kind, columns = value.type, merged((value, at))
+        kind = value.type
         if kind.name == "row":
             number = int(node["index"]["text"]) if node["index"].kind == "number" else 0
             if not 1 <= number <= len(kind.items):
                 self.fail("INVALID_FUNCTION_ARGUMENT", node, f"ROW index out of bounds: {number}")
-            return Typed(f"{value.sql}.f{number - 1}", kind.items[number - 1], columns)
+            return Typed(f"{value.sql}.f{number - 1}", kind.items[number - 1])
         if kind.name == "map" and t.common(kind.items[0], at.type) == kind.items[0]:
             key = self.coerce(at, kind.items[0])
             found = f"list_filter({value.sql}, lambda e0: e0.k = {key.sql})"
             fault = f"py_fail('INVALID_FUNCTION_ARGUMENT: Key not present in map: ' || {self.text(key)})"
             length = f"CASE WHEN len({found}) = 0 AND {key.sql} IS NOT NULL THEN CAST({fault} AS BIGINT) ELSE 1 END"
-            return Typed(f"(({found})[{length}].v)", kind.items[1], columns)
+            return Typed(f"(({found})[{length}].v)", kind.items[1])
         if kind.name != "array" or at.type.name not in ("tinyint", "smallint", "integer", "bigint"):
             self.mismatch(node, f"Cannot use {at.type} for subscript of {kind}")
-        return Typed(f"(({value.sql})[py_index({at.sql}, len({value.sql}))])", kind.items[0], columns)
+        return Typed(f"(({value.sql})[py_index({at.sql}, len({value.sql}))])", kind.items[0])
 
     def of_extract(self, node: Node, scope: Scope) -> Typed:
         field = node["field"].lower()
@@ -841,51 +742,26 @@ class Analysis(Calls):
         return self.call(Node("call", node.at, name=field, arguments=[node["value"]], order=[]), scope)
 
     def of_exists(self, node: Node, scope: Scope) -> Typed:
-        return Typed(f"(EXISTS ({self.subquery(node, scope).sql}))", t.BOOLEAN, None)
-
-    def subquery(self, node: Node, scope: Scope) -> Result:
-        at: Scope | None = scope
-        while at and not at.names:
-            at = at.parent
-        return self.query(node["query"], at.names if at else {}, scope)
+        return Typed(f"(EXISTS ({self.query(node['query'], scope).sql}))", t.BOOLEAN)
 
     def of_scalar(self, node: Node, scope: Scope) -> Typed:
-        result = self.subquery(node, scope)
+        result = self.query(node["query"], scope)
         if len(result.columns) != 1:
             raise Missing("subqueries of several columns")
-        return Typed(f"({result.sql})", result.columns[0][1], None)
+        return Typed(f"({result.sql})", result.columns[0][1])
 
     def of_in_query(self, node: Node, scope: Scope) -> Typed:
-        value, result = self.value(node["value"], scope), self.subquery(node, scope)
+        value, result = self.value(node["value"], scope), self.query(node["query"], scope)
         if len(result.columns) != 1 or value.type.items:
             raise Missing("IN with a subquery of several columns")
         kind, of = t.common(value.type, result.columns[0][1]), result.columns[0][1]
         if kind is None:
             self.mismatch(node, f"value and result of subquery must be of the same type: {value.type} vs {of}")
         inner = self.converted(result, [kind])
-        return Typed(
-            f"({self.coerce(value, kind).sql} {'NOT ' * bool(node['negated'])}IN ({inner.sql}))", t.BOOLEAN, None
-        )
+        return Typed(f"({self.coerce(value, kind).sql} {'NOT ' * bool(node['negated'])}IN ({inner.sql}))", t.BOOLEAN)
 
     def of_lambda(self, node: Node, scope: Scope) -> Typed:
         self.mismatch(node, "Lambda expression should always be used inside a function")
-
-    def of_grouping(self, node: Node, scope: Scope) -> Typed:
-        grouping = scope.grouping
-        if grouping is None:
-            self.fail("EXPRESSION_NOT_SCALAR", node, "grouping() is allowed in a query with GROUP BY")
-        keys = [self.value(one, grouping.inner).sql for one in node["items"]]
-        if any(one not in grouping.keys for one in keys):
-            self.fail("INVALID_ARGUMENTS", node, "The arguments to GROUPING() must be those of the GROUP BY")
-        listed = ", ".join(f"g{[*grouping.keys].index(one)}" for one in keys)
-        return self.registered(Typed(f"CAST(GROUPING({listed}) AS INTEGER)", t.INTEGER), grouping)
-
-    def registered(self, made: Typed, grouping: Grouping) -> Typed:
-        """An aggregate as a column of the grouping."""
-        if made.sql not in grouping.aggregates:
-            sql = f"{grouping.alias}.a{len(grouping.aggregates)}"
-            grouping.aggregates[made.sql] = replace(made, sql=sql, columns=frozenset())
-        return grouping.aggregates[made.sql]
 
     def of_call(self, node: Node, scope: Scope) -> Typed:
         name = node["name"]
@@ -902,7 +778,10 @@ class Analysis(Calls):
             reason = f"{scope.clause} clause cannot contain aggregations or window functions: {name}"
             self.fail("EXPRESSION_NOT_SCALAR", node, reason)
         inner = replace(grouping.inner, clause="GROUP BY")
-        return self.registered(self.aggregate(node, inner, self.filtered(node, inner), AGGREGATE_FUNCTIONS), grouping)
+        made = self.aggregate(node, inner, self.filtered(node, inner), AGGREGATE_FUNCTIONS)
+        if made.sql not in grouping.aggregates:
+            grouping.aggregates[made.sql] = replace(made, sql=f"{grouping.alias}.a{len(grouping.aggregates)}")
+        return grouping.aggregates[made.sql]
 
     def windowed(self, node: Node, scope: Scope) -> Typed:
         name = node["name"]
@@ -918,7 +797,7 @@ class Analysis(Calls):
             self.fail("NOT_SUPPORTED", node, "DISTINCT in window function parameters not yet supported")
         inner = replace(scope, clause="window", outputs=[])
         window = f"{self.filtered(node, inner)} OVER ({self.window(node['over'], inner)})"
-        return replace(self.aggregate(node, inner, window, functions), columns=None)
+        return self.aggregate(node, inner, window, functions)
 
     def filtered(self, node: Node, scope: Scope) -> str:
         return f" FILTER (WHERE {self.condition(node['filter'], scope).sql})" if node["filter"] else ""

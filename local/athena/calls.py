@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -13,26 +13,24 @@ from local.athena import types as t
 from local.athena.functions import (
     AGGREGATE_FUNCTIONS,
     CASTS,
-    OTHER_CASTS,
-    OTHER_COUNTS,
     SCALAR_FUNCTIONS,
     TRINO,
+    TRINO_FAMILIES,
     WINDOW_FUNCTIONS,
     Signature,
     split_types,
 )
 from local.athena.syntax import Missing, Node, place
 from local.athena.tables import QueryFailed
-from local.athena.text import offset, scientific, show
 from local.athena.values import (
-    Value,
-    from_json,
+    cast_from_json,
+    from_text,
     histogram,
     java_format,
     map_of,
-    read_json,
+    sequence_of_moments,
+    text_of_cast,
     to_json,
-    uncastable,
     zone_name,
 )
 
@@ -41,15 +39,8 @@ UNITS = ("millisecond", "second", "minute", "hour", "day", "week", "month", "qua
 IDEMPOTENT = ("min", "max", "bool_and", "bool_or", "every", "arbitrary", "any_value", "approx_distinct")
 # Forms of the grammar, with their numbers of arguments.
 FORMS_COUNT = {"if": (2, 3), "nullif": (2,), "try": (1,), "coalesce": range(2, 9999)}
-# The texts CAST reads, by type.
-FORMS = {
-    **dict.fromkeys(t.INTEGERS, r"[+-]?\d+"),
-    "date": r"\s*\d{4}-\d{1,2}-\d{1,2}\s*",
-    "timestamp": r"\s*\d{4}-\d{1,2}-\d{1,2}( \d{1,2}:\d{1,2}(:\d{1,2}(\.\d{1,6})?)?)?\s*",
-    **dict.fromkeys(("double", "real"), r"\s*(NaN|[+-]?Infinity|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)\s*"),
-    "decimal": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?",
-    "boolean": "(?i)true|false|t|f|1|0",
-}
+# Types for which Trino may have signatures missing here.
+UNSURE = ("real", "uuid", "varbinary", "unknown", t.DAYS, t.MONTHS)
 # Trino's other types.
 OTHER_TYPES = ("char", "time", "time with time zone", "ipaddress", "hyperloglog", "qdigest", "tdigest", "geometry")
 
@@ -73,11 +64,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Typed:
-    """An expression in DuckDB's SQL. `columns` are the columns it reads; None if it reads more than columns."""
+    """An expression in DuckDB's SQL."""
 
     sql: str
     type: t.Type
-    columns: frozenset[Column] | None = frozenset()
 
 
 @dataclass
@@ -112,6 +102,10 @@ class Scope:
     clause: str = ""
     names: dict[str, Named] = field(default_factory=dict)
 
+    def find(self, name: str) -> Named | None:
+        """The query of a WITH around here."""
+        return self.names.get(name) or (self.parent.find(name) if self.parent else None)
+
 
 @dataclass
 class Call:
@@ -133,50 +127,23 @@ class Call:
         return [argument.sql for argument in self.arguments]
 
 
-def merged(values: Iterable[Typed]) -> frozenset[Column] | None:
-    """The columns read by several expressions; None if one reads more than columns."""
-    found: frozenset[Column] = frozenset()
-    for value in values:
-        if value.columns is None:
-            return None
-        found |= value.columns
-    return found
-
-
 def utc(value: Typed) -> str:
     """The moment of a timestamp with a time zone, to compare and group by; any other value as it is."""
-    return f"{value.sql}.utc" if value.type.name == t.ZONED and not value.type.zone else value.sql
-
-
-def zone_of(value: Typed) -> str:
-    return literal(value.type.zone) if value.type.zone else f"{value.sql}.zone"
+    return f"{value.sql}.utc" if value.type.name == t.ZONED else value.sql
 
 
 def wall(value: Typed) -> str:
     """A value's time by the clock: midnight for a date."""
-    if value.type.name != t.ZONED:
-        return f"CAST({value.sql} AS TIMESTAMP)" if value.type.name == "date" else value.sql
-    zone = value.type.zone
-    if not zone:
-        return f"py_wall({utc(value)}, {zone_of(value)})"
-    return value.sql if zone == "UTC" else shifted(value.sql, zone, 1)
-
-
-def shifted(sql: str, zone: str, sign: int) -> str:
-    """UTC as the clock's time in a zone, or with the sign -1 back."""
-    if (ahead := offset(zone)) is not None:
-        return f"({sql} + to_seconds({sign * int(ahead.total_seconds())}))"
-    if sign > 0:
-        return f"timezone({literal(zone)}, CAST({sql} AS TIMESTAMPTZ))"
-    return f"CAST(timezone({literal(zone)}, {sql}) AS TIMESTAMP)"
+    if value.type.name == t.ZONED:
+        return f"athena_wall({value.sql})"
+    return f"CAST({value.sql} AS TIMESTAMP)" if value.type.name == "date" else value.sql
 
 
 def at_wall(sql: str, value: Typed) -> str:
     """The moment of this clock time in the zone of a value."""
-    zone = value.type.zone
-    if zone or value.type.name != t.ZONED:
-        return sql if zone in ("UTC", "") else shifted(sql, zone, -1)
-    return f"struct_pack(utc := py_moment({sql}, {zone_of(value)}), zone := {zone_of(value)})"
+    if value.type.name != t.ZONED:
+        return sql
+    return f"athena_at_wall({sql}, {value.sql}.zone)"
 
 
 class Calls:
@@ -186,7 +153,6 @@ class Calls:
         self.sql, self.now = sql, now.replace(microsecond=now.microsecond // 1000 * 1000)
         self.udfs: dict[str, tuple[Callable[..., Any], list[str], str]] = {}
         self.names: dict[str, str] = {}
-        self.means: list[Typed] = []
         self.numbered = 0
 
     def value(self, node: Node, scope: Scope) -> Typed:
@@ -205,12 +171,12 @@ class Calls:
         self.numbered += 1
         return f"{letter}{self.numbered}"
 
-    def udf(self, purpose: str, function: Callable[..., Any], arguments: list[str], result: str) -> str:
+    def udf(self, purpose: str, function: Callable[..., Any], arguments: list[t.Type], result: t.Type) -> str:
         """A DuckDB function of the statement's own; the same one for the same purpose."""
         key = repr((purpose, getattr(function, "keywords", {}), arguments, result))
         if key not in self.names:
             self.names[key] = f"py_{purpose}_{len(self.udfs)}"
-            self.udfs[self.names[key]] = (function, arguments, result)
+            self.udfs[self.names[key]] = (function, [one.duckdb for one in arguments], result.duckdb)
         return self.names[key]
 
     # --- Conversions
@@ -220,8 +186,8 @@ class Calls:
         of = value.type
         if of.name == "unknown":
             return replace(value, sql=f"CAST(NULL AS {kind.duckdb})", type=kind)
-        if of.name == t.ZONED or kind.name == t.ZONED:
-            return self.coerce_zoned(value, kind)
+        if kind.name == t.ZONED and of.name != t.ZONED:
+            return replace(value, sql=f"athena_zoned(CAST({value.sql} AS TIMESTAMP), 'UTC')", type=kind)
         if of == kind or of.duckdb == kind.duckdb:
             return replace(value, type=kind)
         if of.items:
@@ -241,13 +207,6 @@ class Calls:
             return f"CASE WHEN {one} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
 
         return self.each(sql, struct) if of.name == "map" else f"({struct(sql)})"
-
-    def coerce_zoned(self, value: Typed, kind: t.Type) -> Typed:
-        moment = value if value.type.name == t.ZONED else Typed(f"CAST({value.sql} AS TIMESTAMP)", t.zoned("UTC"))
-        if moment.type.zone and not kind.zone:
-            made = f"struct_pack(utc := {moment.sql}, zone := {literal(moment.type.zone)})"
-            return replace(value, sql=f"CASE WHEN {moment.sql} IS NOT NULL THEN {made} END", type=kind)
-        return replace(value, sql=moment.sql, type=kind)
 
     def each(self, sql: str, change: Callable[[str], str]) -> str:
         name = self.alias("e")
@@ -285,7 +244,7 @@ class Calls:
             return t.varchar(items[0]) if items else t.VARCHAR
         if name in OTHER_TYPES:
             raise Missing(f"the type {name}")
-        if items or (name not in CASTS and name not in t.NUMBERS):
+        if items or name not in t.DUCKDB:
             self.mismatch(node, f"Unknown type: {name}")
         return t.Type(name)
 
@@ -294,101 +253,45 @@ class Calls:
         of = value.type
         if of.name == "unknown" or (of == kind and of.name not in ("varchar", t.ZONED)):
             return self.coerce(value, kind)
-        wanted = "zoned" if kind.name == t.ZONED else kind.name
-        if wanted not in CASTS.get(of.name, "").split():
-            if kind.name in OTHER_CASTS.get(of.name, "").split():
-                raise Missing(f"CAST from {of} to {kind}")
+        if of.items and of.name == kind.name and len(of.items) == len(kind.items):
+            return Typed(self.within(value, kind, lambda item, to: self.cast(item, to, node)), kind)
+        template = CASTS.get((of.name, kind.name))
+        if template is None and {"uuid", "varbinary"} & {of.name, kind.name}:
+            raise Missing(f"CAST from {of} to {kind}")
+        if template is None:
             self.mismatch(node, f"Cannot cast {of} to {kind}")
-        return replace(value, sql=f"({self.cast_sql(value, kind, node)})", type=self.cast_type(of, kind))
-
-    def cast_type(self, of: t.Type, kind: t.Type) -> t.Type:
+        if template.startswith("!"):
+            made: str = getattr(self, f"cast_{template[1:]}")(value, kind)
+        else:
+            made = template.format(value.sql, to=kind.duckdb, wall=wall(value), size=(*kind.size, 0)[0])
         if kind.name == t.ZONED:
-            return replace(kind, zone=of.zone if of.name == t.ZONED else "" if of.name == "varchar" else "UTC")
-        return kind
+            kind = replace(kind, zone=of.zone if of.name == t.ZONED else "" if of.name == "varchar" else "UTC")
+        return Typed(f"({made})", kind)
 
-    def cast_sql(self, value: Typed, kind: t.Type, node: Node) -> str:
-        of, sql = value.type, value.sql
-        if of.name == "json":
-            name = self.udf("json", partial(cast_from_json, kind=kind), ["VARCHAR"], kind.duckdb)
-            return f"{name}({sql})"
-        if kind.name == "json":
-            if of.name == t.ZONED:
-                raise Missing("CAST of a timestamp with time zone to JSON")
-            return f"{self.udf('json', partial(to_json, kind=of), [of.duckdb], 'VARCHAR')}({sql})"
-        if of.items:
-            if len(of.items) != len(kind.items):
-                self.mismatch(node, f"Cannot cast {of} to {kind}")
-            return self.within(value, kind, lambda item, to: self.cast(item, to, node))
-        if kind.name == "varchar":
-            text = self.text(value)
-            if not kind.size:
-                return text
-            if of.name == "varchar":
-                return f"left({text}, {kind.size[0]})"
-            wrong = f"py_fail('INVALID_CAST_ARGUMENT: Value cannot be represented as {kind}')"
-            return f"CASE WHEN length({text}) <= {kind.size[0]} THEN {text} WHEN {text} IS NOT NULL THEN {wrong} END"
-        if of.name == "varchar":
-            return self.cast_text(value, kind)
-        if kind.name in ("date", "timestamp", t.ZONED):
-            if kind.name == t.ZONED:
-                return sql if of.name == t.ZONED else f"CAST({sql} AS TIMESTAMP)"
-            return self.precise(wall(value), kind) if kind.name == "timestamp" else f"CAST({wall(value)} AS DATE)"
-        if kind.name == "boolean":
-            return f"{sql} <> 0"
-        if of.name == "boolean":
-            return f"CAST(CAST({sql} AS INTEGER) AS {kind.duckdb})"
-        if kind.name in t.INTEGERS:
-            if of.name in ("double", "real"):
-                name = f"'INVALID_CAST_ARGUMENT: Cannot cast {of} NaN to {kind}'"
-                failed = f"CAST(py_fail({name}) AS {kind.duckdb})"
-                return f"CASE WHEN isnan({sql}) THEN {failed} ELSE CAST(round({sql}) AS {kind.duckdb}) END"
-            if of.name == "decimal":
-                return f"CAST(round({sql}, 0) AS {kind.duckdb})"
-        if kind == t.REAL and of == t.DOUBLE:
-            largest = f"abs({sql}) >= 3.4028235677973366e38 AND isfinite({sql})"
-            return f"CASE WHEN {largest} THEN CAST(sign({sql}) * 'inf'::DOUBLE AS FLOAT) ELSE CAST({sql} AS FLOAT) END"
-        if kind.name == "decimal" and of.name in ("double", "real"):
-            return f"CAST(CAST({sql} AS VARCHAR) AS {kind.duckdb})"  # the shortest digits of the double are rounded
-        return f"CAST({sql} AS {kind.duckdb})"
+    def cast_from_text(self, value: Typed, kind: t.Type) -> str:
+        return f"{self.udf('from_text', partial(from_text, kind=kind), [t.VARCHAR], kind)}({value.sql})"
 
-    def precise(self, sql: str, kind: t.Type) -> str:
-        """A timestamp with as many decimals as its type has."""
-        return f"py_round_moment({sql}, {kind.size[0]})" if kind.size[0] < 3 else sql
+    def cast_from_json(self, value: Typed, kind: t.Type) -> str:
+        return f"{self.udf('json', partial(cast_from_json, kind=kind), [t.VARCHAR], kind)}({value.sql})"
+
+    def cast_to_json(self, value: Typed, kind: t.Type) -> str:
+        return f"{self.udf('json', partial(to_json, kind=value.type), [value.type], t.VARCHAR)}({value.sql})"
+
+    def cast_to_text(self, value: Typed, kind: t.Type) -> str:
+        text = self.text(value)
+        if not kind.size:
+            return text
+        if value.type.name == "varchar":
+            return f"left({text}, {kind.size[0]})"
+        wrong = f"py_fail('INVALID_CAST_ARGUMENT: Value cannot be represented as {kind}')"
+        return f"CASE WHEN length({text}) <= {kind.size[0]} THEN {text} WHEN {text} IS NOT NULL THEN {wrong} END"
 
     def text(self, value: Typed) -> str:
         """A value as CAST makes text of it."""
-        of, sql = value.type, value.sql
-        if of.name == "double":
-            return f"py_double_text({sql})"
-        if of.name == "decimal":
-            return f"CAST(CAST({sql} AS DECIMAL({min(of.size[0] + 1, t.MAX_DIGITS)}, {of.size[1]})) AS VARCHAR)"
-        if of.name == "timestamp":
-            return (
-                f"strftime({sql}, '%Y-%m-%d %H:%M:%S.%g')" if of.size == (3,) else f"py_clock_text({sql}, {of.size[0]})"
-            )
-        if of.name == t.ZONED:
-            return f"(py_clock_text({wall(value)}, {of.size[0]}) || ' ' || {zone_of(value)})"
-        if of.name in ("real", t.DAYS, t.MONTHS):
-            return f"{self.udf('text', partial(show_text, kind=of), [of.duckdb], 'VARCHAR')}({sql})"
-        return f"CAST({sql} AS VARCHAR)"
-
-    def cast_text(self, value: Typed, kind: t.Type) -> str:
-        sql = value.sql
-        if kind.name == t.ZONED:
-            return f"py_cast_zoned({sql})"
-        shown = "INT" if kind.name == "integer" else str(kind).upper()
-        reason = f"'Value cannot be cast to {kind.name}: ' || {sql}"
-        if kind.name not in ("date", "timestamp"):
-            reason = f"'Cannot cast ''' || {sql} || ''' to {shown}'"
-        good = f"CAST(trim({sql}) AS {kind.duckdb})"
-        if kind.name in ("double", "real"):
-            good = f"CAST(replace(trim({sql}), 'Infinity', 'inf') AS {kind.duckdb})"
-        if kind.name == "timestamp":
-            good = self.precise(good, kind)
-        return (
-            f"CASE WHEN regexp_full_match({sql}, {literal(FORMS[kind.name])}) THEN {good} "
-            f"WHEN {sql} IS NOT NULL THEN CAST(py_fail('INVALID_CAST_ARGUMENT: ' || {reason}) AS {kind.duckdb}) END"
-        )
+        of = value.type
+        if of.name in ("double", "real", "decimal", "timestamp", t.ZONED, t.DAYS, t.MONTHS):
+            return f"{self.udf('text', partial(text_of_cast, kind=of), [of], t.VARCHAR)}({value.sql})"
+        return f"CAST({value.sql} AS VARCHAR)"
 
     def boolean(self, value: Typed, node: Node, what: str) -> Typed:
         """A condition."""
@@ -404,7 +307,6 @@ class Calls:
         kind = t.common(left.type, right.type)
         if kind is None or (operator not in ("=", "<>") and not kind.is_orderable):
             self.mismatch(node, f"Cannot apply operator: {left.type} {operator} {right.type}")
-        columns = merged((left, right))
         one, other = self.coerce(left, kind), self.coerce(right, kind)
         if kind.name == "row":
             if operator not in ("=", "<>"):
@@ -414,25 +316,24 @@ class Calls:
                 for n, of in enumerate(kind.items)
             ]
             made = " AND ".join(pairs)
-            return Typed(f"({made})" if operator == "=" else f"(NOT ({made}))", t.BOOLEAN, columns)
+            return Typed(f"({made})" if operator == "=" else f"(NOT ({made}))", t.BOOLEAN)
         if kind.name in ("array", "map"):
             if kind.name == "map" or kind.items[0].items:
                 raise Missing(f"the comparison of values of {kind}")
             nulls = f"athena_has_null({one.sql}) OR athena_has_null({other.sql})"
             fault = f"CAST(py_missing('the comparison of arrays with NULL', {nulls}) AS BOOLEAN)"
             made = f"CASE WHEN {nulls} THEN {fault} ELSE {one.sql} {operator} {other.sql} END"
-            return Typed(f"({made})", t.BOOLEAN, columns)
+            return Typed(f"({made})", t.BOOLEAN)
         made = f"{utc(one)} {operator} {utc(other)}"
         if kind.name in ("double", "real"):
             made += "".join(f" AND NOT isnan({x.sql})" for x in (one, other) if "(" in x.sql and operator != "<>")
             if operator == "<>" and ("(" in one.sql or "(" in other.sql):
                 made = f"{made} OR isnan({one.sql})"
-        return Typed(f"({made})", t.BOOLEAN, columns)
+        return Typed(f"({made})", t.BOOLEAN)
 
     def arithmetic(self, operator: str, left: Typed, right: Typed, node: Node) -> Typed:
         """left + right, and the like."""
         a, b = left.type, right.type
-        columns = merged((left, right))
         if "unknown" in (a.name, b.name):
             known = b if a.name == "unknown" else a
             if known.name not in t.NUMBERS:
@@ -446,10 +347,7 @@ class Calls:
             if found is None:
                 self.mismatch(node, f"Cannot apply operator: {a} {operator} {b}")
             made = found
-        made = replace(made, sql=f"({made.sql})", columns=columns)
-        if operator == "/":
-            self.means.append(made)
-        return made
+        return replace(made, sql=f"({made.sql})")
 
     def number(self, operator: str, left: Typed, right: Typed, node: Node) -> Typed:
         kind = t.common(left.type, right.type) or t.DOUBLE
@@ -540,7 +438,7 @@ class Calls:
     def unknown_function(self, node: Node) -> QueryFailed:
         """The error for a function in no table. Raises Missing if Trino has it."""
         name = node["name"]
-        if name in TRINO or name in WINDOW_FUNCTIONS or name in AGGREGATE_FUNCTIONS:
+        if name in TRINO or TRINO_FAMILIES.fullmatch(name) or name in WINDOW_FUNCTIONS or name in AGGREGATE_FUNCTIONS:
             raise Missing(f"the function {name}")
         return self.error("FUNCTION_NOT_FOUND", node, f"Function '{name}' not registered")
 
@@ -557,19 +455,15 @@ class Calls:
             self.mismatch(node, f"The arguments of {node['name']} have no common type")
         shown = ", ".join("function" if one is None else str(one.type) for one in given)
         name = node["name"]
-        unsure = ("uuid", "varbinary", "unknown", t.DAYS, t.MONTHS)
-        if len(given) in OTHER_COUNTS.get(name, ()) or any(
-            one is not None and one.type.name in unsure for one in given
-        ):
+        is_counted = any(len(one.patterns(len(given))) == len(given) for one in signatures)
+        if not is_counted or any(one is None or one.type.name in UNSURE for one in given):
             raise Missing(f"the function {name} of ({shown})")
         raise self.error("FUNCTION_NOT_FOUND", node, f"Unexpected parameters ({shown}) for function {name}")
 
     def bind(
         self, signature: Signature, given: list[Typed | None], node: Node, scope: Scope, exact: bool
     ) -> Call | None:
-        patterns = signature.arguments
-        if signature.is_open and len(given) >= len(patterns) - 1:
-            patterns = [*patterns[:-1], *[patterns[-1]] * (len(given) - len(patterns) + 1)]
+        patterns = signature.patterns(len(given))
         if [value is None for value in given] != [pattern.startswith("f(") for pattern in patterns]:
             return None
         bound: dict[str, t.Type] = {}
@@ -618,12 +512,28 @@ class Calls:
     def render(self, call: Call) -> Typed:
         """A call in DuckDB's SQL."""
         signature = call.signature
-        columns = None if signature.name in ("random", "rand", "uuid") else merged(call.arguments)
         if signature.sql.startswith("!"):
             made: Typed = getattr(self, f"do_{signature.sql[1:]}")(call)
-            return replace(made, sql=f"({made.sql})", columns=columns)
-        sql = fill(signature.sql, call)
-        return Typed(f"({sql})", self.result_type(call), columns)
+            return replace(made, sql=f"({made.sql})")
+        return Typed(f"({self.fill(call)})", self.result_type(call))
+
+    def fill(self, call: Call, order: str = "", nulls: str = "") -> str:
+        """The template of a signature with the arguments in it."""
+        template = call.signature.sql.replace("$", f"{self.alias('e')}_")
+        parts = {str(number): sql for number, sql in enumerate(call.sqls)}
+        parts |= {"*": ", ".join(call.sqls), "f": call.signature.name, "w": call.window, "o": order, "n": nulls}
+        parts["d"] = "DISTINCT " if call.node["distinct"] else ""
+        if call.arguments:
+            of = call.types[0]
+            parts |= {"t": str(of).replace("'", "''"), "size": str((*of.size, 0)[0])}
+        if "{map}" in template:
+            kind = self.result_type(call)
+            parts["map"] = self.udf("map", partial(map_of, kind=kind), [kind], kind)
+
+        def part(found: re.Match[str]) -> str:
+            return parts[found[1]] if found[1] else inlined(parts[found[2]], *found[3].split(", "))
+
+        return re.sub(r"\{(\d|\*|[a-z]+)\}|\{(\d)\(([^{}]+)\)\}", part, template)
 
     def result_type(self, call: Call) -> t.Type:
         result = call.signature.result
@@ -642,8 +552,6 @@ class Calls:
         return str(node["text"])
 
     def do_concat(self, call: Call) -> Typed:
-        if len(call.arguments) < 2:
-            raise QueryFailed("INVALID_FUNCTION_ARGUMENT: There must be two or more concatenation arguments")
         return self.concatenated(call.arguments, call.node)
 
     def unexpected(self, name: str, values: list[Typed], node: Node) -> NoReturn:
@@ -652,13 +560,12 @@ class Calls:
 
     def concatenated(self, values: list[Typed], node: Node) -> Typed:
         """a || b: texts, bytes, or arrays and elements of them."""
-        columns = merged(values)
         lists = [value.type for value in values if value.type.name == "array"]
         if not lists:
             if all(value.type.name in ("varchar", "unknown") for value in values):
-                return Typed(" || ".join(self.coerce(value, t.VARCHAR).sql for value in values), t.VARCHAR, columns)
+                return Typed(" || ".join(self.coerce(value, t.VARCHAR).sql for value in values), t.VARCHAR)
             if all(value.type == t.VARBINARY for value in values):
-                return Typed(" || ".join(value.sql for value in values), t.VARBINARY, columns)
+                return Typed(" || ".join(value.sql for value in values), t.VARBINARY)
             self.unexpected("concat", values, node)
         if any(value.type.name == "unknown" for value in values):
             raise Missing("an array with NULL behind ||")
@@ -670,18 +577,12 @@ class Calls:
             self.unexpected("concat", values, node)
         parts = [self.coerce(value, kind).sql for value in values]
         nulls = " OR ".join(f"{part} IS NULL" for part in parts)
-        return Typed(f"CASE WHEN NOT ({nulls}) THEN list_concat({', '.join(parts)}) END", kind, columns)
+        return Typed(f"CASE WHEN NOT ({nulls}) THEN list_concat({', '.join(parts)}) END", kind)
 
     def do_format(self, call: Call) -> Typed:
         kinds = tuple(call.types[1:])
-        name = self.udf("null_format", partial(java_format, kinds=kinds), [one.duckdb for one in call.types], "VARCHAR")
+        name = self.udf("null_format", partial(java_format, kinds=kinds), call.types, t.VARCHAR)
         return Typed(f"{name}({', '.join(call.sqls)})", t.VARCHAR)
-
-    def do_json_scalar(self, call: Call) -> Typed:
-        path = call.node["arguments"][1]
-        is_plain = path.kind == "string" and re.fullmatch(r"\$(\.[A-Za-z_]\w*)+", path["text"], re.ASCII)
-        function = "athena_json_scalar" if is_plain else "py_json_extract_scalar"
-        return Typed(f"{function}({', '.join(call.sqls)})", self.result_type(call))
 
     def do_whole(self, call: Call) -> Typed:
         """A decimal without its places."""
@@ -722,9 +623,6 @@ class Calls:
 
     def do_nullif(self, call: Call) -> Typed:
         one, other = call.arguments
-        kind = t.common(one.type, other.type)
-        if kind is None or not kind.is_comparable:
-            self.mismatch(call.node, f"Types are not comparable with NULLIF: {one.type} vs {other.type}")
         same = self.comparison("=", one, other, call.node)
         return Typed(f"CASE WHEN {same.sql} IS NOT TRUE THEN {one.sql} END", one.type)
 
@@ -746,30 +644,15 @@ class Calls:
         return Typed(f"list_transform(list_sort({ranked}), lambda {item}: {item}.v)", call.types[0])
 
     def do_sequence(self, call: Call) -> Typed:
-        """sequence(a, b[, step]); of dates and timestamps, too."""
+        """sequence(a, b[, step]) of numbers, dates or timestamps."""
         start, stop, *steps = call.arguments
-        kind, item = start.type, self.alias("e")
-        by = steps[0].type.name if steps else t.DAYS
-        unit = 1 if kind.name == "bigint" else 86_400_000
-        step = f"({steps[0].sql if steps else f'CASE WHEN {start.sql} <= {stop.sql} THEN {unit} ELSE -{unit} END'})"
-        if kind.name == "bigint":
-            count = f"(({stop.sql} - {start.sql}) // {step})"
-            reason = "sequence stop value should be greater than or equal to start value if step is greater than zero"
-            reason += " otherwise stop should be less than or equal to start"
-            wrong = f"{step} = 0 OR ({stop.sql} - {start.sql}) * sign({step}) < 0"
-            fault = f"CAST(py_fail('INVALID_FUNCTION_ARGUMENT: {reason}') AS BIGINT[])"
-            checked = f"py_check_steps({count} + 1e0) IS NOT NULL"
-            made = f"generate_series({start.sql}, {stop.sql}, {step})"
-            return Typed(f"CASE WHEN {wrong} THEN {fault} WHEN {checked} THEN {made} END", t.array(kind))
-        if by == t.MONTHS:
-            count = f"(athena_diff('month', {start.sql}, {stop.sql}) // {step})"
-            one = f"to_months(({item} * {step})::INTEGER)"
-        else:
-            count = f"((epoch_ms({stop.sql}::TIMESTAMP) - epoch_ms({start.sql}::TIMESTAMP)) // {step})"
-            one = f"to_milliseconds({item} * {step})"
-        numbers = f"range(0, py_check_steps({count} + 1e0)::BIGINT)"
-        made = f"CAST({start.sql} + {one} AS {kind.duckdb})"
-        return Typed(f"list_transform({numbers}, lambda {item}: {made})", t.array(kind))
+        kind, one = start.type, 1 if start.type.name == "bigint" else 86_400_000
+        step = steps[0].sql if steps else f"CASE WHEN {start.sql} <= {stop.sql} THEN {one} ELSE -{one} END"
+        name = "py_sequence"
+        if kind.name != "bigint":
+            function = partial(sequence_of_moments, unit=steps[0].type.name if steps else t.DAYS)
+            name = self.udf("moments", function, [kind, kind, t.BIGINT], t.array(kind))
+        return Typed(f"{name}({start.sql}, {stop.sql}, {step})", t.array(kind))
 
     def do_reduce(self, call: Call) -> Typed:
         items, state, step, finish = call.sqls
@@ -780,52 +663,6 @@ class Calls:
         start = f"struct_pack(s := {state}, x := {nothing})"
         made = inlined(finish, f"list_reduce({pairs}, lambda {one}, {other}: {after}, {start}).s")
         return Typed(f"CASE WHEN {items} IS NOT NULL THEN {made} END", call.bound["R"])
-
-    def do_zip_with(self, call: Call) -> Typed:
-        one, other, change = call.sqls
-        at = self.alias("e")
-        numbers = f"range(1, greatest(len({one}), len({other})) + 1)"
-        made = f"list_transform({numbers}, lambda {at}: {inlined(change, f'({one})[{at}]', f'({other})[{at}]')})"
-        return Typed(both(one, other, made), t.array(call.bound["R"]))
-
-    def do_map_(self, call: Call) -> Typed:
-        keys, values = call.sqls
-        kind = t.Type("map", (call.bound["K"], call.bound["V"]))
-        at = self.alias("e")
-        pair = f"struct_pack(k := ({keys})[{at}], v := ({values})[{at}])"
-        made = self.checked(f"list_transform(range(1, len({keys}) + 1), lambda {at}: {pair})", kind)
-        reason = "'INVALID_FUNCTION_ARGUMENT: Key and value arrays must be the same length'"
-        fault = f"CAST(py_fail({reason}) AS {kind.duckdb})"
-        return Typed(f"CASE WHEN len({keys}) <> len({values}) THEN {fault} ELSE {made} END", kind)
-
-    def checked(self, pairs: str, kind: t.Type) -> str:
-        """Entries of a map, whose keys are not NULL and differ."""
-        name = self.udf("map", partial(map_of, kind=kind), [kind.duckdb], kind.duckdb)
-        return f"{name}({pairs})"
-
-    def do_map_from_entries(self, call: Call) -> Typed:
-        kind = t.Type("map", (call.bound["K"], call.bound["V"]))
-        pairs = self.each(call.sqls[0], lambda one: f"struct_pack(k := {one}.f0, v := {one}.f1)")
-        return Typed(self.checked(pairs, kind), kind)
-
-    def do_map_concat(self, call: Call) -> Typed:
-        made = call.sqls[0]
-        for other in call.sqls[1:]:
-            item, had = self.alias("e"), self.alias("e")
-            old = f"list_filter({made}, lambda {item}: len(list_filter({other}, lambda {had}: {had}.k = {item}.k)) = 0)"
-            made = both(made, other, f"list_concat({old}, {other})")
-        return Typed(made, call.types[0])
-
-    def do_map_lambda(self, call: Call) -> Typed:
-        """map_filter, transform_keys and transform_values."""
-        entries, change = call.sqls
-        item, kind, name = self.alias("e"), self.result_type(call), call.signature.name
-        body = inlined(change, f"{item}.k", f"{item}.v")
-        if name == "map_filter":
-            return Typed(f"list_filter({entries}, lambda {item}: {body})", kind)
-        key, value = (body, f"{item}.v") if name == "transform_keys" else (f"{item}.k", body)
-        made = f"list_transform({entries}, lambda {item}: struct_pack(k := {key}, v := {value}))"
-        return Typed(self.checked(made, kind) if name == "transform_keys" else made, kind)
 
     def do_date(self, call: Call) -> Typed:
         return self.cast(call.arguments[0], t.DATE, call.node)
@@ -857,14 +694,16 @@ class Calls:
         if value.type.name == "date":
             return Typed(f"CAST({value.sql} + {step} AS DATE)", t.DATE)
         made = self.later(value, step, unit in UNITS[4:])
-        return replace(made, sql=self.precise(f"({made.sql})", value.type)) if unit == "millisecond" else made
+        if unit == "millisecond" and value.type.name == "timestamp":
+            return replace(made, sql=f"athena_precise({made.sql}, {value.type.size[0]})")
+        return made
 
     def later(self, value: Typed, step: str, by_clock: bool) -> Typed:
         """A timestamp plus a DuckDB interval, by the clock or by the moment."""
         if value.type.name == t.ZONED and by_clock:
             return Typed(at_wall(f"({wall(value)} + {step})", value), value.type)
-        if value.type.name == t.ZONED and not value.type.zone:
-            return Typed(f"struct_pack(utc := {utc(value)} + {step}, zone := {zone_of(value)})", value.type)
+        if value.type.name == t.ZONED:
+            return Typed(f"athena_zoned({value.sql}.utc + {step}, {value.sql}.zone)", value.type)
         return Typed(f"{value.sql} + {step}", value.type)
 
     def do_date_diff(self, call: Call) -> Typed:
@@ -878,37 +717,27 @@ class Calls:
 
     def do_from_unixtime(self, call: Call) -> Typed:
         zone = zone_name(self.constant(call, 1))
-        return Typed(f"make_timestamp(round({call.sqls[0]} * 1000)::BIGINT * 1000)", t.zoned(zone))
-
-    def do_to_iso8601(self, call: Call) -> Typed:
-        value = call.arguments[0]
-        text = f"replace(py_clock_text({wall(value)}, {value.type.size[0]}), ' ', 'T')"
-        if value.type.name == t.ZONED:
-            if not value.type.zone or offset(value.type.zone) is None:
-                zone = f"py_offset({utc(value)}, {zone_of(value)})"
-                sign = f"CASE WHEN {zone} < 0 THEN '-' ELSE '+' END"
-                shown = f"printf('%s%02d:%02d', {sign}, abs({zone}) // 60, abs({zone}) % 60)"
-                text += f" || CASE WHEN {zone} = 0 THEN 'Z' ELSE {shown} END"
-            else:
-                text += f" || {literal('Z' if value.type.zone == 'UTC' else value.type.zone)}"
-        return Typed(text, t.VARCHAR)
+        return Typed(
+            f"athena_zoned(make_timestamp(round({call.sqls[0]} * 1000)::BIGINT * 1000), '{zone}')", t.zoned(zone)
+        )
 
     def do_with_timezone(self, call: Call) -> Typed:
-        value = call.arguments[0]
-        zone = zone_name(self.constant(call, 1))
-        made = Typed(value.sql, t.zoned(zone, value.type.size[0]))
-        return replace(made, sql=at_wall(value.sql, made))
+        return self.with_zone(call.arguments[0], zone_name(self.constant(call, 1)))
+
+    def with_zone(self, value: Typed, zone: str) -> Typed:
+        """A timestamp as the clock's time in a zone."""
+        return Typed(f"athena_at_wall({value.sql}, '{zone}')", t.zoned(zone, value.type.size[0]))
 
     def do_at_timezone(self, call: Call) -> Typed:
         return self.at_zone(call.arguments[0], self.constant(call, 1))
 
     def at_zone(self, value: Typed, zone: str) -> Typed:
         """The same moment in another zone; a timestamp without one is in UTC."""
-        kind = value.type if value.type.name == t.ZONED else t.zoned("UTC", (value.type.size or (3,))[0])
-        return Typed(utc(replace(value, type=kind)), replace(kind, zone=zone_name(zone)), value.columns)
+        name, size = zone_name(zone), (value.type.size or (3,))[0]
+        return Typed(f"athena_zoned({utc(value)}, '{name}')", t.zoned(name, size))
 
     def do_now(self, call: Call) -> Typed:
-        return Typed(f"TIMESTAMP '{self.now:%Y-%m-%d %H:%M:%S.%f}'", t.zoned("UTC"))
+        return self.with_zone(Typed(f"TIMESTAMP '{self.now:%Y-%m-%d %H:%M:%S.%f}'", t.timestamp()), "UTC")
 
     # --- Aggregates
 
@@ -919,24 +748,25 @@ class Calls:
             self.fail("FUNCTION_NOT_FOUND", node, f"Unexpected parameters () for function {name}")
         call = self.match(signatures[name], node, scope)
         call.window = window
-        columns = merged(call.arguments)
         template = call.signature.sql
         if node["distinct"] and name not in IDEMPOTENT and "{d}" not in template and "decimal" not in template:
             raise Missing(f"{name}(DISTINCT ...)")
         if node["order"] and name not in ("array_agg", "listagg"):
             raise Missing(f"{name}(... ORDER BY ...)")
-        if (node["distinct"] or name == "approx_distinct") and call.arguments:
-            call.arguments[0] = replace(call.arguments[0], sql=utc(call.arguments[0]), type=call.types[0])
+        if name in ("count", "approx_distinct") and call.arguments:
+            call.arguments[0] = replace(call.arguments[0], sql=utc(call.arguments[0]))
+        elif node["distinct"]:
+            self.check_distinct(call.types[0])
         if template.startswith("!"):
-            made: Typed = getattr(self, f"do_{template[1:]}")(call)
-            made = replace(made, sql=f"({made.sql})", columns=columns)
-        else:
-            order = f" ORDER BY {self.order(node['order'], scope)}" if node["order"] else ""
-            nulls = f" {node['nulls']} NULLS" if node["nulls"] else ""
-            made = Typed(f"({fill(template, call, order, nulls)})", self.result_type(call), columns)
-        if name == "avg":
-            self.means.append(made)
-        return made
+            return self.render(call)
+        order = f" ORDER BY {self.order(node['order'], scope)}" if node["order"] else ""
+        nulls = f" {node['nulls']} NULLS" if node["nulls"] else ""
+        return Typed(f"({self.fill(call, order, nulls)})", self.result_type(call))
+
+    def check_distinct(self, kind: t.Type) -> None:
+        """Refuse types whose equal values are not the same in DuckDB."""
+        if kind.name == "map" or (kind.name == t.ZONED and not kind.zone):
+            raise Missing(f"DISTINCT values of {kind}")
 
     def order(self, items: list[Node], scope: Scope) -> str:
         return ", ".join(self.sorted_by(self.value(item["value"], scope), item) for item in items)
@@ -961,43 +791,19 @@ class Calls:
         mean = rescaled(f"athena_quotient({unscaled(total)}, {count})", kind)
         return Typed(f"CASE WHEN {count} > 0 THEN {mean} END", kind)
 
-    def do_approx_percentile(self, call: Call) -> Typed:
-        of, shares = call.types
-        listed = f"list(CAST({call.sqls[0]} AS DOUBLE)){call.window}"
-        is_list = shares.name == "array"
-        found = f"py_percentiles({listed}, {call.sqls[1] if is_list else f'[{call.sqls[1]}]'})"
-        if of.name == "bigint":
-            item = self.alias("e")
-            found = f"list_transform({found}, lambda {item}: floor({item} + 0.5e0)::BIGINT)"
-        if of.name == "real":
-            found = f"list_transform({found}, lambda e0: e0::FLOAT)"
-        return Typed(found if is_list else f"({found})[1]", t.array(of) if is_list else of)
-
     def do_map_agg(self, call: Call) -> Typed:
         many = call.signature.name == "multimap_agg"
         key, value = call.types
         kind = t.Type("map", (key, t.array(value) if many else value))
         pair = t.Type("map", (key, value))
         purpose = "multimapagg" if many else "mapagg"
-        name = self.udf(purpose, partial(map_of, kind=kind, first=True, many=many), [pair.duckdb], kind.duckdb)
-        return Typed(f"{name}(list(struct_pack(k := {call.sqls[0]}, v := {call.sqls[1]})){call.window})", kind)
+        name = self.udf(purpose, partial(map_of, kind=kind, first=True, many=many), [pair], kind)
+        return Typed(f"{name}(list(athena_kv({call.sqls[0]}, {call.sqls[1]})){call.window})", kind)
 
     def do_histogram(self, call: Call) -> Typed:
         kind = t.Type("map", (call.types[0], t.BIGINT))
-        name = self.udf("histogram", histogram, [t.array(call.types[0]).duckdb], kind.duckdb)
+        name = self.udf("histogram", histogram, [t.array(call.types[0])], kind)
         return Typed(f"{name}(list({call.sqls[0]}){call.window})", kind)
-
-
-def cast_from_json(text: str, kind: t.Type) -> Value:
-    try:
-        value = read_json(text)
-    except ValueError:
-        raise uncastable(f"Cannot cast to {kind}. {text}") from None
-    return from_json(value, kind)
-
-
-def show_text(value: Any, kind: t.Type) -> str | None:
-    return scientific(float(str(show(value, kind)))) if kind.name == "real" else show(value, kind)
 
 
 def inlined(function: str, *parts: str) -> str:
@@ -1006,11 +812,6 @@ def inlined(function: str, *parts: str) -> str:
     for name, part in zip(names.split(", "), parts, strict=True):
         body = re.sub(rf"\b{name}\b", part.replace("\\", r"\\"), body)
     return body
-
-
-def both(one: str, other: str, made: str) -> str:
-    """NULL where one of two is."""
-    return f"CASE WHEN {one} IS NOT NULL AND {other} IS NOT NULL THEN {made} END"
 
 
 def unscaled(value: Typed) -> str:
@@ -1025,17 +826,6 @@ def rescaled(sql: str, kind: t.Type) -> str:
     if scale:
         number = f"{number} * CAST('{'0.' + '0' * (scale - 1) + '1'}' AS DECIMAL({scale},{scale}))"
     return f"CAST({number} AS DECIMAL({precision},{scale}))"
-
-
-def fill(template: str, call: Call, order: str = "", nulls: str = "") -> str:
-    """The template of a signature with the arguments in it."""
-    parts = {str(number): sql for number, sql in enumerate(call.sqls)}
-    parts |= {"*": ", ".join(call.sqls), "f": call.signature.name, "w": call.window, "o": order, "n": nulls}
-    parts["d"] = "DISTINCT " if call.node["distinct"] else ""
-    if call.arguments:
-        parts |= {"t": str(call.types[0]).replace("'", "''"), "utc": utc(call.arguments[0])}
-        parts["zone"] = zone_of(call.arguments[0])
-    return re.sub(r"\{(\d|\*|[a-z]+)\}", lambda found: parts[found[1]], template)
 
 
 SHORT = {
@@ -1086,26 +876,18 @@ def fit(pattern: str, kind: t.Type, bound: dict[str, t.Type], exact: bool) -> t.
             return None
         bound[pattern] = wider
         return wider
-    if kind.name == "unknown":
-        return None if exact else written(pattern, bound)
     name, _, inner = pattern.partition("(")
-    if inner and name != "decimal":
+    if inner and name != "decimal" and kind.name != "unknown":
         patterns = split_types(inner[:-1])
         if kind.name != name or len(patterns) != len(kind.items):
             return None
         items = [fit(one, item, bound, exact) for one, item in zip(patterns, kind.items, strict=True)]
         found = tuple(item for item in items if item)
         return replace(kind, items=found) if len(found) == len(items) else None
-    wanted = {"days": t.DAYS, "months": t.MONTHS, "zoned": t.ZONED}.get(name, name)
-    if kind.name == wanted:
+    target = written(pattern, bound)
+    if kind.name == target.name:
         return kind
-    if exact:
-        return None
-    if wanted == "decimal":
-        return t.decimal(*t.digits(kind)) if kind.name in t.INTEGERS else None
-    if wanted == "timestamp":
-        return t.timestamp() if kind.name == "date" else None
-    if wanted == t.ZONED:
-        return t.zoned("UTC", (kind.size or (3,))[0]) if kind.name in ("date", "timestamp") else None
-    wide = t.common(kind, t.Type(wanted)) if wanted in t.NUMBERS and kind.name in t.NUMBERS else None
-    return wide if wide and wide.name == wanted else None
+    if target.name == "decimal" and kind.name in t.INTEGERS:
+        return None if exact else t.decimal(*t.digits(kind))
+    wider = None if exact else t.common(kind, target)
+    return wider if wider and wider.name == target.name else None

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from local.athena.analysis import Result, column_type
+from local.athena.analysis import Result
 from local.athena.calls import literal
 from local.athena.syntax import Missing, Node
 from local.athena.tables import QueryFailed, Table
@@ -59,7 +59,7 @@ def trino_type(glue: GlueTable, column: GlueColumn) -> str:
     try:
         found = Table(glue["Name"], {**glue, "StorageDescriptor": {**glue["StorageDescriptor"], "Columns": [column]},
                                      "PartitionKeys": []})  # fmt: skip
-        return str(column_type(found.columns[column["Name"].lower()]))
+        return str(found.columns[column["Name"].lower()])
     except (QueryFailed, KeyError):
         return str(column["Type"])
 
@@ -71,13 +71,14 @@ def relation(columns: list[tuple[str, Type]], rows: list[tuple[Any, ...]]) -> Re
         shown = "NULL" if value is None else literal(value) if isinstance(value, str) else str(value)
         return f"CAST({shown} AS {kind.duckdb})"
 
-    kinds = [kind for _, kind in columns]
-    made = [
-        ", ".join(f"{cell(v, kind)} AS o{n}" for n, (v, kind) in enumerate(zip(row, kinds, strict=True)))
-        for row in rows
+    nothing = [None] * len(columns)  # its row gives the types
+    listed = [
+        f"({', '.join(cell(value, kind) for value, (_, kind) in zip(row, columns, strict=True))})"
+        for row in (nothing, *rows)
     ]
-    nothing = ", ".join(f"{cell(None, kind)} AS o{n}" for n, kind in enumerate(kinds))
-    return Result(" UNION ALL ".join(f"SELECT {one}" for one in made) or f"SELECT {nothing} WHERE false", columns)
+    names = [f"o{number}" for number in range(len(columns))]
+    sql = f"SELECT * FROM (VALUES {', '.join(listed)}) AS rows({', '.join(names)}) WHERE o0 IS NOT NULL"
+    return Result(sql, columns)
 
 
 def answer(

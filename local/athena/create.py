@@ -17,8 +17,8 @@ import duckdb
 
 from local.athena.calls import literal
 from local.athena.syntax import Node
-from local.athena.tables import COLUMN_TYPES, NULL_PARTITION, PARQUET_SERDE, QueryFailed
-from local.athena.types import Type
+from local.athena.tables import NULL_PARTITION, PARQUET_SERDE, QueryFailed
+from local.athena.types import GLUE, Type
 from local.catalog import GluePartition, GlueTable, StorageDescriptor
 from local.ministack import Emulator
 
@@ -30,10 +30,8 @@ PARQUET_FORMATS: StorageDescriptor = {
     "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
     "OutputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
 }
-# Types as the catalog names them.
-GLUE_TYPES = {"varchar": "string", "integer": "int", "decimal": "decimal"} | {
-    name: name for name in ("double", "bigint", "boolean", "date", "timestamp")
-}
+# The catalog's names for types.
+GLUE_NAMES = {kind.name: name for name, kind in GLUE.items()}
 PARTITION_TYPES = ("string", "int", "bigint", "date")
 # Characters escaped by Hive in the name of a partition's folder.
 ESCAPED = re.compile(r"""[\x00-\x1f"#%'*/:=?\\\x7f{[\]^]""")
@@ -134,7 +132,10 @@ def compute(
     types = {name.lower(): glue_type(name, kind) for name, kind in columns}
     check_keys(target.keys, types)
     names = ", ".join(map(quoted, types))
-    casts = ", ".join(f"CAST({quoted(name)} AS {parquet_type(kind)}) AS {quoted(name)}" for name, kind in types.items())
+    casts = ", ".join(
+        f"CAST({quoted(name)} AS {parquet_type(kind)}) AS {quoted(name)}"
+        for name, (_, kind) in zip(types, columns, strict=True)
+    )
     connection.execute(f"CREATE TABLE created AS SELECT {casts} FROM ({query}) AS query({names})")
     keys = [f"nullif(CAST({quoted(key)} AS VARCHAR), '')" for key in target.keys]  # Hive has one folder for both
     found = connection.execute(
@@ -201,14 +202,16 @@ def glue_type(name: str, kind: Type) -> str:
     """The catalog's name for the type of a column."""
     if kind.name == "unknown":
         raise QueryFailed(f"COLUMN_TYPE_UNKNOWN: line 1:1: Column type is unknown: {name} (write CAST(NULL AS type))")
-    if kind.name not in GLUE_TYPES:
+    if kind.name == "decimal":
+        return str(kind)
+    if kind.name not in GLUE_NAMES:
         raise QueryFailed(f"NOT_SUPPORTED: Unsupported Hive type: {kind} (column {name})")
-    return str(kind) if kind.name == "decimal" else GLUE_TYPES[kind.name]
+    return GLUE_NAMES[kind.name]
 
 
-def parquet_type(kind: str) -> str:
+def parquet_type(kind: Type) -> str:
     """A column's type for DuckDB to write. A timestamp has milliseconds in Athena."""
-    return "TIMESTAMP_MS" if kind == "timestamp" else COLUMN_TYPES.get(kind, kind.upper())
+    return "TIMESTAMP_MS" if kind.name == "timestamp" else kind.duckdb
 
 
 def escape(value: str) -> str:

@@ -3,7 +3,8 @@
 One line is one signature: names, arguments, result and DuckDB. Arguments are types; T, U, K, V are any type, `ints` and
 `floats` any of those, `wall` a date or a timestamp as the clock shows it, f(T)->U a lambda, `any...` any number. The
 result is a type, or an argument's (=0). In the DuckDB, {0} is the first argument and {*} are all; in aggregates
-{d} is DISTINCT, {o} the ORDER BY within and {w} FILTER and OVER. `!name` is a method of `local.athena.calls`. Other
+{d} is DISTINCT, {o} the ORDER BY within and {w} FILTER and OVER. {1(a, b)} is the body of a lambda with a and b for its
+variables, $a a name of its own, {map} a check of its keys. `!name` is a method of `local.athena.calls`. Other
 functions are refused: those in TRINO as not implemented, the rest in Athena's words.
 
 Facts: https://trino.io/docs/current/functions.html
@@ -11,7 +12,10 @@ Facts: https://trino.io/docs/current/functions.html
 
 from __future__ import annotations
 
+import itertools
 import re
+
+from local.athena.types import INTEGERS
 
 SCALARS = r"""
 length | varchar | bigint | length({0})
@@ -31,14 +35,13 @@ translate | varchar,varchar,varchar | varchar | translate({*})
 split | varchar,varchar | array(=0) | py_split({0}, {1}, 9223372036854775807)
 split | varchar,varchar,bigint | array(=0) | py_split({*})
 split_part | varchar,varchar,bigint | =0 | py_split_part({*})
-split_to_map | varchar,varchar,varchar | map(varchar,varchar) | py_split_to_map({*})
 strpos | varchar,varchar | bigint | strpos({*})
 strpos | varchar,varchar,bigint | bigint | py_strpos({*})
 starts_with | varchar,varchar | boolean | starts_with({*})
 chr | bigint | varchar | chr({0}::INTEGER)
-concat | varchar,varchar... | varchar | !concat
-concat | array(T),array(T)... | =0 | !concat
-concat | varbinary,varbinary... | varbinary | !concat
+concat | varchar,varchar,varchar... | varchar | !concat
+concat | array(T),array(T),array(T)... | =0 | !concat
+concat | varbinary,varbinary,varbinary... | varbinary | !concat
 concat_ws | varchar,varchar... | varchar | concat_ws({*})
 concat_ws | varchar,array(varchar) | varchar | athena_join({1}, {0})
 format | varchar,any... | varchar | !format
@@ -67,8 +70,8 @@ regexp_split | varchar,varchar | array(=0) | py_regexp_split({*})
 regexp_count | varchar,varchar | bigint | len(py_regexp_extract_all({*}, 0))
 regexp_position | varchar,varchar | integer | py_regexp_position({*})
 json_extract | text,varchar | json | py_json_extract({*})
-json_extract_scalar | varchar,varchar | =0 | !json_scalar
-json_extract_scalar | json,varchar | varchar | !json_scalar
+json_extract_scalar | varchar,varchar | =0 | py_json_extract_scalar({*})
+json_extract_scalar | json,varchar | varchar | py_json_extract_scalar({*})
 json_size | text,varchar | bigint | py_json_size({*})
 json_parse | varchar | json | py_json_parse({0})
 json_format | json | varchar | {0}
@@ -158,17 +161,17 @@ reduce | array(T),S,f(S,T)->S,f(S)->R | R | !reduce
 all_match | array(T),f(T)->boolean | boolean | athena_all(list_transform({*}))
 any_match | array(T),f(T)->boolean | boolean | athena_any(list_transform({*}))
 none_match | array(T),f(T)->boolean | boolean | (NOT athena_any(list_transform({*})))
-zip_with | array(T),array(U),f(T,U)->R | array(R) | !zip_with
-map | array(K),array(V) | map(K,V) | !map_
+zip_with | array(T),array(U),f(T,U)->R | array(R) | list_transform(athena_zip({0}, {1}), lambda $a: {2($a.f0, $a.f1)})
+map | array(K),array(V) | map(K,V) | {map}(athena_pairs({*}))
 map | | map(unknown,unknown) | []
 map_keys | map(K,V) | array(K) | list_transform({0}, lambda l0: l0.k)
 map_values | map(K,V) | array(V) | list_transform({0}, lambda l0: l0.v)
 map_entries | map(K,V) | array(row(K,V)) | list_transform({0}, lambda l0: struct_pack(f0 := l0.k, f1 := l0.v))
-map_from_entries | array(row(K,V)) | map(K,V) | !map_from_entries
-map_concat | map(K,V),map(K,V)... | =0 | !map_concat
-map_filter | map(K,V),f(K,V)->boolean | =0 | !map_lambda
-transform_keys | map(K,V),f(K,V)->U | map(U,V) | !map_lambda
-transform_values | map(K,V),f(K,V)->U | map(K,U) | !map_lambda
+map_from_entries | array(row(K,V)) | map(K,V) | {map}(list_transform({0}, lambda l0: athena_kv(l0.f0, l0.f1)))
+map_concat | map(K,V),map(K,V) | =0 | athena_map_concat({*})
+map_filter | map(K,V),f(K,V)->boolean | =0 | list_filter({0}, lambda $a: {1($a.k, $a.v)})
+transform_keys | map(K,V),f(K,V)->U | map(U,V) | {map}(list_transform({0}, lambda $a: athena_kv({1($a.k, $a.v)}, $a.v)))
+transform_values | map(K,V),f(K,V)->U | map(K,U) | list_transform({0}, lambda $a: athena_kv($a.k, {1($a.k, $a.v)}))
 date | varchar | date | !date
 date | wall | date | CAST({0} AS DATE)
 year,quarter,month,week,day,hour,minute,second | wall | bigint | {f}({0})
@@ -185,8 +188,8 @@ hour | days | bigint | ({0} // 3600000 % 24)
 minute | days | bigint | ({0} // 60000 % 60)
 second | days | bigint | ({0} // 1000 % 60)
 to_milliseconds | days | bigint | {0}
-timezone_hour | zoned | bigint | py_offset({utc}, {zone}) // 60
-timezone_minute | zoned | bigint | py_offset({utc}, {zone}) % 60
+timezone_hour | zoned | bigint | py_offset({0}.utc, {0}.zone) // 60
+timezone_minute | zoned | bigint | py_offset({0}.utc, {0}.zone) % 60
 date_trunc | varchar,date | date | !date_trunc
 date_trunc | varchar,timestamp | =1 | !date_trunc
 date_trunc | varchar,zoned | =1 | !date_trunc
@@ -199,17 +202,17 @@ date_diff | varchar,zoned,zoned | bigint | !date_diff
 date_format | wall,varchar | varchar | py_date_format({*})
 format_datetime | wall,varchar | varchar | py_format_datetime({*})
 date_parse | varchar,varchar | timestamp | py_date_parse({*})
-parse_datetime | varchar,varchar | zoned | py_parse_datetime({*})
+parse_datetime | varchar,varchar | zoned | athena_zoned(py_parse_datetime({*}), 'UTC')
 from_iso8601_date | varchar | date | py_iso_date({0})
 from_iso8601_timestamp | varchar | moment | py_iso_timestamp({0})
-from_unixtime | double | zoned | make_timestamp(round({0} * 1000)::BIGINT * 1000)
+from_unixtime | double | zoned | athena_zoned(make_timestamp(round({0} * 1000)::BIGINT * 1000), 'UTC')
 from_unixtime | double,varchar | zoned | !from_unixtime
-from_unixtime_nanos | bigint | zoned | make_timestamp(floor({0} / 1000e0)::BIGINT)
+from_unixtime_nanos | bigint | zoned | athena_zoned(make_timestamp(floor({0} / 1000e0)::BIGINT), 'UTC')
 to_unixtime | timestamp | double | (epoch_us({0}) / 1e6)
-to_unixtime | zoned | double | (epoch_us({utc}) / 1e6)
+to_unixtime | zoned | double | (epoch_us({0}.utc) / 1e6)
 to_iso8601 | date | varchar | CAST({0} AS VARCHAR)
-to_iso8601 | timestamp | varchar | !to_iso8601
-to_iso8601 | zoned | varchar | !to_iso8601
+to_iso8601 | timestamp | varchar | replace(py_clock_text({0}, {size}), ' ', 'T')
+to_iso8601 | zoned | varchar | athena_iso({0}, {size})
 last_day_of_month | wall | date | last_day({0})
 with_timezone | timestamp,varchar | zoned | !with_timezone
 at_timezone | zoned,varchar | zoned | !at_timezone
@@ -242,11 +245,11 @@ stddev | double | double | stddev_samp({d}{0}){w}
 variance | double | double | var_samp({d}{0}){w}
 geometric_mean | double | double | geometric_mean({d}{0}){w}
 approx_distinct | any | bigint | count(DISTINCT {0}){w}
-approx_percentile | bigint,double | bigint | !approx_percentile
-approx_percentile | bigint,array(double) | array(bigint) | !approx_percentile
-approx_percentile | real,double | real | !approx_percentile
-approx_percentile | double,double | double | !approx_percentile
-approx_percentile | double,array(double) | array(double) | !approx_percentile
+approx_percentile | bigint,double | bigint | floor(py_percentiles(list({0}::DOUBLE){w}, [{1}])[1] + 0.5e0)::BIGINT
+approx_percentile | bigint,array(double) | array(bigint) | athena_rounded(py_percentiles(list({0}::DOUBLE){w}, {1}))
+approx_percentile | real,double | real | py_percentiles(list({0}::DOUBLE){w}, [{1}])[1]::FLOAT
+approx_percentile | double,double | double | py_percentiles(list({0}){w}, [{1}])[1]
+approx_percentile | double,array(double) | array(double) | py_percentiles(list({0}){w}, {1})
 map_agg | K,V | map(K,V) | !map_agg
 multimap_agg | K,V | map(K,array(V)) | !map_agg
 histogram | K | map(K,bigint) | !histogram
@@ -265,65 +268,41 @@ lag,lead | T,bigint | T | {f}({*}{n}){w}
 lag,lead | T,bigint,T | T | {f}({*}{n}){w}
 """
 
-# Numbers of arguments in Trino's other signatures of these.
-OTHER_COUNTS = {
-    "approx_percentile": (3, 4), "approx_distinct": (2,), "min_by": (3,), "max_by": (3,), "min": (2,), "max": (2,),
-    "from_unixtime": (3,), "zip_with": (), "round": (2,), "truncate": (2,), "sign": (1,), "from_utf8": (2,),
-    "split_to_map": (4,), "zip": (3, 4, 5), "array_union": (3,), "listagg": (), "random": (1, 2),
-    "regexp_replace": (3,), "regexp_position": (3, 4),
-}  # fmt: skip
+# CAST: the types it takes, those it makes, and its DuckDB; the first line to fit counts. {to} is the new type, {size}
+# its precision, {wall} the value as the clock shows it. Items of arrays, maps and rows are cast one by one.
+CONVERSIONS = r"""
+ints,real,double,decimal | boolean | {0} <> 0
+boolean | ints,real,double,decimal | CAST(CAST({0} AS INTEGER) AS {to})
+real,double | ints | CAST(athena_whole({0}) AS {to})
+decimal | ints | CAST(round({0}, 0) AS {to})
+double | real | athena_real({0})
+real,double | decimal | CAST(CAST({0} AS VARCHAR) AS {to})
+ints,real,double,decimal | ints,real,double,decimal | CAST({0} AS {to})
+date,timestamp,timestamp with time zone | date | CAST({wall} AS DATE)
+date,timestamp,timestamp with time zone | timestamp | athena_precise({wall}, {size})
+date,timestamp | timestamp with time zone | athena_zoned(CAST({0} AS TIMESTAMP), 'UTC')
+timestamp with time zone | timestamp with time zone | {0}
+varchar | timestamp with time zone | py_cast_zoned({0})
+varchar | ints,real,double,decimal,boolean,date,timestamp | !from_text
+varchar,ints,real,double,decimal,boolean,date,timestamp,timestamp with time zone,uuid | varchar | !to_text
+interval day to second,interval year to month | varchar | !to_text
+varchar,ints,real,double,decimal,boolean,date,timestamp,array,map,row | json | !to_json
+json | varchar,ints,real,double,decimal,boolean,date,timestamp,array,map,row | !from_json
+"""
 
-# The results of CAST, by the names of types; array, map and row item by item.
-SAME = "tinyint smallint integer bigint real double decimal boolean varchar"
-CASTS = {
-    **dict.fromkeys(str.split("tinyint smallint integer bigint"), f"{SAME} json"),
-    **dict.fromkeys(str.split("real double decimal boolean"), f"{SAME} json"),
-    "varchar": f"{SAME} date timestamp zoned json",
-    "date": "date timestamp zoned varchar json",
-    "timestamp": "date timestamp zoned varchar json",
-    "timestamp with time zone": "date timestamp zoned varchar",
-    "json": f"{SAME} date timestamp json array map row",
-    "interval day to second": "varchar", "interval year to month": "varchar",
-    "varbinary": "", "uuid": "varchar", "array": "json array", "map": "json map", "row": "json row",
-}  # fmt: skip
-# Trino's other casts.
-OTHER_CASTS = {
-    "varchar": "char time uuid ipaddress", "timestamp": "time", "timestamp with time zone": "time", "uuid": "varbinary",
-    "varbinary": "uuid ipaddress",
-}  # fmt: skip
-
-# Every other function of Trino 435, and of its plug-ins.
+# Every other function of Trino 435, and of its plug-ins: families by their names, and the rest.
+TRINO_FAMILIES = re.compile(
+    "(approx|bing|bitwise|covar|from|geometry|hmac|inverse|json|learn|line|map|parse|regr|spatial|spooky|st|to|"
+    r"values?_at|wilson)_\w+|\w+_(cdf|digest|distance)"
+)
 TRINO = frozenset(
     str.split(
-        """approx_most_frequent approx_set bar beta_cdf bing_tile bing_tile_at bing_tile_coordinates bing_tile_polygon
-        bing_tile_quadkey bing_tile_zoom_level bing_tiles_around bit_count bitwise_and_agg bitwise_left_shift
-        bitwise_or_agg bitwise_right_shift bitwise_right_shift_arithmetic char2hexint checksum classify
-        codepoint color combinations contains_sequence convex_hull_agg corr cosine_similarity covar_pop
-        covar_samp empty_approx_set evaluate_classifier_predictions features format_number from_base
-        from_base32 from_base64url from_big_endian_32 from_big_endian_64 from_encoded_polyline
-        from_geojson_geometry from_ieee754_32 from_ieee754_64 from_iso8601_timestamp_nanos
-        geometry_from_hadoop_shape geometry_invalid_reason geometry_nearest_points geometry_to_bing_tiles
-        geometry_union geometry_union_agg great_circle_distance hamming_distance hash_counts hmac_md5 hmac_sha1
-        hmac_sha256 hmac_sha512 human_readable_seconds index intersection_cardinality inverse_beta_cdf
-        inverse_normal_cdf is_json_scalar jaccard_index json_array json_array_contains json_array_get
-        json_object json_table kurtosis learn_classifier learn_libsvm_classifier learn_libsvm_regressor
-        learn_regressor levenshtein_distance line_interpolate_point line_interpolate_points line_locate_point
-        luhn_check make_set_digest map_union map_zip_with merge merge_set_digest multimap_from_entries murmur3
-        normal_cdf normalize numeric_histogram parse_data_size parse_duration parse_presto_data_size
-        qdigest_agg quantile_at_value reduce_agg regr_avgx regr_intercept regr_slope regress render rgb shuffle
-        simplify_geometry skewness soundex spatial_partitioning spatial_partitions split_to_multimap
-        spooky_hash_v2_32 spooky_hash_v2_64 st_area st_asbinary st_astext st_boundary st_buffer st_centroid
-        st_contains st_convexhull st_coorddim st_crosses st_difference st_dimension st_disjoint st_distance
-        st_endpoint st_envelope st_envelopeaspts st_equals st_exteriorring st_geometries st_geometryfromtext
-        st_geometryn st_geometrytype st_geomfrombinary st_geomfromkml st_interiorringn st_interiorrings
-        st_intersection st_intersects st_isclosed st_isempty st_isring st_issimple st_isvalid st_length
-        st_linefromtext st_linestring st_multipoint st_numgeometries st_numinteriorring st_numpoints
-        st_overlaps st_point st_pointn st_points st_polygon st_relate st_startpoint st_symdifference st_touches
-        st_union st_within st_x st_xmax st_xmin st_y st_ymax st_ymin tdigest_agg timestamp_objectid to_base
-        to_base32 to_base64url to_big_endian_32 to_big_endian_64 to_char to_date to_encoded_polyline
-        to_geojson_geometry to_geometry to_ieee754_32 to_ieee754_64 to_spherical_geography to_timestamp
-        value_at_quantile values_at_quantiles version width_bucket wilson_interval_lower wilson_interval_upper
-        word_stem xxhash64"""
+        """bar bit_count char2hexint checksum classify codepoint color combinations contains_sequence
+        convex_hull_agg corr cosine_similarity empty_approx_set evaluate_classifier_predictions features
+        format_number hash_counts human_readable_seconds index intersection_cardinality is_json_scalar
+        jaccard_index kurtosis luhn_check merge multimap_from_entries murmur3 normalize numeric_histogram
+        qdigest_agg quantile_at_value reduce_agg regress render rgb shuffle simplify_geometry skewness soundex
+        split_to_map split_to_multimap tdigest_agg timestamp_objectid version width_bucket word_stem xxhash64"""
     )
 )
 
@@ -341,6 +320,11 @@ class Signature:
         self.is_open = arguments.endswith("...")
         self.arguments = split_types(arguments.removesuffix("..."))
 
+    def patterns(self, count: int) -> list[str]:
+        """Its arguments, the last one as often as a call with so many has it."""
+        *others, last = self.arguments or [""]
+        return [*others, *[last] * (count - len(others))] if self.is_open else self.arguments
+
 
 def read(table: str) -> dict[str, list[Signature]]:
     """The signatures of each name."""
@@ -353,6 +337,19 @@ def read(table: str) -> dict[str, list[Signature]]:
 
 
 SCALAR_FUNCTIONS, AGGREGATE_FUNCTIONS, WINDOW_FUNCTIONS = read(SCALARS), read(AGGREGATES), read(WINDOWS)
+
+
+def read_casts(table: str) -> dict[tuple[str, str], str]:
+    """The DuckDB of each CAST, by the names of both types."""
+    found: dict[tuple[str, str], str] = {}
+    for line in table.replace("ints", ",".join(INTEGERS)).strip().splitlines():
+        taken, made, sql = line.split(" | ")
+        for pair in itertools.product(taken.split(","), made.split(",")):
+            found.setdefault((pair[0], pair[1]), sql)
+    return found
+
+
+CASTS = read_casts(CONVERSIONS)
 
 MACROS = r"""
 SET TimeZone = 'UTC';
@@ -367,10 +364,17 @@ CREATE MACRO athena_quotient(a, b) AS sign(a) * sign(b) * ((2 * abs(a) + abs(b))
 CREATE MACRO athena_round(x, places) AS CASE WHEN NOT isfinite(x) THEN x
     WHEN abs(x) * pow(10, places) < 9e18 THEN round(x, places)
     ELSE py_missing('round of such a large number', abs(x) * pow(10, places) >= 9e18)::DOUBLE END;
-CREATE MACRO athena_json_scalar(j, path) AS CASE WHEN NOT json_valid(j) THEN py_json_extract_scalar(j, path)
-    WHEN json_type(j, path) IN ('VARCHAR', 'BOOLEAN') THEN json_extract_string(j, path)
-    WHEN json_type(j, path) IS NULL OR json_type(j, path) IN ('OBJECT', 'ARRAY', 'NULL') THEN NULL
-    ELSE py_json_extract_scalar(j, path) END;
+CREATE MACRO athena_whole(x) AS CASE WHEN isnan(x)
+    THEN CAST(py_fail('INVALID_CAST_ARGUMENT: Cannot cast NaN to an integer') AS DOUBLE) ELSE round(x) END;
+CREATE MACRO athena_real(x) AS CAST(CASE WHEN abs(x) >= 3.4028235677973366e38 AND isfinite(x)
+    THEN sign(x) * 'inf'::DOUBLE ELSE x END AS FLOAT);
+CREATE MACRO athena_precise(u, n) AS CASE WHEN n < 3 THEN py_round_moment(u, n) ELSE u END;
+CREATE MACRO athena_rounded(l) AS list_transform(l, lambda l0: floor(l0 + 0.5e0)::BIGINT);
+CREATE MACRO athena_zoned(u, z) AS CASE WHEN u IS NOT NULL THEN struct_pack(utc := u, zone := z) END;
+CREATE MACRO athena_at_wall(u, z) AS athena_zoned(CASE WHEN z = 'UTC' THEN u ELSE py_moment(u, z) END, z);
+CREATE MACRO athena_wall(v) AS CASE WHEN v.zone = 'UTC' THEN v.utc ELSE py_wall(v.utc, v.zone) END;
+CREATE MACRO athena_iso(v, n) AS
+    replace(py_clock_text(athena_wall(v), n), ' ', 'T') || py_offset_text(v.utc, v.zone);
 CREATE MACRO athena_entry(m, key) AS list_filter(m, lambda l0: l0.k = key)[1];
 CREATE MACRO athena_has_null(l) AS len(list_filter(l, lambda l0: l0 IS NULL)) > 0;
 CREATE MACRO athena_contains(l, x) AS CASE WHEN l IS NULL OR x IS NULL THEN NULL
@@ -395,6 +399,11 @@ CREATE MACRO athena_all(l) AS CASE WHEN list_contains(l, false) THEN false
 CREATE MACRO athena_ngrams(l, n) AS list_transform(range(1, greatest(len(l) - n, 0) + 2), lambda l0: l[l0:l0 + n - 1]);
 CREATE MACRO athena_zip(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL
     THEN list_transform(range(1, greatest(len(a), len(b)) + 1), lambda l0: struct_pack(f0 := a[l0], f1 := b[l0])) END;
+CREATE MACRO athena_kv(a, b) AS struct_pack(k := a, v := b);
+CREATE MACRO athena_pairs(a, b) AS list_transform(range(1, py_same_length(len(a), len(b)) + 1),
+    lambda l0: athena_kv(a[l0], b[l0]));
+CREATE MACRO athena_map_concat(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL THEN list_concat(
+    list_filter(a, lambda l0: len(list_filter(b, lambda l1: l1.k = l0.k)) = 0), b) END;
 CREATE MACRO athena_join(l, separator) AS CASE WHEN l IS NOT NULL AND separator IS NOT NULL
     THEN coalesce(array_to_string(list_filter(l, lambda l0: l0 IS NOT NULL), separator), '') END;
 CREATE MACRO athena_diff(unit, a, b) AS CASE WHEN a <= b THEN date_sub(unit, a, b) ELSE -date_sub(unit, b, a) END;

@@ -12,8 +12,9 @@ from typing import Any
 import duckdb
 
 from local import shapes
-from local.athena.create import quoted
-from local.athena.tables import COLUMN_TYPES
+from local.athena.scan import matching
+from local.athena.syntax import Missing, parse
+from local.athena.types import VARCHAR, from_glue
 from local.catalog import GlueColumn, GluePartition
 from local.ministack import Answer, Emulator
 
@@ -24,6 +25,8 @@ CALLS = {
     "AWS::Glue::Database": ("CreateDatabase", {"CatalogId", "DatabaseInput"}),
     "AWS::Glue::Table": ("CreateTable", {"CatalogId", "DatabaseName", "TableInput"}),
 }
+# What an expression has: comparisons of partition columns with values, and AND, OR, NOT, IN, BETWEEN, LIKE.
+PARTS = ("comparison", "logical", "not", "in", "between", "like", "is null", "name", "string", "number")
 # AWS's defaults for a table's storage.
 STORAGE: Json = {"Columns": [], "Compressed": False, "NumberOfBuckets": 0, "SerdeInfo": {}, "BucketColumns": [],
                  "SortColumns": [], "Parameters": {}, "StoredAsSubDirectories": False}  # fmt: skip
@@ -86,34 +89,13 @@ def check(resource_type: str, properties: Json) -> None:
 
 def choose(partitions: list[GluePartition], keys: list[GlueColumn], expression: str) -> list[GluePartition]:
     """The partitions for which the expression holds. Raises ValueError if it is not one over the partition columns."""
-    # sqlglot is imported only here: its import takes as long as half of the start of the local AWS.
-    import sqlglot
-    from sqlglot import exp
-    from sqlglot.errors import ParseError, TokenError
-
-    # Comparisons of partition columns with values, and AND, OR, NOT, IN, BETWEEN, LIKE.
-    parts = (exp.Column, exp.Identifier, exp.Literal, exp.Predicate, exp.Connector, exp.Not, exp.Paren, exp.Tuple)
-    names = {key["Name"].lower() for key in keys}
+    columns = {key["Name"].lower(): from_glue(key["Type"].lower()) or VARCHAR for key in keys}
     try:
-        parsed = sqlglot.parse_one(expression, read="athena")
-    except (ParseError, TokenError):
-        raise ValueError(f"Unsupported expression '{expression}'") from None
-    for node in parsed.walk():
-        is_key = not isinstance(node, exp.Column) or node.name.lower() in names
-        if not isinstance(node, parts) or not is_key:
-            raise ValueError(f"Unsupported expression '{expression}': {node.sql('athena')}")
-    values = "".join(
-        f", CAST(unnest(?::VARCHAR[]) AS {COLUMN_TYPES[key['Type']]}) AS {quoted(key['Name'])}" for key in keys
-    )
-    with duckdb.connect() as connection:
-        try:
-            matching = connection.execute(
-                f"SELECT number FROM (SELECT unnest(?::BIGINT[]) AS number{values}) WHERE {parsed.sql('duckdb')}",
-                [
-                    list(range(len(partitions))),
-                    *([one["Values"][index] for one in partitions] for index in range(len(keys))),
-                ],
-            ).fetchall()
-        except duckdb.Error as error:
-            raise ValueError(f"Unsupported expression '{expression}': {error}") from None
-    return [partitions[number] for (number,) in matching]
+        for node in parse(expression, "expression").walk():
+            if node.kind not in PARTS or (node.kind == "name" and node["name"].lower() not in columns):
+                raise ValueError(f"{node.kind} {node['name'] or ''}")
+        with duckdb.connect() as connection:
+            found = matching(connection, columns, [one["Values"] for one in partitions], "partitions", [expression])
+    except (ValueError, Missing, duckdb.Error) as error:
+        raise ValueError(f"Unsupported expression '{expression}': {error}") from None
+    return [partitions[number] for number in found]

@@ -21,6 +21,7 @@ import duckdb
 from duckdb.func import SPECIAL
 
 from local.athena.analysis import Analysis, Result
+from local.athena.calls import Scope
 from local.athena.catalog import answer, information
 from local.athena.create import NewTable, compute, find_target
 from local.athena.functions import MACROS
@@ -172,7 +173,7 @@ def run_query(execution: Execution, emulator: Emulator) -> None:
         return key, tables[key]
 
     analysis = Analysis(sql, datetime.fromtimestamp(execution.submitted, UTC).replace(tzinfo=None), find)
-    result = analysis.query(statement, {})
+    result = analysis.query(statement, Scope())
     if target:
         target.check_names(result.columns)
     for name, kind in result.columns:

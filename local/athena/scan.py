@@ -7,6 +7,7 @@ https://docs.aws.amazon.com/athena/latest/ug/compression-formats.html
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import duckdb
 from local.athena.calls import literal
 from local.athena.create import quoted
 from local.athena.tables import PARQUET_TYPES, DataFile, QueryFailed, Table
+from local.athena.types import Type
 
 
 def prune(
@@ -25,14 +27,25 @@ def prune(
     if not conditions or not files:
         return files
     partitions = list(dict.fromkeys(file.partition for file in files))
-    values = ", ".join(f"CAST(unnest(?::VARCHAR[]) AS {kind}) AS {quoted(key)}" for key, kind in table.keys.items())
-    matching = connection.execute(
-        f"SELECT number FROM (SELECT unnest(?) AS number{', ' * bool(values)}{values}) AS {alias} "
-        f"WHERE {' AND '.join(conditions)}",
-        [list(range(len(partitions))), *map(list, zip(*partitions, strict=True))],
-    ).fetchall()
-    in_scope = {partitions[number] for (number,) in matching}
+    in_scope = {partitions[number] for number in matching(connection, table.keys, partitions, alias, conditions)}
     return [file for file in files if file.partition in in_scope]
+
+
+def matching(
+    connection: duckdb.DuckDBPyConnection,
+    keys: dict[str, Type],
+    partitions: Sequence[Sequence[str | None]],
+    alias: str,
+    conditions: list[str],
+) -> list[int]:
+    """The numbers of the partitions for which all conditions hold. `keys` are their columns."""
+    columns = "".join(f", CAST(unnest(?::VARCHAR[]) AS {kind.duckdb}) AS {quoted(key)}" for key, kind in keys.items())
+    rows = connection.execute(
+        f"SELECT number FROM (SELECT unnest(?::BIGINT[]) AS number{columns}) AS {alias} "
+        f"WHERE {' AND '.join(conditions)}",
+        [list(range(len(partitions))), *([values[n] for values in partitions] for n in range(len(keys)))],
+    )
+    return [number for (number,) in rows.fetchall()]
 
 
 def sql_list(values: list[str]) -> str:
@@ -57,7 +70,8 @@ def define_view(
         options = "union_by_name = true, hive_partitioning = false, filename = '$file'"
         sources.append(f"SELECT * FROM read_parquet({sql_list(readable)}, {options})")
         for name, kind, *_ in connection.execute(f"DESCRIBE {sources[1]}").fetchall():
-            wanted = table.columns.get(name.lower(), kind)
+            column = table.columns.get(name.lower())
+            wanted = column.duckdb if column else kind
             if kind not in {wanted} | PARQUET_TYPES.get(wanted, set()):
                 raise QueryFailed(
                     f"HIVE_BAD_DATA: Field {name}'s type {kind} in parquet file is incompatible with type "
@@ -66,8 +80,8 @@ def define_view(
     if not table.is_parquet:
         for compression, paths in groupby(sorted(readable, key=compression_of), compression_of):
             sources.append(json_source(table, sql_list(list(paths)), compression))
-    columns = [f"CAST(data.{quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in table.columns.items()]
-    columns += [f"CAST(files.{quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in table.keys.items()]
+    columns = [f"CAST(data.{quoted(name)} AS {kind.duckdb}) AS {quoted(name)}" for name, kind in table.columns.items()]
+    columns += [f"CAST(files.{quoted(name)} AS {kind.duckdb}) AS {quoted(name)}" for name, kind in table.keys.items()]
     connection.execute(
         f'CREATE VIEW {view} AS SELECT {", ".join(columns)}, "$path", "$file_size"::BIGINT AS "$file_size" FROM '
         f'({" UNION ALL BY NAME ".join(sources)}) AS data JOIN {view}_files AS files ON data."$file" = files."$file"'
@@ -80,8 +94,8 @@ def json_source(table: Table, paths: str, compression: str) -> str:
     fields = []
     for name, kind in table.columns.items():
         value = f"object['{name}']"
-        parsed = f"TRY_CAST({value} AS {kind})"
-        if kind == "TIMESTAMP":
+        parsed = f"TRY_CAST({value} AS {kind.duckdb})"
+        if kind.name == "timestamp":
             shape = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,9})?"
             parsed = f"CASE WHEN regexp_full_match({value}, '{shape}') THEN {parsed} END"
         fields.append(f"athena_field({value}, {parsed}, '{name}') AS {quoted(name)}")

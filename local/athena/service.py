@@ -21,6 +21,7 @@ from typing import Any
 
 import duckdb
 
+from local import shapes
 from local.athena.catalog import metadata
 from local.athena.create import NewTable, find_target, table_exists
 from local.athena.run import BytesScannedLimitExceeded, Execution, Permissions, run
@@ -38,23 +39,17 @@ DATA_CATALOG = "AwsDataCatalog"
 ENGINE = {"SelectedEngineVersion": "AUTO", "EffectiveEngineVersion": "Athena engine version 3"}
 INTERRUPT_SECONDS = 0.02
 MAX_QUERY_STRING_BYTES = 262_144
-MIN_BYTES_SCANNED_CUTOFF = 10_000_000
+START_MEMBERS = (
+    "QueryString", "ClientRequestToken", "QueryExecutionContext", "ResultConfiguration", "WorkGroup",
+    "ExecutionParameters",
+)  # fmt: skip
 QUERY_PROPERTIES = ("Name", "Description", "Database", "QueryString", "WorkGroup")
 GROUP_PROPERTIES = ("Name", "Description", "State", "Tags", "RecursiveDeleteOption", "WorkGroupConfiguration")
-START_MEMBERS = ("QueryString", "ClientRequestToken", "QueryExecutionContext", "ResultConfiguration", "WorkGroup")
-
-
-def is_true(value: Any) -> bool:
-    """A boolean as CloudFormation hands it over: true or "true"."""
-    return str(value).lower() == "true"
-
-
-CONFIGURATION: dict[str, Callable[[Any], Any]] = {
-    "EnforceWorkGroupConfiguration": is_true,
-    "PublishCloudWatchMetricsEnabled": is_true,
-    "BytesScannedCutoffPerQuery": int,
-    "ResultConfiguration": dict,
-}
+GROUP_SETTINGS = (
+    "EnforceWorkGroupConfiguration", "PublishCloudWatchMetricsEnabled", "BytesScannedCutoffPerQuery",
+    "ResultConfiguration",
+)  # fmt: skip
+RESULT_SETTINGS = ("OutputLocation", "EncryptionConfiguration")
 
 
 def only(what: str, values: Json, names: tuple[str, ...]) -> Json:
@@ -129,11 +124,11 @@ class Athena:
         target = next((value for name, value in headers.items() if name.lower() == "x-amz-target"), "")
         status, answer = 400, {"__type": "InvalidRequestException", "AthenaErrorCode": "INVALID_INPUT"}
         try:
-            if target.removeprefix("AmazonAthena.") not in self.operations:
+            operation = target.removeprefix("AmazonAthena.")
+            if operation not in self.operations:
                 raise ValueError(f"The local Athena does not implement {target}")
-            status, answer = 200, self.operations[target.removeprefix("AmazonAthena.")](json.loads(body or b"{}"))
-        except KeyError as error:
-            answer["Message"] = f"{error.args[0]} is missing"
+            request = shapes.conform(json.loads(body or b"{}"), shapes.input_of("athena", operation))
+            status, answer = 200, self.operations[operation](request)
         except (ValueError, RecursionError) as error:
             answer["Message"] = str(error)
         return status, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(answer).encode()
@@ -161,16 +156,14 @@ class Athena:
     def start_query_execution(self, body: Json, principal: str | None = None) -> Json:
         """Take a query and run it in the background, for `principal` (a role's session) or else for the caller.
         An enforced work group's settings win over the call's."""
-        only("StartQueryExecution", body, (*START_MEMBERS, "ExecutionParameters"))
+        only("StartQueryExecution", body, START_MEMBERS)
         sql, token = body["QueryString"], body.get("ClientRequestToken", str(uuid.uuid4()))
-        if not 32 <= len(token) <= 128:
-            raise ValueError(f"ClientRequestToken must have 32 to 128 characters (got {len(token)})")
         if token in self.tokens:
             if self.tokens[token][0] != body:
                 raise ValueError("Idempotent parameters do not match")
             return {"QueryExecutionId": self.tokens[token][1]}
-        if len(sql.encode()) > MAX_QUERY_STRING_BYTES:
-            raise ValueError(f"QueryString must have at most {MAX_QUERY_STRING_BYTES} bytes (got {len(sql.encode())})")
+        if (size := len(sql.encode())) > MAX_QUERY_STRING_BYTES:
+            raise ValueError(f"QueryString must have at most {MAX_QUERY_STRING_BYTES} bytes (got {size})")
         try:
             statement = parse(sql)
             target = find_target(statement)
@@ -312,20 +305,17 @@ class Athena:
             Permissions(self.emulator, who).demand("s3:GetObject", result)
         except QueryFailed as denied:
             raise ValueError(str(denied)) from None
-        size, start = body.get("MaxResults", 1000), int(body.get("NextToken", 0))
-        if not 1 <= size <= 1000:
-            raise ValueError(f"MaxResults must be between 1 and 1000 (got {size})")
         rows = execution.rows
         if execution.kind == "DML":
             rows = [[name for name, _ in execution.columns], *rows]
-        page = [{"Data": [{} if v is None else {"VarCharValue": v} for v in row]} for row in rows[start : start + size]]
+        paged = self.page(body, rows, "Rows", 1000)
+        shown = [{"Data": [{} if v is None else {"VarCharValue": v} for v in row]} for row in paged.pop("Rows")]
         columns = [column_info(name, kind) for name, kind in execution.columns]
-        more = {"NextToken": str(start + size)} if start + size < len(rows) else {}
         updated = execution.created.rows if execution.created else 0
         return {
             "UpdateCount": updated,
-            "ResultSet": {"Rows": page, "ResultSetMetadata": {"ColumnInfo": columns}},
-        } | more
+            "ResultSet": {"Rows": shown, "ResultSetMetadata": {"ColumnInfo": columns}},
+        } | paged
 
     def stop_query_execution(self, body: Json) -> Json:
         execution = self.execution(body)
@@ -406,35 +396,27 @@ class Athena:
     def batch_get_named_query(self, body: Json) -> Json:
         """Up to 50 named queries; an unknown id is not an error."""
         asked = body["NamedQueryIds"]
-        if not 1 <= len(asked) <= 50:
-            raise ValueError(f"NamedQueryIds must have 1 to 50 ids (got {len(asked)})")
         missing = [{"NamedQueryId": one} for one in asked if one not in self.queries]
         found = [self.queries[one] for one in asked if one in self.queries]
         return {"NamedQueries": found, "UnprocessedNamedQueryIds": missing}
 
     def create_work_group(self, logical_id: str, properties: Json, stack_name: str) -> tuple[str, Json]:
         """Make a work group; Ref is its name."""
-        if not re.fullmatch(r"[a-zA-Z0-9._-]{1,128}", properties["Name"]):
-            raise ValueError(f"Name must have 1 to 128 characters of a-z, A-Z, 0-9, . _ - (got '{properties['Name']}')")
         if properties["Name"] in self.groups:
             raise ValueError(f"WorkGroup {properties['Name']} is already created")
         return self.write_work_group(properties["Name"], properties)
 
     def write_work_group(self, name: str, properties: Json) -> tuple[str, Json]:
         only("AWS::Athena::WorkGroup", properties, GROUP_PROPERTIES)
-        given = only("WorkGroupConfiguration", properties.get("WorkGroupConfiguration", {}), tuple(CONFIGURATION))
-        result: Json = given.get("ResultConfiguration", {})
-        only("ResultConfiguration", result, ("OutputLocation", "EncryptionConfiguration"))
-        only("EncryptionConfiguration", result.get("EncryptionConfiguration", {}), ("EncryptionOption", "KmsKey"))
-        configuration: Json = {"EnforceWorkGroupConfiguration": True}
-        configuration |= {key: CONFIGURATION[key](value) for key, value in given.items()}
-        cutoff = configuration.get("BytesScannedCutoffPerQuery", MIN_BYTES_SCANNED_CUTOFF)
-        if cutoff < MIN_BYTES_SCANNED_CUTOFF:
-            raise ValueError(f"BytesScannedCutoffPerQuery must be at least {MIN_BYTES_SCANNED_CUTOFF} (got {cutoff})")
+        given = {"Name": name, "Configuration": properties.get("WorkGroupConfiguration", {})}
+        checked: Json = shapes.conform(given, shapes.input_of("athena", "CreateWorkGroup"))
+        configuration: Json = checked["Configuration"]
+        only("WorkGroupConfiguration", configuration, GROUP_SETTINGS)
+        only("ResultConfiguration", configuration.get("ResultConfiguration", {}), RESULT_SETTINGS)
         self.groups[name] = {
             "Name": name,
             "State": properties.get("State", "ENABLED"),
-            "Configuration": configuration,
+            "Configuration": {"EnforceWorkGroupConfiguration": True} | configuration,
         }
         self.groups.save()
         return name, {}
@@ -443,7 +425,7 @@ class Athena:
         """One with named queries or a history goes only with RecursiveDeleteOption, and takes the queries along."""
         queries = [identifier for identifier, query in self.queries.items() if query["WorkGroup"] == name]
         has_history = any(execution.work_group == name for execution in self.executions.values())
-        if (queries or has_history) and not is_true(properties.get("RecursiveDeleteOption")):
+        if (queries or has_history) and str(properties.get("RecursiveDeleteOption")).lower() != "true":
             raise ValueError(f"WorkGroup {name} is not empty (set RecursiveDeleteOption to delete it)")
         for identifier in queries:
             self.delete_named_query(identifier, {})
@@ -455,9 +437,8 @@ class Athena:
         identifier = str(uuid.uuid4())
         query: Json = {"NamedQueryId": identifier, "Name": f"{stack_name}-{logical_id}", "WorkGroup": "primary"}
         query |= only("AWS::Athena::NamedQuery", properties, QUERY_PROPERTIES)
-        for name, limit in (("Database", 255), ("QueryString", MAX_QUERY_STRING_BYTES), ("Name", 128)):
-            if not 1 <= len(query.get(name, "").encode()) <= limit:
-                raise ValueError(f"{name} must have 1 to {limit} bytes (got {len(query.get(name, '').encode())})")
+        given = {name: value for name, value in query.items() if name != "NamedQueryId"}
+        shapes.conform(given, shapes.input_of("athena", "CreateNamedQuery"))
         self.find("WorkGroup", self.groups, query["WorkGroup"])
         self.queries[identifier] = query
         self.queries.save()

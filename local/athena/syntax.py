@@ -71,7 +71,7 @@ show: <show> SHOW what=(TABLES | DATABASES | SCHEMAS | VIEWS) [(FROM | IN) name=
   | <show> SHOW what=COLUMNS (FROM | IN) name=qualified | <show> SHOW what=PARTITIONS [FROM | IN] name=qualified
   | <describe> (DESCRIBE | DESC) name=qualified
 
-query: <query> [WITH [recursive=RECURSIVE] named=named_query%,] body=ordered
+query: <query> [WITH [RECURSIVE !"WITH RECURSIVE"] named=named_query%,] body=ordered
 named_query: <named> name=name [columns=names] AS '(' query=query ')'
 names: '(' name%, ')'
 qualified: name%.
@@ -85,7 +85,7 @@ query_primary: '(' ordered ')' | <select> TABLE source=table | <values> VALUES r
     [GROUP BY groups=group%,] [HAVING having=expression] [WINDOW windows=named_window%,]
 select_item: <star> '*' | <star> of=qualified '.' '*' [AS !"column aliases of t.*"]
   | <item> value=expression ['.' '*' !"a star of anything but a table"] [AS alias=name | alias=alias]
-group: <rollup> ROLLUP '(' items=expression%, ')' | CUBE '(' !"GROUP BY CUBE" | GROUPING SETS !"GROUPING SETS"
+group: ROLLUP '(' !"GROUP BY ROLLUP" | CUBE '(' !"GROUP BY CUBE" | GROUPING SETS !"GROUPING SETS"
   | DISTINCT !"GROUP BY DISTINCT" | <row> '(' ')' | expression
 named_window: <named window> name=name AS window=window
 window: <window> '(' window_rest | <window> '(' base=name window_rest
@@ -120,9 +120,9 @@ simple: <number> text=(number | integer) | <string> text=string | <binary> text=
   | <parentheses> '(' items=expression%, ')' | <lambda> name=name '->' body=expression
   | <case> CASE [operand=expression] branches=branch* [ELSE otherwise=expression] END
   | <cast> CAST '(' value=expression AS type=type ')' | <cast> tries=TRY_CAST '(' value=expression AS type=type ')'
-  | <interval> INTERVAL [sign=('-' | '+')] text=string unit=unit [TO end=unit]
+  | <interval> INTERVAL [sign=('-' | '+')] text=string unit=unit [TO !"INTERVAL ... TO ..."]
   | <array> ARRAY '[' [items=expression%,] ']' | <row> ROW '(' items=expression%, ')'
-  | <extract> EXTRACT '(' field=name FROM value=expression ')' | <grouping> GROUPING '(' items=expression%, ')'
+  | <extract> EXTRACT '(' field=name FROM value=expression ')' | GROUPING !"GROUPING()"
   | <position> POSITION '(' part=operand IN text=operand ')'
   | <substring> SUBSTRING '(' text=expression FROM start=expression [FOR length=expression] ')'
   | <trim> TRIM '(' [side=(LEADING | TRAILING | BOTH)] [part=expression] FROM text=expression ')'
@@ -555,11 +555,11 @@ class Parser:
         return made
 
 
-def parse(sql: str) -> Node:
-    """Read one statement. Raises ValueError with StartQueryExecution's answer, or Missing."""
+def parse(sql: str, rule: str = "statement") -> Node:
+    """Read one statement, or a part of one. Raises ValueError with StartQueryExecution's answer, or Missing."""
     parser = Parser(sql)
     try:
-        made: Node | None = parser.rule("statement")
+        made: Node | None = parser.rule(rule)
     except RecursionError:
         raise Missing("expressions that are nested this deeply") from None
     ends = made and parser.take(";")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from local.athena.types import Type, from_glue
 from local.catalog import GlueColumn, GlueTable, SerdeInfo, StorageDescriptor
 from local.ministack import Emulator
 
@@ -28,10 +29,6 @@ class QueryFailed(Exception):
         self.category = category
 
 
-COLUMN_TYPES = {"string": "VARCHAR", "int": "INTEGER"} | {
-    name: name.upper() for name in ("double", "bigint", "boolean", "date", "timestamp")
-}
-DECIMAL = re.compile(r"decimal\(\d+, ?\d+\)")
 # Parquet types, as DuckDB calls them, readable into a column of another name.
 PARQUET_TYPES = {
     "VARCHAR": {"BLOB"},
@@ -67,7 +64,7 @@ def data_file(bucket: str, key: str, file: Path, at: int, partition: tuple[str |
 
 
 class Table:
-    """A Glue table as Athena reads it. `columns` and `keys` (the partition's) map lower-case names to DuckDB types."""
+    """A Glue table as Athena reads it. `columns` and `keys` (the partition's) map lower-case names to types."""
 
     def __init__(self, name: str, glue: GlueTable) -> None:
         self.name, self.parameters = name, glue.get("Parameters") or {}
@@ -88,13 +85,12 @@ class Table:
     def _unsupported(self, what: str) -> QueryFailed:
         return QueryFailed(f"NOT_SUPPORTED: the local Athena does not implement {what} (table {self.name})")
 
-    def _types(self, columns: list[GlueColumn]) -> dict[str, str]:
+    def _types(self, columns: list[GlueColumn]) -> dict[str, Type]:
         types = {}
         for column in columns:
-            kind = column["Type"].lower()
-            if kind not in COLUMN_TYPES and not DECIMAL.fullmatch(kind):
+            if (kind := from_glue(column["Type"].lower())) is None:
                 raise self._unsupported(f"the type {column['Type']} of column {column['Name']}")
-            types[column["Name"].lower()] = COLUMN_TYPES.get(kind, kind.upper().replace(" ", ""))
+            types[column["Name"].lower()] = kind
         return types
 
     def is_registered(self) -> bool:
@@ -136,8 +132,8 @@ class Table:
             if kind != self.columns.get(column, kind):
                 raise QueryFailed(
                     "HIVE_PARTITION_SCHEMA_MISMATCH: There is a mismatch between the table and partition schemas: the "
-                    f"column '{column}' of table '{self.name}' is {self.columns[column].lower()}, that of partition "
-                    f"'{name}' is {kind.lower()}"
+                    f"column '{column}' of table '{self.name}' is {self.columns[column]}, that of partition "
+                    f"'{name}' is {kind}"
                 )
 
     def _projection(self) -> tuple[str, dict[str, Values]]:

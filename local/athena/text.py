@@ -61,8 +61,7 @@ def show(value: Any, kind: Type = UNKNOWN) -> str | None:
 
             return java_double(float(str(numpy.float32(value))))
         case _ if kind.name == ZONED:
-            utc, zone = (value, kind.zone) if kind.zone else (value["utc"], value["zone"])
-            return f"{show(wall(utc, zone))} {zone}"
+            return f"{show(wall(value['utc'], value['zone']))} {value['zone']}"
         case _ if kind.name == DAYS:
             sign, (days, rest) = "-" * (value < 0), divmod(abs(value), 86_400_000)
             return (

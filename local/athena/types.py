@@ -1,11 +1,12 @@
 """Trino's types, their conversions, and DuckDB's form of their values.
 
 A map is a list of entries, a row a struct of f0, f1 ..., JSON its text, an interval a number of milliseconds or months.
-A timestamp with a time zone is the moment in UTC where the zone is known beforehand; else a struct of both.
+A timestamp with a time zone is a struct of the moment in UTC and the zone.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 
 INTEGERS = {"tinyint": 3, "smallint": 5, "integer": 10, "bigint": 19}  # with the digits of their decimals
@@ -54,12 +55,8 @@ class Type:
         if self.name == "decimal":
             return f"DECIMAL({self.size[0]},{self.size[1]})"
         if self.name == ZONED:
-            return "TIMESTAMP" if self.zone else ZONED_STRUCT
+            return ZONED_STRUCT
         return DUCKDB[self.name]
-
-    @property
-    def is_comparable(self) -> bool:
-        return all(item.is_comparable for item in self.items)
 
     @property
     def is_orderable(self) -> bool:
@@ -92,6 +89,18 @@ def array(item: Type) -> Type:
     return Type("array", (item,))
 
 
+# The types of a table's columns, as Glue calls them; decimals besides.
+GLUE = {"string": VARCHAR, "int": INTEGER, "bigint": BIGINT, "double": DOUBLE, "boolean": BOOLEAN, "date": DATE,
+        "timestamp": timestamp()}  # fmt: skip
+
+
+def from_glue(name: str) -> Type | None:
+    """The type of a column in the catalog; None if the local Athena does not read it."""
+    if found := re.fullmatch(r"decimal\((\d+), ?(\d+)\)", name):
+        return decimal(int(found[1]), int(found[2]))
+    return GLUE.get(name)
+
+
 def digits(kind: Type) -> tuple[int, int]:
     """Precision and scale of a decimal, or of an integer as a decimal."""
     return (kind.size[0], kind.size[1]) if kind.name == "decimal" else (INTEGERS[kind.name], 0)
@@ -101,7 +110,7 @@ def common(one: Type, other: Type) -> Type | None:
     """The type of both without a CAST, or None."""
     if one.name == "unknown" or other.name == "unknown":
         return other if one.name == "unknown" else one
-    if one.name == other.name:
+    if one.name == other.name != "decimal":
         return _widen(one, other)
     if one.name in NUMBERS and other.name in NUMBERS:
         low, high = sorted((one, other), key=lambda kind: NUMBERS.index(kind.name))
@@ -120,9 +129,6 @@ def common(one: Type, other: Type) -> Type | None:
 
 
 def _widen(one: Type, other: Type) -> Type | None:
-    if one.name == "decimal":
-        (p, s), (q, t) = one.size, other.size
-        return decimal(max(p - s, q - t) + max(s, t), max(s, t))
     if one.name == "varchar":
         return varchar(max(one.size[0], other.size[0])) if one.size and other.size else VARCHAR
     if len(one.items) != len(other.items):

@@ -6,6 +6,7 @@ Missing for cases not implemented here.
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import itertools
 import json
@@ -13,22 +14,23 @@ import math
 import re
 import urllib.parse
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed lacks it
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from local.athena.syntax import Missing
 from local.athena.tables import QueryFailed
 from local.athena.text import java_double, moment, scientific, show, show_item, wall
-from local.athena.types import UNKNOWN, ZONED, ZONED_STRUCT, Type
+from local.athena.types import MONTHS, UNKNOWN, ZONED, ZONED_STRUCT, Type
 
 # What DuckDB gives a function, and takes from it.
 Value = bool | int | float | str | bytes | Decimal | date | list["Value"] | dict[str, "Value"] | None
 
-MONTHS = str.split("January February March April May June July August September October November December")
+MONTH_NAMES = str.split("January February March April May June July August September October November December")
 WEEKDAYS = str.split("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 
 
@@ -100,7 +102,7 @@ def field_text(letters: str, at: datetime) -> str:
         year = at.isocalendar().year if letter == "x" else at.year
         return f"{year % 100:02}" if count == 2 else str(year).zfill(count)
     if letter in "ME" and (letter == "E" or count > 2):
-        name = MONTHS[at.month - 1] if letter == "M" else WEEKDAYS[at.weekday()]
+        name = MONTH_NAMES[at.month - 1] if letter == "M" else WEEKDAYS[at.weekday()]
         return name if count > 3 else name[:3]
     if letter == "a":
         return "AM" if at.hour < 12 else "PM"
@@ -125,7 +127,7 @@ def parse_moment(text: str, pattern: str, mysql: bool) -> datetime:
             continue
         if field[0] in "xweGCzZkK" or (field[0] in "yY" and len(field) not in (1, 2, 4)):
             raise Missing(f"{field} in a date that is parsed")
-        names = {"E": WEEKDAYS, "M": MONTHS}.get(field[0], [])
+        names = {"E": WEEKDAYS, "M": MONTH_NAMES}.get(field[0], [])
         if field == "a":
             expression += "(AM|PM)"
         elif names and (field[0] == "E" or len(field) > 2):
@@ -157,7 +159,7 @@ def parse_moment(text: str, pattern: str, mysql: bool) -> datetime:
     if len(got.get(year_letter, ("yyyy",))[0]) == 2:
         year += 2000 if year < 70 else 1900
     month = number("M", 1, 1, 12) if not got.get("M", ("", "1"))[1].isalpha() else 1 + next(
-        index for index, name in enumerate(MONTHS) if name.lower().startswith(got["M"][1].lower())
+        index for index, name in enumerate(MONTH_NAMES) if name.lower().startswith(got["M"][1].lower())
     )  # fmt: skip
     hour = number("H", 0, 0, 23)
     if "h" in got:
@@ -232,10 +234,21 @@ def zone_name(text: str) -> str:
     raise Missing(f"the time zone '{text}'")
 
 
+def offset_minutes(utc: datetime, zone: str) -> int:
+    return int((wall(utc, zone) - utc).total_seconds() // 60)
+
+
+def offset_text(utc: datetime, zone: str) -> str:
+    """A zone's offset at a moment, as ISO 8601 writes it."""
+    minutes = offset_minutes(utc, zone)
+    hours, rest = divmod(abs(minutes), 60)
+    return f"{'-' if minutes < 0 else '+'}{hours:02}:{rest:02}" if minutes else "Z"
+
+
 CLOCK = r"\s*(\d{4})-(\d{1,2})-(\d{1,2})(?: (\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d+))?)?)?"
 
 
-def zoned_clock(text: str, error: str = "") -> tuple[datetime, str, int]:
+def zoned_clock(text: str) -> tuple[datetime, str, int]:
     """A timestamp as written in SQL: the clock's time, the zone or nothing, the number of decimals."""
     found = re.fullmatch(rf"{CLOCK}\s*([A-Za-z+-][\w/:+-]*)?\s*", text, re.ASCII)
     try:
@@ -249,7 +262,7 @@ def zoned_clock(text: str, error: str = "") -> tuple[datetime, str, int]:
             return clock, zone_name(found[8]) if found[8] else "", decimals
     except ValueError:
         pass
-    raise uncastable(error or f"Value cannot be cast to timestamp with time zone: {text}")
+    raise uncastable(f"Value cannot be cast to timestamp: {text}")
 
 
 def cast_zoned(text: str) -> dict[str, Value]:
@@ -303,38 +316,38 @@ def after_space(text: str, at: int) -> int:
     return SPACE.match(text, at).end()  # type: ignore[union-attr] # it matches nothing, too
 
 
-def follow(text: str, at: int, steps: tuple[str, ...]) -> Parsed:
-    """The value at a path; text behind it is not read. Raises ValueError for bad JSON, KeyError if it is not there."""
-    at = after_space(text, at)
-    opening = text[at : at + 1]
-    if not steps:
-        return decode(text, at)[0]
-    if opening not in ("{", "["):
-        raise ValueError(opening)
-    at = after_space(text, at + 1)
-    closing, number = "}" if opening == "{" else "]", 0
+def expect(text: str, at: int, sign: str) -> int:
+    """The place behind a sign."""
+    if text[at : at + 1] != sign:
+        raise ValueError(at)
+    return at + 1
+
+
+def entry(text: str, at: int, step: str) -> int:
+    """Where the value for a step into an object or array begins. Raises ValueError for bad JSON, KeyError for none."""
+    closing = {"{": "}", "[": "]"}[text[at : at + 1]]
+    wanted = str(int(step)) if closing == "]" and step.isdigit() else step
+    at, number = after_space(text, at + 1), 0
     while text[at : at + 1] != closing:
+        if number:
+            at = after_space(text, expect(text, at, ","))
         name = str(number)
-        if opening == "{":
-            if text[at : at + 1] != '"':
-                raise ValueError(at)
-            name, at = scanstring(text, at + 1)
-            at = after_space(text, at)
-            if text[at : at + 1] != ":":
-                raise ValueError(at)
-            at = after_space(text, at + 1)
-        wanted = steps[0] if opening == "{" or not steps[0].isdigit() else str(int(steps[0]))
+        if closing == "}":
+            name, at = scanstring(text, expect(text, at, '"'))
+            at = after_space(text, expect(text, after_space(text, at), ":"))
         if name == wanted:
-            return follow(text, at, steps[1:])
+            return at
         at = after_space(text, decode(text, at)[1])
         number += 1
-        if text[at : at + 1] == ",":
-            at = after_space(text, at + 1)
-            if text[at : at + 1] == closing:
-                raise ValueError(at)
-        elif text[at : at + 1] != closing:
-            raise ValueError(at)
-    raise KeyError(steps[0])
+    raise KeyError(step)
+
+
+def follow(text: str, steps: tuple[str, ...]) -> Parsed:
+    """The value at a path; text behind it is not read. Raises as `entry` does."""
+    at = after_space(text, 0)
+    for step in steps:
+        at = entry(text, at, step)
+    return decode(text, at)[0]
 
 
 def dump(value: Parsed, order: bool = False) -> str:
@@ -359,7 +372,7 @@ def at_path(show_found: Callable[[Parsed], Value]) -> Callable[[str, str], Value
     def read(text: str, path: str) -> Value:
         steps = steps_of(path)
         try:
-            return show_found(follow(text, 0, steps))
+            return show_found(follow(text, steps))
         except (ValueError, KeyError, RecursionError):
             return None
 
@@ -394,6 +407,14 @@ def json_array_length(text: str) -> int | None:
     except ValueError:
         return None
     return len(value) if isinstance(value, list) and not isinstance(value, Pairs) else None
+
+
+def cast_from_json(text: str, kind: Type) -> Value:
+    try:
+        value = read_json(text)
+    except ValueError:
+        raise uncastable(f"Cannot cast to {kind}. {text}") from None
+    return from_json(value, kind)
 
 
 def from_json(value: Parsed, kind: Type) -> Value:
@@ -437,9 +458,13 @@ def from_json(value: Parsed, kind: Type) -> Value:
 RANGES = {"tinyint": 2**7, "smallint": 2**15, "integer": 2**31, "bigint": 2**63}
 
 
-def from_text(text: str, kind: Type, wrong: QueryFailed) -> Value:
-    """A text as a value of a type."""
+def from_text(text: str, kind: Type, wrong: QueryFailed | None = None) -> Value:
+    """A text as a value of a type. Raises `wrong` if it is not one."""
     name = kind.name
+    reason = f"Cannot cast '{text}' to {'INT' if name == 'integer' else str(kind).upper()}"
+    if name in ("date", "timestamp"):
+        reason = f"Value cannot be cast to {name}: {text}"
+    wrong = wrong or uncastable(reason)
     try:
         if name == "varchar":
             return text[: kind.size[0]] if kind.size else text
@@ -457,15 +482,27 @@ def from_text(text: str, kind: Type, wrong: QueryFailed) -> Value:
                 return rounded
         if name == "date" and re.fullmatch(r"\s*\d{4}-\d{1,2}-\d{1,2}\s*", text, re.ASCII):
             return date(*map(int, text.strip().split("-")))
-        if name == "timestamp":
-            clock, zone, _ = zoned_clock(text, str(wrong))
-            if not zone:
-                return rounded_moment(clock, kind.size[0])
+        if name == "timestamp" and re.fullmatch(rf"{CLOCK}\s*", text, re.ASCII):
+            return rounded_moment(zoned_clock(text)[0], kind.size[0])
     except (ValueError, ArithmeticError):
         pass
     if name not in (*RANGES, "double", "real", "boolean", "decimal", "date", "timestamp"):
         raise Missing(f"CAST of text to {kind}")
     raise wrong
+
+
+def text_of_cast(value: Any, kind: Type) -> str | None:
+    match kind.name:
+        case "double":
+            return scientific(value)
+        case "real":
+            return scientific(float(str(show(value, kind))))
+        case "timestamp":
+            return clock_text(value, kind.size[0])
+        case _ if kind.name == ZONED:
+            zone = value["zone"]
+            return f"{clock_text(wall(value['utc'], zone), kind.size[0])} {zone}"
+    return show(value, kind)
 
 
 def rounded_moment(at: datetime, precision: int) -> datetime:
@@ -588,24 +625,6 @@ def split_part(text: str, delimiter: str, index: int) -> str | None:
         raise invalid("Index must be greater than zero")
     parts = text.split(delimiter) if delimiter else [*text]
     return parts[index - 1] if index <= len(parts) else None
-
-
-def split_to_map(text: str, entries: str, pairs: str) -> list[dict[str, str]]:
-    if not entries or not pairs or entries == pairs:
-        raise invalid("entryDelimiter and keyValueDelimiter must differ and not be empty")
-    made: dict[str, str] = {}
-    for entry in text.split(entries):
-        key, found, value = entry.partition(pairs)
-        if not found and entry:
-            raise invalid(f"Key-value delimiter must appear exactly once in each entry. Bad input: '{entry}'")
-        if not found:
-            continue
-        if pairs in value:
-            raise invalid(f"Key-value delimiter must appear exactly once in each entry. Bad input: '{entry}'")
-        if key in made:
-            raise invalid(f"Duplicate keys ({key}) are not allowed")
-        made[key] = value
-    return [{"k": key, "v": value} for key, value in made.items()]
 
 
 def strpos(text: str, part: str, instance: int) -> int:
@@ -814,6 +833,12 @@ def index(at: int, length: int) -> int:
     return at
 
 
+def same_length(keys: int, values: int) -> int:
+    if keys != values:
+        raise invalid("Key and value arrays must be the same length")
+    return keys
+
+
 def element(at: int) -> int:
     if at == 0:
         raise invalid("SQL array indices start at 1")
@@ -831,10 +856,40 @@ def slice_bound(start: int, length: int, size: int, is_end: bool) -> int:
     return begin + length - 1 if is_end else begin
 
 
-def check_steps(count: float) -> float:
-    if count > 10_000:
-        raise invalid("result of sequence function must not have more than 10000 entries")
-    return count
+def months_later(at: datetime, months: int) -> datetime:
+    """The same day so many months later, or the last one of that month."""
+    year, month = divmod(at.year * 12 + at.month - 1 + months, 12)
+    return at.replace(year=year, month=month + 1, day=min(at.day, calendar.monthrange(year, month + 1)[1]))
+
+
+Point = TypeVar("Point", int, datetime)
+
+
+def steps(at: Callable[[int], Point], stop: Point, step: int) -> list[Point]:
+    """The first point, and each next one up to the last; a negative step goes down."""
+    if step == 0 or (stop < at(0) if step > 0 else stop > at(0)):
+        raise invalid(
+            "sequence stop value should be greater than or equal to start value if step is greater than zero "
+            "otherwise stop should be less than or equal to start"
+        )
+    made: list[Point] = []
+    for number in range(10_001):
+        point = at(number)
+        if point > stop if step > 0 else point < stop:
+            return made
+        made.append(point)
+    raise invalid("result of sequence function must not have more than 10000 entries")
+
+
+def sequence(start: int, stop: int, step: int) -> list[int]:
+    return steps(lambda number: start + number * step, stop, step)
+
+
+def sequence_of_moments(start: datetime, stop: datetime, step: int, unit: str) -> list[datetime]:
+    """Dates or timestamps; a step counts months or milliseconds."""
+    if unit == MONTHS:
+        return steps(lambda number: months_later(start, number * step), stop, step)
+    return steps(lambda number: start + timedelta(milliseconds=number * step), stop, step)
 
 
 def map_of(
@@ -855,12 +910,10 @@ def map_of(
     return [*made.values()] if made or not first else None
 
 
-def histogram(values: list[Any]) -> list[dict[str, Any]] | None:
-    counts: dict[Any, dict[str, Any]] = {}
-    for value in values:
-        if value is not None:
-            counts.setdefault(repr(value), {"k": value, "v": 0})["v"] += 1
-    return [*counts.values()] or None
+def histogram(values: list[Value]) -> list[dict[str, Value]] | None:
+    kept = {repr(value): value for value in values if value is not None}
+    counts = Counter(map(repr, values))
+    return [{"k": value, "v": counts[key]} for key, value in kept.items()] or None
 
 
 def digest(data: bytes, name: str) -> bytes:
@@ -885,10 +938,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str], str]] = {
     "py_cast_zoned": (cast_zoned, [TEXT], ZONED_STRUCT),
     "py_wall": (wall, ["TIMESTAMP", TEXT], "TIMESTAMP"),
     "py_moment": (lambda clock, zone: moment(clock, zone_name(zone)), ["TIMESTAMP", TEXT], "TIMESTAMP"),
-    "py_offset": (lambda utc, zone: int((wall(utc, zone) - utc).total_seconds() // 60), ["TIMESTAMP", TEXT], WHOLE),
+    "py_offset": (offset_minutes, ["TIMESTAMP", TEXT], WHOLE),
+    "py_offset_text": (offset_text, ["TIMESTAMP", TEXT], TEXT),
     "py_clock_text": (clock_text, ["TIMESTAMP", WHOLE], TEXT),
     "py_round_moment": (rounded_moment, ["TIMESTAMP", WHOLE], "TIMESTAMP"),
-    "py_double_text": (scientific, [FLOAT], TEXT),
     "py_json_extract": (at_path(dump), [TEXT, TEXT], TEXT),
     "py_json_extract_scalar": (at_path(scalar_text), [TEXT, TEXT], TEXT),
     "py_json_size": (at_path(lambda found: len(found) if isinstance(found, list) else 0), [TEXT, TEXT], WHOLE),
@@ -902,7 +955,6 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str], str]] = {
     "py_regexp_position": (regexp_position, [TEXT, TEXT], "INTEGER"),
     "py_split": (split, [TEXT, TEXT, WHOLE], "VARCHAR[]"),
     "py_split_part": (split_part, [TEXT, TEXT, WHOLE], TEXT),
-    "py_split_to_map": (split_to_map, [TEXT, TEXT, TEXT], "STRUCT(k VARCHAR, v VARCHAR)[]"),
     "py_strpos": (strpos, [TEXT, TEXT, WHOLE], WHOLE),
     "py_substr": (substr, [TEXT, WHOLE, WHOLE], TEXT),
     "py_pad": (pad, [TEXT, WHOLE, TEXT, TEXT], TEXT),
@@ -918,9 +970,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str], str]] = {
     "py_percentiles": (percentiles, ["DOUBLE[]", "DOUBLE[]"], "DOUBLE[]"),
     "py_cbrt": (cube_root, [FLOAT], FLOAT),
     "py_index": (index, [WHOLE, WHOLE], WHOLE),
+    "py_sequence": (sequence, [WHOLE, WHOLE, WHOLE], "BIGINT[]"),
+    "py_same_length": (same_length, [WHOLE, WHOLE], WHOLE),
     "py_element": (element, [WHOLE], WHOLE),
     "py_slice": (slice_bound, [WHOLE, WHOLE, WHOLE, "BOOLEAN"], WHOLE),
-    "py_check_steps": (check_steps, [FLOAT], FLOAT),
     "py_digest": (digest, ["BLOB", TEXT], "BLOB"),
     "py_crc32": (zlib.crc32, ["BLOB"], WHOLE),
     "py_utf8": (utf8, ["BLOB"], TEXT),

@@ -83,10 +83,10 @@ def test_of_two_queries_that_make_one_table_at_once_one_does(client: Client, lak
 
 
 def test_a_query_of_one_byte_too_many_is_refused_at_the_start(client: Client) -> None:
-    longest = "SELECT 1 AS n" + " " * (262_144 - 13)
+    longest = "SELECT 1 AS n" + " " * (262_144 - 17) + "--é"
     assert client.run(longest).rows == [["1"]]
-    refusal = client.refusal("StartQueryExecution", QueryString=f"{longest} ", ResultConfiguration=LOCATION)
-    assert refusal == "QueryString must have at most 262144 bytes (got 262145)"
+    refusal = client.refusal("StartQueryExecution", QueryString=f"{longest}é", ResultConfiguration=LOCATION)
+    assert refusal == "QueryString must have at most 262144 bytes (got 262146)"
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def test_an_operation_or_a_member_that_is_not_implemented_is_refused_by_name(cli
     assert client.refusal("CreateNotebook") == "The local Athena does not implement AmazonAthena.CreateNotebook"
     refusal = client.refusal("StartQueryExecution", QueryString="SELECT 1", ResultReuseConfiguration={})
     assert refusal == "The local Athena does not implement ResultReuseConfiguration of StartQueryExecution"
-    assert client.refusal("StartQueryExecution") == "QueryString is missing"
+    assert client.refusal("StartQueryExecution") == "QueryString is required"
     assert client.refusal("GetQueryExecution", QueryExecutionId="x") == "QueryExecution x was not found"
 
 

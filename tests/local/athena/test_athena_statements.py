@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlglot
 from sqlglot import exp
 
 from local.athena.analysis import Analysis
+from local.athena.calls import Scope, Typed
 from local.athena.syntax import Node, parse
 from local.athena.tables import Table
 from scripts.commands.deploy.queries import read
@@ -168,10 +170,24 @@ def test_every_quotient_and_mean_is_a_double(place: str, tmp_path: Path) -> None
     tables = {key: Table(".".join(key), glue) for key, glue in lake.tables.items()}
     for name in names:
         sql = STATEMENTS[name].replace("-?", "-1").replace("?", "NULL")
-        analysis = Analysis(sql, datetime(2026, 1, 1), lambda node: (key_of(node), tables[key_of(node)]))
-        analysis.query(parse(sql), {})
+        analysis = Means(sql, datetime(2026, 1, 1), lambda node: (key_of(node), tables[key_of(node)]))
+        analysis.query(parse(sql), Scope())
         for mean in analysis.means:
             assert mean.type.name == "double", f"{name}: {mean.sql} is a {mean.type}"
+
+
+class Means(Analysis):
+    """Keeps the quotients and means of a statement."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.means: list[Typed] = []
+
+    def value(self, node: Node, scope: Scope) -> Typed:
+        made = super().value(node, scope)
+        if node["operator"] == "/" or node["name"] == "avg":
+            self.means.append(made)
+        return made
 
 
 def key_of(table: Node) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def test_a_query_that_would_scan_more_than_the_limit_is_cancelled(
 
 
 GROUP_FAULTS = {
-    "a limit below the minimum": ({"BytesScannedCutoffPerQuery": "9999999"}, "at least 10000000 (got 9999999)"),
+    "a limit below the minimum": ({"BytesScannedCutoffPerQuery": "9999999"}, "from 10000000 (got '9999999')"),
     "a setting that is not implemented": ({"ManagedQueryResultsConfiguration": {}}, "ManagedQueryResultsConfiguration"),
     "an engine version": ({"EngineVersion": {}}, "EngineVersion"),
     "another result setting": ({"ResultConfiguration": {"AclConfiguration": {}}}, "AclConfiguration"),
