@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from local.ministack import PERMISSION_CACHE_SECONDS
 from scripts.commands.deploy import template as templates
 from scripts.commands.deploy.template import TEMPLATE
 from tests.conftest import ROOT
+from tests.forgetful_server import PERMISSION_CACHE_SECONDS
 from tests.local_process import LocalProcess, eventually, post
 
 pytestmark = pytest.mark.slow
@@ -66,6 +66,12 @@ def only_on_aws() -> set[tuple[str, str]]:
     text = (ROOT / "docs" / "architecture.md").read_text().split("### What only AWS asks for\n")[1].split("\n#")[0]
     cells = [[re.findall("`(.+?)`", cell) for cell in line.split("|")[1:3]] for line in text.splitlines()]
     return {pair for pairs in cells if len(pairs) == 2 for pair in itertools.product(*pairs)}
+
+
+class ForgetfulProcess(LocalProcess):
+    """A local AWS where a changed policy counts at once."""
+
+    module = "tests.forgetful_server"
 
 
 class Stack:
@@ -165,7 +171,7 @@ def _decoded(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with LocalProcess(tmp_path_factory.mktemp("roles")) as local:
+    with ForgetfulProcess(tmp_path_factory.mktemp("roles")) as local:
         yield Stack(local)
 
 
