@@ -286,7 +286,7 @@ def test_a_full_disk_is_answered_with_an_error_and_loses_nothing_that_was_taken(
         _, hard = resource.prlimit(local.pid, resource.RLIMIT_FSIZE)
         # No file can grow: the log cannot, and neither can an object be written.
         resource.prlimit(local.pid, resource.RLIMIT_FSIZE, (0, hard))
-        time.sleep(0.5)
+        eventually(lambda: ledger.statuses[503] > 40)  # What was taken before is answered.
         ledger.statuses.clear()
         eventually(lambda: ledger.statuses[503] > 20)
         assert ledger.statuses.keys() == {503}, ledger.statuses
