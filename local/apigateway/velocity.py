@@ -12,7 +12,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 from local.apigateway import java
@@ -233,7 +233,7 @@ class MappingTemplate:
     """One template, compiled; `where` names it in errors. Raises ValueError for a part not implemented."""
 
     def __init__(self, where: str, text: str) -> None:
-        self.where, self.block = where, Parser(where, text).whole()
+        self.where, self.block = where, _compile(where, text)
 
     def render(self, **variables: Any) -> str:
         """The text for these variables; every error of the template is a ValueError."""
@@ -241,6 +241,12 @@ class MappingTemplate:
             return self.block(variables)
         except Exception as error:
             raise ValueError(f"{self.where}: {error}") from error
+
+
+@lru_cache(1000)
+def _compile(where: str, text: str) -> Block:
+    """The text as a function. A deployment and its stage have the same templates, so the second one finds them here."""
+    return Parser(where, text).whole()
 
 
 class Parser:
