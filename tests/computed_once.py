@@ -6,6 +6,7 @@ Nearly each test makes a session and clients of its own, as each script does, an
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ import botocore.regions
 import botocore.session
 import moto.core.models
 from moto.core.base_backend import BaseBackend
+from moto.sqs.models import SQSBackend
 
 from scripts.commands.deploy import template
 
@@ -70,6 +72,12 @@ def _by_class(urls: Any) -> property:
     return property(once)
 
 
+def _is_retained(backend: SQSBackend, queue: str, message: Any) -> bool:
+    """Whether a queue still has a message; moto counts all messages for each of them, to find the queue's setting."""
+    seconds: float = backend.get_queue(queue).message_retention_period
+    return seconds + message.sent_timestamp / 1000 > time.time()
+
+
 def _by_text(load: Callable[[str], Any]) -> Callable[[str], Any]:
     """Parse a template once; each caller gets a copy of its own."""
     found: dict[str, bytes] = {}
@@ -87,5 +95,6 @@ botocore.regions.EndpointProvider = _by_rules(botocore.regions.EndpointProvider)
 botocore.hooks.accepts_kwargs = _by_code(botocore.hooks.accepts_kwargs)
 botocore.hooks.EventAliaser._alias_event_name = _by_name(botocore.hooks.EventAliaser._alias_event_name)
 moto.core.models.CallbackResponse = cache(moto.core.models.CallbackResponse)
+SQSBackend.is_message_valid_based_on_retention_period = _is_retained
 BaseBackend.urls = _by_class(BaseBackend.urls)
 template.load = _by_text(template.load)
