@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError
+from botocore.session import Session
 
 EVENTS = Path(__file__).with_name("events")
 
@@ -23,6 +24,15 @@ USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/1
 def stand_in(module: ModuleType, **names: Any) -> SimpleNamespace:
     """A module with these names of its own, for the one module under test: other threads keep the real one."""
     return SimpleNamespace(**{**vars(module), **names})
+
+
+def session_in(region: str, *keys: str) -> Session:
+    """A session of botocore, with an access key, its secret and perhaps a token."""
+    made = Session()
+    made.set_config_variable("region", region)
+    if keys:
+        made.set_credentials(*keys)
+    return made
 
 
 def read_event(name: str) -> bytes:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import boto3
 from botocore.exceptions import ClientError
 
 from scripts.commands.common.stack import Aws
+from tests.factories import session_in
 
 PIPELINE = [
     ("StreamDelivery", "AWS::KinesisFirehose::DeliveryStream", "events-stream", "CREATE_COMPLETE"),
@@ -128,10 +128,10 @@ class _Paginator:
 
 
 class FakeAws(Aws):
-    """eu-west-1 with these clients; every other client is boto3's own, for moto."""
+    """eu-west-1 with these clients; every other client is botocore's own, for moto."""
 
     def __init__(self, **clients: Any) -> None:
-        super().__init__(boto3.Session(region_name="eu-west-1"), "eu-west-1")
+        super().__init__(session_in("eu-west-1"), "eu-west-1")
         object.__setattr__(self, "_clients", clients)
 
     def client(self, service: str) -> Any:

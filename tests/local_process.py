@@ -115,7 +115,8 @@ class LocalProcess:
     def deploy(self, *parameters: str, name: str = "sluice") -> dict[str, str]:
         """Deploy template.yaml and return the stack's outputs."""
         options = [option for parameter in parameters for option in ("--parameter", parameter)]
-        command = [sys.executable, "-P", "-m", module_of("deploy"), "--local", "--yes", "--stack-name", name]
+        command = [sys.executable, "-P", "-m", "scripts.commands", module_of("deploy"), "--local", "--yes"]
+        command += ["--stack-name", name]
         environment = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{ROOT / 'lambda'}",

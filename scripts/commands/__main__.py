@@ -26,4 +26,7 @@ def main(module: str) -> None:
 
 if __name__ == "__main__":
     del sys.argv[0]
+    if "--local" in sys.argv or os.environ.get("SLUICE_LOCAL") == "1":
+        # botocore needs it for `aws login` alone, and imports it in a quarter of its time.
+        sys.modules["awscrt"] = None  # type: ignore[assignment]
     main(sys.argv[0])

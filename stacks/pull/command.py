@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
+import boto3
+
 from scripts.commands.common import runs
 from scripts.commands.common.console import CommandError, Parser, UsageError, main, printable, progress, say
 from scripts.commands.common.stack import (
@@ -86,7 +88,9 @@ def find(aws: Aws, stack_name: str) -> Pull:
         raise stack.lacks("pull", "--pull DIR")
     document = aws.client("s3").get_object(Bucket=values["ArtifactBucket"], Key=values["PullSourcesKey"])["Body"].read()
     config = aws.client("dynamodb").meta.config
-    dynamodb: Any = aws.session.resource("dynamodb", endpoint_url=aws.endpoint, config=config)
+    dynamodb: Any = boto3.Session(botocore_session=aws.session).resource(
+        "dynamodb", endpoint_url=aws.endpoint, config=config
+    )
     return Pull(
         aws,
         stack_name,

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import boto3
 import pytest
 
 from scripts.commands.common.console import UsageError
 from scripts.commands.common.stack import Aws
 from tests.aws import compare, probe
+from tests.factories import session_in
 from tests.local_process import LocalProcess
 
 
 @pytest.mark.slow
 def test_firehose_treats_each_broken_reply_as_the_probe_tells(tmp_path: Path) -> None:
     with LocalProcess(tmp_path) as process:
-        aws = Aws(boto3.Session("test", "test", region_name="us-east-1"), "us-east-1", process.endpoint)
+        aws = Aws(session_in("us-east-1", "test", "test"), "us-east-1", process.endpoint)
         assert probe.probe(aws) == {
             "missing recordId": "good: delivered, of 2; bad: Lambda.MissingRecordId after 1 attempts",
             "unknown result": "good: Lambda.FunctionError after 1 attempts; bad: Lambda.FunctionError after 1 attempts",

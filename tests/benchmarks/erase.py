@@ -26,8 +26,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
-
 from local.firehose import objects
 from scripts.commands.common import athena as athena_queries
 from scripts.commands.common.stack import Aws
@@ -36,6 +34,7 @@ from scripts.commands.erase import store as erase_store
 from scripts.commands.erase.receipt import Receipt
 from scripts.commands.erase.zones import Person
 from tests.benchmarks import scan
+from tests.factories import session_in
 from tests.local_process import LocalProcess
 from transform.events import Settings, transform
 
@@ -142,7 +141,7 @@ def run(directory: Path, events: int, users: int, count: int) -> Result:
         rows_of_user, holding = lake.fill(events, users, count, user)
         assert lake.count() == events
         before, person = lake.versions(), Person(user)
-        keys = boto3.Session("test", "test", region_name="us-east-1")
+        keys = session_in("us-east-1", "test", "test")
         store = Store(Aws(keys, "us-east-1", local.endpoint), lake.outputs["BucketName"], "events/")
         receipt = Receipt(directory / "receipt.json", user, "sluice", "here", store.bucket)
         receipt.begin(0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +89,13 @@ def test_every_exception_is_used() -> None:
     used = {(room_of(name_of(path)), room_of(module)) for path in PRODUCT for _, module in imports(path)}
     assert not set(EXCEPTIONS) - used, "delete the exceptions that no module needs any more"
     assert len(EXCEPTIONS) <= 3
+
+
+def test_a_refused_argument_waits_for_no_client() -> None:
+    """botocore's sessions take longer to import than everything else, and `local.sh stop` needs none."""
+    program = "import sys, scripts.commands.local, scripts.commands.query; print('botocore.session' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'lambda'}"}
+    assert subprocess.check_output([sys.executable, "-c", program], env=environment) == b"False\n"
 
 
 @pytest.mark.parametrize(

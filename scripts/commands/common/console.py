@@ -14,11 +14,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from botocore import exceptions as aws
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+
+# rich is imported where it is used: a line without a style takes none of it.
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -139,7 +142,10 @@ def printable(text: str) -> str:
 def say(text: str, style: str | None = None) -> None:
     """Tell the person something, on stderr; nothing in the text is read as markup, or steers the terminal."""
     shown = "\n".join(map(printable, text.split("\n")))
-    _talk().print(shown, style=style, markup=False, highlight=False, soft_wrap=True)
+    if style is None or not sys.stderr.isatty():
+        print(shown, file=sys.stderr)
+    else:
+        _talk().print(shown, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def nobody_to_ask() -> UsageError:
@@ -168,6 +174,8 @@ def progress(*columns: ProgressColumn) -> Progress:
 
     Columns default to: description, bar, done of total, time elapsed.
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = _talk()
     shown = columns or (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*shown, console=console, disable=not console.is_terminal)
@@ -176,12 +184,13 @@ def progress(*columns: ProgressColumn) -> Progress:
 @contextlib.contextmanager
 def status(text: str) -> Iterator[None]:
     """A spinner on stderr while something runs; silent where stderr is not a terminal."""
-    console = _talk()
-    with console.status(text) if console.is_terminal else contextlib.nullcontext():
+    with _talk().status(text) if sys.stderr.isatty() else contextlib.nullcontext():
         yield
 
 
 def _talk() -> Console:
+    from rich.console import Console
+
     # Made anew each time, to write to the current stderr, even if a test or a caller has replaced it.
     return Console(stderr=True)
 

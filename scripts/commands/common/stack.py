@@ -13,18 +13,20 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import boto3
-import botocore.session
-from botocore.config import Config
 from botocore.exceptions import ClientError, NoRegionError
 
 from scripts.commands.common.cloudformation import Happening, StackDescription, StackEvent, StackResource
 from scripts.commands.common.console import CommandError, UsageError, printable, progress, say
 from scripts.commands.common.paths import HOME
 from shared.documents import parse_json
+
+# The rest of botocore takes longer to import than everything else: functions import it, so that `local.sh stop` and
+# refusals of an argument do without. boto3 would take half as long again, for nothing that is used here.
+if TYPE_CHECKING:
+    from botocore.session import Session
 
 DEFAULT_STACK_NAME = "sluice"
 LOCAL_REGION = "us-east-1"
@@ -45,7 +47,7 @@ class Aws:
     `endpoint` is the local AWS's URL, None for a real account. `chosen` has the options given to choose it.
     """
 
-    session: boto3.Session
+    session: Session
     region: str
     endpoint: str | None = None
     chosen: tuple[tuple[str, str], ...] = ()
@@ -66,14 +68,16 @@ class Aws:
 
     @functools.cache  # noqa: B019 - a command has one or two of these, and they live as long as it does
     def client(self, service: str) -> Any:
-        """A boto3 client of this service, made once: making one takes longer than most calls."""
+        """botocore's client of this service, made once: making one takes longer than most calls."""
+        from botocore.config import Config
+
         if not self.is_local:
-            return self.session.client(service, config=Config(retries={"mode": "standard", "max_attempts": 5}))
+            return self.session.create_client(service, config=Config(retries={"mode": "standard", "max_attempts": 5}))
         # Proxies and FIPS endpoints are set in the environment for the real AWS; this one is on the same machine.
         config = Config(proxies={}, use_fips_endpoint=False, use_dualstack_endpoint=False)
         if service == "s3":
             config = config.merge(Config(s3={"addressing_style": "path"}))
-        return self.session.client(service, endpoint_url=self.endpoint, config=config)
+        return self.session.create_client(service, endpoint_url=self.endpoint, config=config)
 
 
 def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,12 +114,17 @@ def session(options: argparse.Namespace) -> Aws:
         if options.profile or options.region:
             raise UsageError("--profile and --region cannot go with --local or SLUICE_LOCAL=1: leave them out")
         return local_session()
-    # The AWS CLI reads both names of the variable, boto3 only the older one.
-    region = options.region or os.environ.get("AWS_REGION") or None
-    real = boto3.Session(profile_name=options.profile or None, region_name=region)
-    if real.region_name is None:
+    from botocore.session import Session
+
+    real = Session(profile=options.profile or None)
+    real.get_scoped_config()  # the profile exists
+    # The AWS CLI reads both names of the variable, botocore only the older one.
+    if given := options.region or os.environ.get("AWS_REGION"):
+        real.set_config_variable("region", given)
+    region = real.get_config_variable("region")
+    if region is None:
         raise NoRegionError()
-    return Aws(real, real.region_name, chosen=_chosen(options))
+    return Aws(real, region, chosen=_chosen(options))
 
 
 def command_options(options: argparse.Namespace) -> str:
@@ -142,13 +151,16 @@ def local_session() -> Aws:
 
     Everybody is the account's root, unless these two variables hold the access key of a user.
     """
-    core = botocore.session.Session(session_vars=_without_environment())
-    fake = boto3.Session(
-        aws_access_key_id=os.environ.get("SLUICE_LOCAL_ACCESS_KEY_ID", "test"),
-        aws_secret_access_key=os.environ.get("SLUICE_LOCAL_SECRET_ACCESS_KEY", "test"),
-        region_name=LOCAL_REGION,
-        botocore_session=core,
+    from botocore.session import Session
+
+    # Each setting is cut off from its environment variable and its configuration file.
+    settings = Session.SESSION_VARIABLES
+    alone = {name: (None, None, default, conversion) for name, (_, _, default, conversion) in settings.items()}
+    fake = Session(session_vars=alone)
+    fake.set_credentials(
+        os.environ.get("SLUICE_LOCAL_ACCESS_KEY_ID", "test"), os.environ.get("SLUICE_LOCAL_SECRET_ACCESS_KEY", "test")
     )
+    fake.set_config_variable("region", LOCAL_REGION)
     return Aws(fake, LOCAL_REGION, local_endpoint())
 
 
@@ -419,9 +431,3 @@ def reachable_url(aws: Aws, url: str) -> str:
     if not aws.is_local or not match:
         return url
     return f"{aws.endpoint}/_aws/execute-api/{match['api']}{match['path'] or ''}"
-
-
-def _without_environment() -> dict[str, tuple[None, None, Any, Any]]:
-    """botocore's settings, each cut off from its environment variable and its configuration file."""
-    settings = botocore.session.Session.SESSION_VARIABLES
-    return {name: (None, None, default, conversion) for name, (_, _, default, conversion) in settings.items()}

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore import exceptions
 from fake_cloudformation import FakeAws, FakeCloudFormation, Stack
@@ -23,11 +22,11 @@ from scripts.commands.common import console, stack
 from scripts.commands.common.console import CommandError, Parser, Terminated, UsageError, guarded
 from scripts.commands.common.stack import Aws
 from tests.conftest import environment_of_a_new_machine
-from tests.factories import stand_in
+from tests.factories import session_in, stand_in
 
 ROOT = Path(__file__).resolve().parents[3]
-LOCAL = Aws(boto3.Session(region_name="us-east-1"), "us-east-1", "http://127.0.0.1:4566")
-REAL = Aws(boto3.Session(region_name="eu-west-1"), "eu-west-1")
+LOCAL = Aws(session_in("us-east-1"), "us-east-1", "http://127.0.0.1:4566")
+REAL = Aws(session_in("eu-west-1"), "eu-west-1")
 ONE = Stack(
     "one",
     outputs={"BucketName": "a-bucket", "TrackURL": "https://x/prod/track"},

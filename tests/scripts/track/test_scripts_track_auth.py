@@ -13,6 +13,7 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError, CredentialRetrievalError
+from botocore.session import Session
 
 from scripts.commands.track import command as track
 from tests.track_api import FIVES, Api, account, file_of, numbers_in
@@ -213,7 +214,7 @@ def test_each_try_has_a_signature_of_its_own_time(run: Any, api: Api, monkeypatc
 
 @pytest.mark.usefixtures("iam")
 def test_without_credentials_nothing_can_be_signed(run: Any, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boto3.Session, "get_credentials", lambda self: None)
+    monkeypatch.setattr(Session, "get_credentials", lambda self: None)
     code, _, err = run("{}")
     assert (code, api.bodies) == (2, []) and "no AWS credentials: run `aws configure`" in err
 

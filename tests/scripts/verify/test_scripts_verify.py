@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from scripts.commands.common.console import EXIT_USAGE, CommandError
@@ -28,6 +27,7 @@ from scripts.commands.verify.checks import Answer, Check, accounting, address, c
 from scripts.commands.verify.evidence import Evidence, join_parts
 from tests.aws import compare as compare_reports
 from tests.conftest import ROOT, environment_of_a_new_machine
+from tests.factories import session_in
 
 FAST = ("--parameter", "FirehoseBufferingInterval=1")
 AT_ONCE = 4  # stacks verified at the same time: they wait as much as they work
@@ -343,7 +343,7 @@ def test_an_interrupted_run_removes_what_it_can_and_tells_how_to_remove_the_rest
 
     removed = []
     outputs = {"TrackURL": "http://127.0.0.1/v1/track", "StreamName": "s", "BucketName": "b"}
-    aws = Aws(boto3.Session(region_name="us-east-1"), "us-east-1", "http://127.0.0.1:1")
+    aws = Aws(session_in("us-east-1"), "us-east-1", "http://127.0.0.1:1")
     monkeypatch.setattr(verify, "session", lambda local: aws)
     monkeypatch.setattr(verify, "Stack", lambda aws, name: known(Stack(aws, name), outputs=outputs))
     monkeypatch.setattr(verify.Door, "send_all", lambda door, canaries: [])
@@ -388,7 +388,7 @@ def test_a_wrong_key_or_signature_is_sent_not_none_and_not_the_right_one(
 ) -> None:
     monkeypatch.setattr(verify, "read_api_key", lambda aws, key: "right")
     outputs = {"TrackURL": "http://127.0.0.1/v1/track", "StreamName": "s", "ApiKeyId": "k"}
-    session = boto3.Session("AKIA", "secret", region_name="us-east-1")
+    session = session_in("us-east-1", "AKIA", "secret")
     stack = Stack(Aws(session, "us-east-1", "http://127.0.0.1:1"), "shop")
     door = verify.Door(known(stack, outputs=outputs, parameters={"ApiAuth": mode}))
     accesses: list[Access] = ["right", "wrong", "none"]

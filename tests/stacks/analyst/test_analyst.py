@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -18,6 +17,7 @@ from scripts.commands.common import athena as athena_queries
 from scripts.commands.common.console import CommandError, guarded
 from scripts.commands.common.stack import Aws, Stack
 from scripts.commands.deploy import nested
+from tests.factories import session_in
 from tests.granted import Action, RecordingProcess, of_stack
 from tests.local_process import ACCOUNT, eventually, post
 
@@ -68,7 +68,7 @@ class Desk:
         return self.person(taken["AccessKeyId"], taken["SecretAccessKey"], taken["SessionToken"])
 
     def person(self, *keys: str) -> Aws:
-        return Aws(boto3.Session(*keys, region_name="us-east-1"), "us-east-1", self.local.endpoint)
+        return Aws(session_in("us-east-1", *keys), "us-east-1", self.local.endpoint)
 
     def call(self, service: str, operation: str, **arguments: Any) -> Any:
         """Make a call as Ada; `{BucketName}` and the like are replaced by the stack's outputs."""

@@ -21,7 +21,7 @@ from scripts.commands.common.stack import Aws, Stack
 from stacks.deliver import command as deliver
 from stacks.deliver.function.messages import dead_letter
 from tests.deliver_fakes import row
-from tests.factories import stand_in
+from tests.factories import session_in, stand_in
 
 
 class Machine:
@@ -79,7 +79,7 @@ class Deployed:
         self.secret = self.secrets.create_secret(Name="token")["ARN"]
         clients = {"stepfunctions": machine, "athena": Saved()}
         clients |= {"sqs": self.sqs, "dynamodb": self.dynamodb, "secretsmanager": self.secrets}
-        self.aws = Aws(boto3.Session(), "eu-central-1")
+        self.aws = Aws(session_in("eu-central-1"), "eu-central-1")
         self.clients = clients
 
     def figures(self, name: str, queued: int, delivered: int, refused: int) -> None:

@@ -21,6 +21,7 @@ from stacks.pull import command as pull
 from stacks.pull.function.pages import Page
 from stacks.pull.function.source import Window, read_time
 from stacks.pull.function.store import NewTask, Store, TaskKey
+from tests.factories import session_in
 
 
 class Machine:
@@ -55,7 +56,7 @@ def deployed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[pull
     for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "eu-central-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     with mock_aws():
-        aws = Aws(boto3.Session(), "eu-central-1")
+        aws = Aws(session_in("eu-central-1"), "eu-central-1")
         clients = {
             "stepfunctions": machine,
             "sqs": boto3.client("sqs"),
