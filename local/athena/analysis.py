@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from local.athena import types as t
-from local.athena.calls import Calls, Column, Grouping, Named, Scope, Typed, literal, utc
+from local.athena.calls import Calls, Column, Columns, Grouping, Result, Scope, Typed, literal, utc
 from local.athena.functions import AGGREGATE_FUNCTIONS, SCALAR_FUNCTIONS, WINDOW_FUNCTIONS
 from local.athena.syntax import Missing, Node
 from local.athena.tables import QueryFailed, Table
@@ -28,7 +28,6 @@ from local.athena.values import (
     zoned_clock,
 )
 
-QUERIES = ("scalar", "exists", "in query")
 # The units of an interval, in its months or milliseconds.
 MULTIPLES = {"YEAR": 12, "MONTH": 1, "DAY": 86_400_000, "HOUR": 3_600_000, "MINUTE": 60_000, "SECOND": 1000}
 CONSTANTS = {"true": Typed("true", t.BOOLEAN), "false": Typed("false", t.BOOLEAN),
@@ -56,38 +55,19 @@ class Relation:
     is_outer: bool = False
 
 
-@dataclass
-class Result:
-    """A query in DuckDB's SQL, and its columns: their names and types."""
-
-    sql: str
-    columns: Columns
-
-
-Columns = list[tuple[str, t.Type]]
-
-
-def inner_nodes(node: Node | None) -> Iterator[Node]:
-    """The nodes of an expression, without those of its subqueries."""
-    if node is not None:
-        yield node
-        for name in node.parts:
-            if not (name == "query" and node.kind in QUERIES):
-                for one in node.within(name):
-                    yield from inner_nodes(one)
-
-
-def aggregates(node: Node | None) -> list[str]:
+def aggregates(node: Node) -> list[str]:
     """The names of the aggregates of an expression."""
-    return [
-        one["name"]
-        for one in inner_nodes(node)
-        if one.kind == "call" and one["name"] in AGGREGATE_FUNCTIONS and not one["over"]
-    ]
+    calls = [one for one in node.walk(into_queries=False) if one.kind == "call" and not one["over"]]
+    return [one["name"] for one in calls if one["name"] in AGGREGATE_FUNCTIONS]
+
+
+def window_calls(node: Node) -> list[str]:
+    """The names of its functions with OVER."""
+    return [one["name"] for one in node.walk(into_queries=False) if one["over"]]
 
 
 def has_query(node: Node) -> bool:
-    return any(inner.kind in QUERIES for inner in node.walk())
+    return any("query" in one.parts for one in node.walk())
 
 
 def is_of_columns(node: Node) -> bool:
@@ -112,7 +92,7 @@ class Analysis(Calls):
         for one in node["named"] or []:
             alias, result = self.alias("w"), self.query(one["query"], scope)
             clauses.append(f"{alias} AS ({result.sql})")
-            scope.names[one["name"].lower()] = Named(alias, self.renamed(result.columns, one["columns"], one))
+            scope.names[one["name"].lower()] = Result(alias, self.renamed(result.columns, one["columns"], one))
         result = self.ordered(node["body"], scope)
         if clauses:
             result.sql = f"WITH {', '.join(clauses)} SELECT * FROM ({result.sql})"
@@ -220,7 +200,7 @@ class Analysis(Calls):
         items = self.items(node["items"] or [Node("star", node.at)], scope)
         selected = [one for _, one in items if isinstance(one, Node)]
         group = None
-        if node["groups"] is not None or any(map(aggregates, [*selected, node["having"], *order])):
+        if node["groups"] is not None or any(map(aggregates, filter(None, [*selected, node["having"], *order]))):
             group = Grouping(replace(scope, clause="GROUP BY"), self.alias())
             scope = replace(scope, columns=[], grouping=group)
             groups = self.group(node["groups"] or [], items, group)
@@ -326,7 +306,7 @@ class Analysis(Calls):
             node = one
         if has_query(node):
             raise Missing("GROUP BY a subquery")
-        if names := aggregates(node) + [one["name"] for one in inner_nodes(node) if one["over"]]:
+        if names := aggregates(node) + window_calls(node):
             reason = f"GROUP BY clause cannot contain aggregations or window functions: {names[0]}"
             self.fail("EXPRESSION_NOT_SCALAR", node, reason)
         value = self.value(node, grouping.inner)
@@ -338,7 +318,7 @@ class Analysis(Calls):
         grouping = scope.grouping
         if not grouping or not grouping.keys or node.kind in ("number", "string", "null", "true", "false"):
             return None
-        if has_query(node) or aggregates(node) or any(one["over"] for one in inner_nodes(node)):
+        if has_query(node) or aggregates(node) or window_calls(node):
             return None
         before = self.numbered
         try:
@@ -375,11 +355,9 @@ class Analysis(Calls):
     def from_table(self, node: Node, outer: Scope, left: Relation | None) -> Relation:
         alias = self.alias()
         parts = [part.lower() for part in node["name"]]
-        if len(parts) == 1 and (named := outer.find(parts[0])):
-            return Relation(f"{named.alias} AS {alias}", self.columns_of(alias, named.columns, parts[0]))
-        found = self.find(node)
+        found = (outer.find(parts[0]) if len(parts) == 1 else None) or self.find(node)
         if isinstance(found, Result):
-            return Relation(f"({found.sql}) AS {alias}", self.columns_of(alias, found.columns, parts[-1]))
+            return Relation(f"{found.sql} AS {alias}", self.columns_of(alias, found.columns, parts[-1]))
         name, table = found
         number = len(self.scans)
         self.scans.append(Scan(name, table, alias))

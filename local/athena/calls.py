@@ -70,12 +70,15 @@ class Typed:
     type: t.Type
 
 
-@dataclass
-class Named:
-    """A query of a WITH: its alias in DuckDB, and its columns."""
+Columns = list[tuple[str, t.Type]]
 
-    alias: str
-    columns: list[tuple[str, t.Type]]
+
+@dataclass
+class Result:
+    """A query in DuckDB's SQL, or its alias, and its columns: their names and types."""
+
+    sql: str
+    columns: Columns
 
 
 @dataclass
@@ -100,9 +103,9 @@ class Scope:
     windows: dict[str, Node] = field(default_factory=dict)
     outputs: list[tuple[str, Typed]] = field(default_factory=list)
     clause: str = ""
-    names: dict[str, Named] = field(default_factory=dict)
+    names: dict[str, Result] = field(default_factory=dict)
 
-    def find(self, name: str) -> Named | None:
+    def find(self, name: str) -> Result | None:
         """The query of a WITH around here."""
         return self.names.get(name) or (self.parent.find(name) if self.parent else None)
 
@@ -112,7 +115,6 @@ class Call:
     """A function with its arguments, as they were matched with a signature."""
 
     node: Node
-    scope: Scope
     signature: Signature
     arguments: list[Typed]
     bound: dict[str, t.Type]
@@ -479,7 +481,7 @@ class Calls:
             ]
             if None in arguments:
                 return None
-        return Call(node, scope, signature, [one for one in arguments if one], bound)
+        return Call(node, signature, [one for one in arguments if one], bound)
 
     def argument(self, value: Typed, pattern: str, kind: t.Type | None) -> Typed | None:
         if kind is None:

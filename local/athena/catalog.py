@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from local.athena.analysis import Result
-from local.athena.calls import literal
+from local.athena.calls import Columns, Result, literal
 from local.athena.syntax import Missing, Node
 from local.athena.tables import QueryFailed, Table
 from local.athena.types import BIGINT, VARCHAR, Type
@@ -64,7 +63,7 @@ def trino_type(glue: GlueTable, column: GlueColumn) -> str:
         return str(column["Type"])
 
 
-def relation(columns: list[tuple[str, Type]], rows: list[tuple[Any, ...]]) -> Result:
+def relation(columns: Columns, rows: list[tuple[Any, ...]]) -> Result:
     """Rows as a query."""
 
     def cell(value: Any, kind: Type) -> str:
@@ -77,8 +76,8 @@ def relation(columns: list[tuple[str, Type]], rows: list[tuple[Any, ...]]) -> Re
         for row in (nothing, *rows)
     ]
     names = [f"o{number}" for number in range(len(columns))]
-    sql = f"SELECT * FROM (VALUES {', '.join(listed)}) AS rows({', '.join(names)}) WHERE o0 IS NOT NULL"
-    return Result(sql, columns)
+    values = f"(VALUES {', '.join(listed)}) AS rows({', '.join(names)})"
+    return Result(f"(SELECT * FROM {values} WHERE o0 IS NOT NULL)", columns)
 
 
 def answer(

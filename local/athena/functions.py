@@ -1,11 +1,17 @@
 """The white list: every function of the local Athena, with its arguments, its result and its DuckDB.
 
-One line is one signature: names, arguments, result and DuckDB. Arguments are types; T, U, K, V are any type, `ints` and
-`floats` any of those, `wall` a date or a timestamp as the clock shows it, f(T)->U a lambda, `any...` any number. The
-result is a type, or an argument's (=0). In the DuckDB, {0} is the first argument and {*} are all; in aggregates
-{d} is DISTINCT, {o} the ORDER BY within and {w} FILTER and OVER. {1(a, b)} is the body of a lambda with a and b for its
-variables, $a a name of its own, {map} a check of its keys. `!name` is a method of `local.athena.calls`. Other
-functions are refused: those in TRINO as not implemented, the rest in Athena's words.
+One line is one signature: names, arguments, result and DuckDB. Arguments are types; T, U, K, V are any type, `ints` any
+integer, `wall` a date or a timestamp as the clock shows it, f(T)->U a lambda, `any...` any number. The result is a
+type, or an argument's (=0). In the DuckDB:
+
+    {0} {*} {f}     the first argument, all of them, the function's name
+    {t} {size}      the first argument's type, and its precision
+    {1(a, b)} $a    the body of a lambda with a and b for its variables; a name of its own
+    {map}           a check of a map's keys
+    {d} {o} {n} {w} in aggregates: DISTINCT, the ORDER BY within, IGNORE NULLS, FILTER with OVER
+    !name           a method of `local.athena.calls`
+
+Other functions are refused: those in TRINO as not implemented, the rest in Athena's words.
 
 Facts: https://trino.io/docs/current/functions.html
 """
@@ -351,66 +357,70 @@ def read_casts(table: str) -> dict[tuple[str, str], str]:
 
 CASTS = read_casts(CONVERSIONS)
 
-MACROS = r"""
-SET TimeZone = 'UTC';
-SET integer_division = true;
-CREATE MACRO athena_divide(a, b) AS CASE
+SETTINGS = "SET TimeZone = 'UTC'; SET integer_division = true"
+
+# Macros of DuckDB by their names; each is behind those it uses.
+MACROS = {
+    text.partition("(")[0]: text
+    for text in r"""
+athena_divide(a, b) AS CASE
     WHEN b = 0 THEN a * CASE WHEN signbit(CAST(b AS DOUBLE)) THEN '-inf'::DOUBLE ELSE 'inf'::DOUBLE END
     ELSE a / b END;
-CREATE MACRO athena_mod(a, b) AS CASE WHEN b = 0 THEN 'nan'::DOUBLE ELSE a % b END;
-CREATE MACRO athena_ln(x) AS CASE WHEN x < 0 OR isnan(x) THEN 'nan'::DOUBLE WHEN x = 0 THEN '-inf'::DOUBLE
+athena_mod(a, b) AS CASE WHEN b = 0 THEN 'nan'::DOUBLE ELSE a % b END;
+athena_ln(x) AS CASE WHEN x < 0 OR isnan(x) THEN 'nan'::DOUBLE WHEN x = 0 THEN '-inf'::DOUBLE
     ELSE ln(x) END;
-CREATE MACRO athena_quotient(a, b) AS sign(a) * sign(b) * ((2 * abs(a) + abs(b)) // (2 * abs(b)));
-CREATE MACRO athena_round(x, places) AS CASE WHEN NOT isfinite(x) THEN x
+athena_quotient(a, b) AS sign(a) * sign(b) * ((2 * abs(a) + abs(b)) // (2 * abs(b)));
+athena_round(x, places) AS CASE WHEN NOT isfinite(x) THEN x
     WHEN abs(x) * pow(10, places) < 9e18 THEN round(x, places)
     ELSE py_missing('round of such a large number', abs(x) * pow(10, places) >= 9e18)::DOUBLE END;
-CREATE MACRO athena_whole(x) AS CASE WHEN isnan(x)
+athena_whole(x) AS CASE WHEN isnan(x)
     THEN CAST(py_fail('INVALID_CAST_ARGUMENT: Cannot cast NaN to an integer') AS DOUBLE) ELSE round(x) END;
-CREATE MACRO athena_real(x) AS CAST(CASE WHEN abs(x) >= 3.4028235677973366e38 AND isfinite(x)
+athena_real(x) AS CAST(CASE WHEN abs(x) >= 3.4028235677973366e38 AND isfinite(x)
     THEN sign(x) * 'inf'::DOUBLE ELSE x END AS FLOAT);
-CREATE MACRO athena_precise(u, n) AS CASE WHEN n < 3 THEN py_round_moment(u, n) ELSE u END;
-CREATE MACRO athena_rounded(l) AS list_transform(l, lambda l0: floor(l0 + 0.5e0)::BIGINT);
-CREATE MACRO athena_zoned(u, z) AS CASE WHEN u IS NOT NULL THEN struct_pack(utc := u, zone := z) END;
-CREATE MACRO athena_at_wall(u, z) AS athena_zoned(CASE WHEN z = 'UTC' THEN u ELSE py_moment(u, z) END, z);
-CREATE MACRO athena_wall(v) AS CASE WHEN v.zone = 'UTC' THEN v.utc ELSE py_wall(v.utc, v.zone) END;
-CREATE MACRO athena_iso(v, n) AS
+athena_precise(u, n) AS CASE WHEN n < 3 THEN py_round_moment(u, n) ELSE u END;
+athena_rounded(l) AS list_transform(l, lambda l0: floor(l0 + 0.5e0)::BIGINT);
+athena_zoned(u, z) AS CASE WHEN u IS NOT NULL THEN struct_pack(utc := u, zone := z) END;
+athena_at_wall(u, z) AS athena_zoned(CASE WHEN z = 'UTC' THEN u ELSE py_moment(u, z) END, z);
+athena_wall(v) AS CASE WHEN v.zone = 'UTC' THEN v.utc ELSE py_wall(v.utc, v.zone) END;
+athena_iso(v, n) AS
     replace(py_clock_text(athena_wall(v), n), ' ', 'T') || py_offset_text(v.utc, v.zone);
-CREATE MACRO athena_entry(m, key) AS list_filter(m, lambda l0: l0.k = key)[1];
-CREATE MACRO athena_has_null(l) AS len(list_filter(l, lambda l0: l0 IS NULL)) > 0;
-CREATE MACRO athena_contains(l, x) AS CASE WHEN l IS NULL OR x IS NULL THEN NULL
+athena_entry(m, key) AS list_filter(m, lambda l0: l0.k = key)[1];
+athena_has_null(l) AS len(list_filter(l, lambda l0: l0 IS NULL)) > 0;
+athena_contains(l, x) AS CASE WHEN l IS NULL OR x IS NULL THEN NULL
     WHEN len(list_filter(l, lambda l0: l0 = x)) > 0 THEN true WHEN athena_has_null(l) THEN NULL ELSE false END;
-CREATE MACRO athena_position(l, x) AS CASE WHEN x IS NOT NULL
+athena_position(l, x) AS CASE WHEN x IS NOT NULL
     THEN coalesce(list_filter(list_transform(l, lambda l0, l1: CASE WHEN l0 = x THEN l1 END),
         lambda l2: l2 IS NOT NULL)[1], CASE WHEN l IS NOT NULL THEN 0 END) END;
-CREATE MACRO athena_distinct(l) AS list_filter(l, lambda l0, l1:
+athena_distinct(l) AS list_filter(l, lambda l0, l1:
     len(list_filter(l[1:l1 - 1], lambda l2: l2 IS NOT DISTINCT FROM l0)) = 0);
-CREATE MACRO athena_except(a, b) AS CASE WHEN b IS NULL OR len(b) = 0 THEN CASE WHEN b IS NOT NULL THEN a END
+athena_except(a, b) AS CASE WHEN b IS NULL OR len(b) = 0 THEN CASE WHEN b IS NOT NULL THEN a END
     ELSE athena_distinct(list_filter(a, lambda l0: len(list_filter(b, lambda l1: l1 IS NOT DISTINCT FROM l0)) = 0)) END;
-CREATE MACRO athena_both(a, b) AS CASE WHEN b IS NOT NULL THEN athena_distinct(list_filter(a, lambda l0:
+athena_both(a, b) AS CASE WHEN b IS NOT NULL THEN athena_distinct(list_filter(a, lambda l0:
     len(list_filter(b, lambda l1: l1 IS NOT DISTINCT FROM l0)) > 0)) END;
-CREATE MACRO athena_intersect(a, b) AS CASE WHEN len(a) < len(b) THEN athena_both(b, a) ELSE athena_both(a, b) END;
-CREATE MACRO athena_overlap(a, b) AS CASE WHEN a IS NULL OR b IS NULL THEN NULL
+athena_intersect(a, b) AS CASE WHEN len(a) < len(b) THEN athena_both(b, a) ELSE athena_both(a, b) END;
+athena_overlap(a, b) AS CASE WHEN a IS NULL OR b IS NULL THEN NULL
     WHEN len(list_filter(a, lambda l0: len(list_filter(b, lambda l1: l1 = l0)) > 0)) > 0 THEN true
     WHEN (athena_has_null(a) AND len(b) > 0) OR (athena_has_null(b) AND len(a) > 0) THEN NULL ELSE false END;
-CREATE MACRO athena_any(l) AS CASE WHEN list_contains(l, true) THEN true WHEN l IS NULL OR athena_has_null(l) THEN NULL
+athena_any(l) AS CASE WHEN list_contains(l, true) THEN true WHEN l IS NULL OR athena_has_null(l) THEN NULL
     ELSE false END;
-CREATE MACRO athena_all(l) AS CASE WHEN list_contains(l, false) THEN false
+athena_all(l) AS CASE WHEN list_contains(l, false) THEN false
     WHEN l IS NULL OR athena_has_null(l) THEN NULL ELSE true END;
-CREATE MACRO athena_ngrams(l, n) AS list_transform(range(1, greatest(len(l) - n, 0) + 2), lambda l0: l[l0:l0 + n - 1]);
-CREATE MACRO athena_zip(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL
+athena_ngrams(l, n) AS list_transform(range(1, greatest(len(l) - n, 0) + 2), lambda l0: l[l0:l0 + n - 1]);
+athena_zip(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL
     THEN list_transform(range(1, greatest(len(a), len(b)) + 1), lambda l0: struct_pack(f0 := a[l0], f1 := b[l0])) END;
-CREATE MACRO athena_kv(a, b) AS struct_pack(k := a, v := b);
-CREATE MACRO athena_pairs(a, b) AS list_transform(range(1, py_same_length(len(a), len(b)) + 1),
+athena_kv(a, b) AS struct_pack(k := a, v := b);
+athena_pairs(a, b) AS list_transform(range(1, py_same_length(len(a), len(b)) + 1),
     lambda l0: athena_kv(a[l0], b[l0]));
-CREATE MACRO athena_map_concat(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL THEN list_concat(
+athena_map_concat(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL THEN list_concat(
     list_filter(a, lambda l0: len(list_filter(b, lambda l1: l1.k = l0.k)) = 0), b) END;
-CREATE MACRO athena_join(l, separator) AS CASE WHEN l IS NOT NULL AND separator IS NOT NULL
+athena_join(l, separator) AS CASE WHEN l IS NOT NULL AND separator IS NOT NULL
     THEN coalesce(array_to_string(list_filter(l, lambda l0: l0 IS NOT NULL), separator), '') END;
-CREATE MACRO athena_diff(unit, a, b) AS CASE WHEN a <= b THEN date_sub(unit, a, b) ELSE -date_sub(unit, b, a) END;
-CREATE MACRO athena_object(j, strict) AS CASE
+athena_diff(unit, a, b) AS CASE WHEN a <= b THEN date_sub(unit, a, b) ELSE -date_sub(unit, b, a) END;
+athena_object(j, strict) AS CASE
     WHEN json_type(j) = 'OBJECT' THEN map_from_entries(list_transform(map_entries(CAST(j AS MAP(VARCHAR, JSON))),
         lambda e: {'key': lower(e.key), 'value': e.value ->> '$'}))
     WHEN strict THEN error('HIVE_CURSOR_ERROR: Row is not a valid JSON Object') END;
-CREATE MACRO athena_field(value, parsed, name) AS CASE WHEN value IS NULL OR parsed IS NOT NULL THEN parsed
-    ELSE error('HIVE_BAD_DATA: Error parsing field value ''' || value || ''' for field ' || name) END;
-"""
+athena_field(value, parsed, name) AS CASE WHEN value IS NULL OR parsed IS NOT NULL THEN parsed
+    ELSE error('HIVE_BAD_DATA: Error parsing field value ''' || value || ''' for field ' || name) END
+""".strip().split(";\n")
+}

@@ -20,16 +20,16 @@ from typing import Any
 import duckdb
 from duckdb.func import SPECIAL
 
-from local.athena.analysis import Analysis, Result
-from local.athena.calls import Scope
+from local.athena.analysis import Analysis, Scan
+from local.athena.calls import Result, Scope
 from local.athena.catalog import answer, information
 from local.athena.create import NewTable, compute, find_target
-from local.athena.functions import MACROS
-from local.athena.scan import define_view, prune, sql_list
+from local.athena.functions import MACROS, SETTINGS
+from local.athena.scan import JSON_MACROS, define_view, prune, sql_list
 from local.athena.syntax import Missing, Node, bind, parse, place
 from local.athena.tables import DataFile, QueryFailed, Table
 from local.athena.text import show
-from local.athena.types import DAYS, MONTHS, ZONED, Type
+from local.athena.types import Type
 from local.athena.values import FUNCTIONS
 from local.catalog import GlueTable
 from local.ministack import AccessDenied, Emulator
@@ -176,32 +176,12 @@ def run_query(execution: Execution, emulator: Emulator) -> None:
     result = analysis.query(statement, Scope())
     if target:
         target.check_names(result.columns)
-    for name, kind in result.columns:
-        if kind.name not in PRINTED:
-            raise Missing(f"a column of {kind} ({name})")
-    files = {key: table.files(emulator) for key, table in tables.items()}
     refusals: list[str] = []
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(config=DUCKDB) as connection:
         execution.connection, scratch = connection, Path(folder)
         try:
-            connection.execute(MACROS.partition("CREATE")[0])
-            functions = {**FUNCTIONS, **analysis.udfs}
-            for name in {*re.findall(r"\bpy_\w+", result.sql + MACROS)}:  # to define all takes longer than most queries
-                function, arguments, returned = functions[name]
-                made = guarded(function, len(arguments), name.startswith("py_null_"), refusals)
-                connection.create_function(name, made, [*arguments], returned, null_handling=SPECIAL)
-            connection.execute(MACROS)
-            scans = [
-                (number, scan, prune(connection, scan.table, files[scan.name], scan.alias, scan.conditions))
-                for number, scan in enumerate(analysis.scans)
-            ]
-            execution.bytes_scanned = sum(file.size for _, _, in_scope in scans for file in in_scope)
-            if execution.bytes_scanned > execution.configuration.get("BytesScannedCutoffPerQuery", float("inf")):
-                raise BytesScannedLimitExceeded
-            readable: list[str] = []
-            for number, scan, in_scope in scans:
-                permissions.demand_read(scan.table, in_scope)
-                readable += define_view(connection, f"scan_{number}", scan.table, in_scope, scratch)
+            define_functions(connection, analysis, result.sql, refusals)
+            readable = define_views(connection, analysis.scans, execution, permissions, scratch)
             # From here on the query reaches its own objects and nothing else on this machine.
             connection.execute(f"SET allowed_directories = {sql_list([str(scratch)])}")
             connection.execute(f"SET allowed_paths = {sql_list(readable)}; SET enable_external_access = false")
@@ -216,6 +196,46 @@ def run_query(execution: Execution, emulator: Emulator) -> None:
             raise failure(error, refusals) from None
         finally:
             execution.connection = None
+
+
+def define_functions(connection: duckdb.DuckDBPyConnection, analysis: Analysis, sql: str, refusals: list[str]) -> None:
+    """The macros and the functions of Python in the SQL. To define all would take longer than most queries."""
+    connection.execute(SETTINGS)
+    if not all(scan.table.is_parquet for scan in analysis.scans):
+        sql = f"{sql}\n{JSON_MACROS}"
+    macros = []
+    for name, macro in reversed(MACROS.items()):
+        if re.search(rf"\b{name}\b", sql):
+            macros.append(macro)
+            sql = f"{sql}\n{macro}"
+    functions = {**FUNCTIONS, **analysis.udfs}
+    for name in functions.keys() & {*re.findall(r"\bpy_\w+", sql)}:
+        function, arguments, returned = functions[name]
+        made = guarded(function, len(arguments), name.startswith("py_null_"), refusals)
+        connection.create_function(name, made, [*arguments], returned, null_handling=SPECIAL)
+    for macro in reversed(macros):
+        connection.execute(f"CREATE MACRO {macro}")
+
+
+def define_views(
+    connection: duckdb.DuckDBPyConnection,
+    scans: list[Scan],
+    execution: Execution,
+    permissions: Permissions,
+    scratch: Path,
+) -> list[str]:
+    """A view for each scan, over the files in scope; returns the paths of these."""
+    tables = {scan.name: scan.table for scan in scans}
+    files = {name: table.files(permissions.emulator) for name, table in tables.items()}
+    in_scope = [prune(connection, scan.table, files[scan.name], scan.alias, scan.conditions) for scan in scans]
+    execution.bytes_scanned = sum(file.size for chosen in in_scope for file in chosen)
+    if execution.bytes_scanned > execution.configuration.get("BytesScannedCutoffPerQuery", float("inf")):
+        raise BytesScannedLimitExceeded
+    readable: list[str] = []
+    for number, (scan, chosen) in enumerate(zip(scans, in_scope, strict=True)):
+        permissions.demand_read(scan.table, chosen)
+        readable += define_view(connection, f"scan_{number}", scan.table, chosen, scratch)
+    return readable
 
 
 def guarded(function: Callable[..., Any], count: int, takes_null: bool, refusals: list[str]) -> Any:
@@ -267,12 +287,6 @@ def find_table(sql: str, node: Node, key: tuple[str, str], emulator: Emulator) -
     if len(node["name"]) > 1 and not emulator.has_database(key[0]):
         raise QueryFailed(f"SCHEMA_NOT_FOUND: {where}: Schema '{key[0]}' does not exist")
     raise QueryFailed(f"TABLE_NOT_FOUND: {where}: Table 'awsdatacatalog.{name}' does not exist")
-
-
-PRINTED = {
-    "unknown", "boolean", "tinyint", "smallint", "integer", "bigint", "real", "double", "decimal", "varchar",
-    "varbinary", "date", "timestamp", ZONED, DAYS, MONTHS, "json", "array", "map", "row", "uuid",
-}  # fmt: skip
 
 
 def fetch(

@@ -89,6 +89,10 @@ def define_view(
     return readable
 
 
+# The macros of json_source.
+JSON_MACROS = "athena_object athena_field"
+
+
 def json_source(table: Table, paths: str, compression: str) -> str:
     """The rows of JSON lines as the OpenX SerDe reads them: keys in any case, each value as its column's type."""
     fields = []

@@ -27,7 +27,6 @@ from local.athena.create import NewTable, find_target, table_exists
 from local.athena.run import BytesScannedLimitExceeded, Execution, Permissions, run
 from local.athena.syntax import Missing, parse
 from local.athena.tables import QueryFailed
-from local.athena.text import result_type
 from local.athena.types import Type
 from local.ministack import Emulator, ServiceError
 from local.ministack.resources import Resources
@@ -468,8 +467,8 @@ def column_info(name: str, kind: Type) -> Json:
     size = kind.size if kind.name in ("varchar", "decimal") else ()
     precision, scale = [*size, 0, 0][:2] if size else (lengths.get(kind.name, 0), 0)
     return {"CatalogName": "hive", "SchemaName": "", "TableName": "", "Name": name, "Label": name,
-            "Type": result_type(kind), "Precision": precision, "Scale": scale, "Nullable": "UNKNOWN",
-            "CaseSensitive": kind.name == "varchar"}  # fmt: skip
+            "Type": "float" if kind.name == "real" else kind.name, "Precision": precision, "Scale": scale,
+            "Nullable": "UNKNOWN", "CaseSensitive": kind.name == "varchar"}  # fmt: skip
 
 
 def csv(execution: Execution) -> bytes:

@@ -169,12 +169,13 @@ class Node:
         part = self.parts[name]
         return [one for one in (part if isinstance(part, list) else [part]) if isinstance(one, Node)]
 
-    def walk(self) -> Iterator[Node]:
-        """This node and all within it."""
+    def walk(self, into_queries: bool = True) -> Iterator[Node]:
+        """This node and all within it, with those of subqueries or without."""
         yield self
         for name in self.parts:
-            for inner in self.within(name):
-                yield from inner.walk()
+            if into_queries or name != "query":
+                for inner in self.within(name):
+                    yield from inner.walk(into_queries)
 
 
 class Token:

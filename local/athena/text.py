@@ -16,11 +16,6 @@ from local.athena.types import DAYS, MONTHS, UNKNOWN, ZONED, Type
 OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
 
-def result_type(kind: Type) -> str:
-    """Athena's name for a type, in the description of a result."""
-    return "float" if kind.name == "real" else kind.name
-
-
 def offset(zone: str) -> timedelta | None:
     """The difference of an offset such as +05:30 from UTC; None for the name of a zone."""
     if found := OFFSET.fullmatch(zone):

@@ -117,34 +117,36 @@ def format_moment(at: datetime, pattern: str, mysql: bool) -> str:
     return "".join(field_text(letters, at) if letters else text for letters, text in layout(pattern, mysql))
 
 
+def field_form(letters: str, is_followed: bool, mysql: bool) -> str:
+    """The regular expression of a field, as it is parsed. Digits behind it leave it no more than its own."""
+    letter, count = letters[0], len(letters)
+    if letter in "xweGCzZkK" or (letter in "yY" and count not in (1, 2, 4)):
+        raise Missing(f"{letters} in a date that is parsed")
+    if letter == "a":
+        return "AM|PM"
+    if letter == "E" or (letter == "M" and count > 2):
+        names = WEEKDAYS if letter == "E" else MONTH_NAMES
+        return "|".join(sorted({*names, *(name[:3] for name in names)}, key=len, reverse=True))
+    if letter == "S":
+        return r"\d{1,9}+"
+    if letter in "yY" and count == 2:
+        return r"\d\d"
+    widest = count if is_followed else max(WIDEST.get(letter, 2), 0 if mysql else count)
+    return rf"\d{{1,{widest}}}+"
+
+
 def parse_moment(text: str, pattern: str, mysql: bool) -> datetime:
     """The moment in a text. Fields missing from the pattern are those of 1970-01-01."""
     parts = layout(pattern, mysql)
-    expression, letters = "", []
-    for position, (field, literal) in enumerate(parts):
-        if not field:
-            expression += re.escape(literal)
-            continue
-        if field[0] in "xweGCzZkK" or (field[0] in "yY" and len(field) not in (1, 2, 4)):
-            raise Missing(f"{field} in a date that is parsed")
-        names = {"E": WEEKDAYS, "M": MONTH_NAMES}.get(field[0], [])
-        if field == "a":
-            expression += "(AM|PM)"
-        elif names and (field[0] == "E" or len(field) > 2):
-            expression += f"({'|'.join(sorted({*names, *(name[:3] for name in names)}, key=len, reverse=True))})"
-        elif field[0] == "S":
-            expression += r"(\d{1,9}+)"
-        elif field[0] in "yY" and len(field) == 2:
-            expression += r"(\d\d)"
-        else:
-            follows = position + 1 < len(parts) and parts[position + 1][0][:1] in tuple("yYMdDHhms")
-            widest = len(field) if follows else max(WIDEST.get(field[0], 2), len(field) if not mysql else 0)
-            expression += rf"(\d{{1,{widest}}}+)"
-        letters.append(field)
+    fields = [letters for letters, _ in parts if letters]
+    expression = ""
+    for (letters, constant), (following, _) in itertools.pairwise([*parts, ("", "")]):
+        is_followed = following[:1] in tuple("yYMdDHhms")
+        expression += f"({field_form(letters, is_followed, mysql)})" if letters else re.escape(constant)
     found = re.fullmatch(expression, text, re.IGNORECASE | re.ASCII)
     if not found:
         raise invalid(f'Invalid format: "{text}"')
-    got = {letter[0]: (letter, value) for letter, value in zip(letters, found.groups(), strict=True)}
+    got = {letter[0]: (letter, value) for letter, value in zip(fields, found.groups(), strict=True)}
 
     def number(letter: str, default: int, lowest: int, highest: int) -> int:
         value = int(got[letter][1]) if letter in got else default
@@ -553,34 +555,27 @@ def clock_text(at: datetime, precision: int) -> str:
 
 
 @lru_cache(256)
-def pattern(text: str) -> re.Pattern[str]:
-    """A regular expression in Java's syntax."""
+def pattern(text: str, group: int = 0) -> re.Pattern[str]:
+    """A regular expression in Java's syntax. It has the group."""
     if re.search(r"\\[pPhHvVRXQEGZNkuxc0]|&&|\[\[|\(\?[<a-z-]*[xudU]|\[[^\]]*\[", text):
         raise Missing(f"the regular expression '{text}'")
     translated = text.replace("(?<", "(?P<").replace("(?P<=", "(?<=").replace("(?P<!", "(?<!").replace(r"\z", r"\Z")
     try:
-        return re.compile(translated, re.ASCII)
+        made = re.compile(translated, re.ASCII)
     except re.error as error:
         raise invalid(str(error)) from None
-
-
-def check_group(expression: re.Pattern[str], group: int) -> int:
-    if not 0 <= group <= expression.groups:
-        raise invalid(f"Pattern has {expression.groups} groups. Cannot access group {group}")
-    return group
+    if not 0 <= group <= made.groups:
+        raise invalid(f"Pattern has {made.groups} groups. Cannot access group {group}")
+    return made
 
 
 def regexp_extract(text: str, expression: str, group: int) -> str | None:
-    compiled = pattern(expression)
-    check_group(compiled, group)
-    found = compiled.search(text)
+    found = pattern(expression, group).search(text)
     return found[group] if found else None
 
 
 def regexp_extract_all(text: str, expression: str, group: int) -> list[str | None]:
-    compiled = pattern(expression)
-    check_group(compiled, group)
-    return [found[group] for found in compiled.finditer(text)]
+    return [found[group] for found in pattern(expression, group).finditer(text)]
 
 
 def regexp_replace(text: str, expression: str, replacement: str) -> str:

@@ -109,6 +109,10 @@ VALUES: dict[str, tuple[str, list[str | None]]] = {
         "ROW(1, 'a'), CAST(ROW(1, 'a') AS row(x integer, y varchar)), CAST(ROW(1, 'a') AS row(x integer, y varchar)).x",
         ["{field0=1, field1=a}", "{x=1, y=a}", "1"],
     ),
+    "texts like the names of functions": (
+        "'py_none', 'athena_none'",
+        ["py_none", "athena_none"],
+    ),
     "a state that grows": (
         "reduce(ARRAY['a','b'], '', (s, x) -> s || x, s -> s)",
         ["ab"],

@@ -9,7 +9,8 @@ import cramjam
 import pytest
 
 from local.athena import run as athena_run
-from local.athena.analysis import Analysis, Result
+from local.athena.analysis import Analysis
+from local.athena.calls import Result
 from local.athena.scan import hadoop_snappy
 from local.athena.types import VARCHAR
 from tests.lake import OPENX_JSON, ROWS, Client, Lake, day
