@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -33,6 +33,7 @@ MULTIPLES = {"YEAR": 12, "MONTH": 1, "DAY": 86_400_000, "HOUR": 3_600_000, "MINU
 CONSTANTS = {"true": Typed("true", t.BOOLEAN), "false": Typed("false", t.BOOLEAN),
              "null": Typed("CAST(NULL AS INTEGER)", t.UNKNOWN)}  # fmt: skip
 HIDDEN = {"$path": t.VARCHAR, "$file_size": t.BIGINT}
+MAX_RECURSION = 10
 
 
 @dataclass
@@ -57,13 +58,18 @@ class Relation:
 
 def aggregates(node: Node) -> list[str]:
     """The names of the aggregates of an expression."""
-    calls = [one for one in node.walk(into_queries=False) if one.kind == "call" and not one["over"]]
-    return [one["name"] for one in calls if one["name"] in AGGREGATE_FUNCTIONS]
+    calls = [one for one in node.walk(into_queries=False) if one.kind in ("call", "grouping") and not one["over"]]
+    return [one["name"] or one.kind for one in calls if one["name"] in AGGREGATE_FUNCTIONS or one.kind == "grouping"]
 
 
 def window_calls(node: Node) -> list[str]:
     """The names of its functions with OVER."""
     return [one["name"] for one in node.walk(into_queries=False) if one["over"]]
+
+
+def references(nodes: Iterable[Node], name: str) -> int:
+    """How many tables there have this name."""
+    return sum(one.kind == "table" and [part.lower() for part in one["name"]] == [name.lower()] for one in nodes)
 
 
 def has_query(node: Node) -> bool:
@@ -90,13 +96,48 @@ class Analysis(Calls):
         """A query with its WITH."""
         scope, clauses = Scope(parent=outer), []
         for one in node["named"] or []:
-            alias, result = self.alias("w"), self.query(one["query"], scope)
+            alias, is_recursive = self.alias("w"), node["recursive"] and references(one["query"].walk(), one["name"])
+            result = self.recursive(one, scope) if is_recursive else self.query(one["query"], scope)
             clauses.append(f"{alias} AS ({result.sql})")
             scope.names[one["name"].lower()] = Result(alias, self.renamed(result.columns, one["columns"], one))
         result = self.ordered(node["body"], scope)
         if clauses:
             result.sql = f"WITH {', '.join(clauses)} SELECT * FROM ({result.sql})"
         return result
+
+    def recursive(self, node: Node, outer: Scope) -> Result:
+        """A recursive query, as deep as Athena goes: step by step, each a query over the last one."""
+        body, alias = node["query"]["body"], self.alias("w")
+        union = body["term"]
+        is_union = union["operator"] == "UNION" and union["all"] and not node["query"]["named"]
+        if not is_union or body["order"] or body["limit"] or body["offset"]:
+            raise Missing("a recursive query other than a UNION ALL of two")
+        source = [*union["right"]["source"].walk(into_queries=False)] if union["right"]["source"] else []
+        is_outer = any(one["how"] in ("LEFT", "RIGHT", "FULL") for one in source)
+        if is_outer or not references(source, node["name"]) == references(node["query"].walk(), node["name"]) == 1:
+            raise Missing("a recursive query with such a reference to itself")
+        if node["columns"] is None:
+            self.fail("MISSING_COLUMN_ALIASES", node, "missing column aliases in recursive WITH query")
+        first = self.term(union["left"], outer)
+        columns, kinds = self.renamed(first.columns, node["columns"], node), [kind for _, kind in first.columns]
+        names = {node["name"].lower(): Result(f"{alias}_last", columns)}
+        step = self.term(union["right"], Scope(parent=outer, names=names))
+        if len(step.columns) != len(kinds):
+            counts = f"{len(kinds)}, {len(step.columns)}"
+            self.mismatch(node, f"base and step relations of recursion have different number of fields: {counts}")
+        for (_, had), kind in zip(step.columns, kinds, strict=True):
+            if t.common(had, kind) != kind:
+                self.mismatch(node, f"recursion step output type ({had}) is not coercible to that of the base ({kind})")
+        step = self.converted(step, kinds)
+        clauses, depths = [f"{alias}_0 AS ({first.sql})"], range(MAX_RECURSION + 2)
+        for depth in depths[1:]:
+            last = re.sub(rf"\b{alias}_last\b", f"{alias}_{depth - 1}", step.sql)
+            clauses.append(f"{alias}_{depth} AS MATERIALIZED ({last})")
+        steps = [f"SELECT {', '.join(f'o{n}' for n in range(len(kinds)))} FROM {alias}_{depth}" for depth in depths]
+        advice = "Use 'max_recursion_depth' session property to modify the limit."
+        reason = literal(f"NOT_SUPPORTED: Recursion depth limit exceeded ({MAX_RECURSION}). {advice}")
+        steps[-1] += f" WHERE py_fail({reason} || left(o0::VARCHAR, 0)) IS NULL"  # a step too many must be empty
+        return Result(f"WITH {', '.join(clauses)} {' UNION ALL '.join(steps)}", columns)
 
     def renamed(self, columns: Columns, names: list[str] | None, node: Node) -> Columns:
         if names is None:
@@ -290,12 +331,16 @@ class Analysis(Calls):
     def group(self, groups: list[Node], items: list[tuple[str, Node | Column]], grouping: Grouping) -> str:
         """The GROUP BY clause over the keys g0, g1 ... of the grouping."""
         clauses = []
-        nodes = [one for group in groups for one in (group["items"] or [] if group.kind == "row" else [group])]
-        for node in nodes:
-            value = self.group_key(node, items, grouping)
-            if value.sql not in grouping.keys:
-                grouping.keys[value.sql] = replace(value, sql=f"{grouping.alias}.g{len(grouping.keys)}")
-            clauses.append(f"g{[*grouping.keys].index(value.sql)}")
+        for group in groups:
+            keys = []
+            for node in group["items"] or [] if group.kind in ("row", "rollup") else [group]:
+                if group.kind == "rollup" and node.kind not in ("name", "field", "number"):
+                    self.fail("INVALID_COLUMN_REFERENCE", node, "GROUP BY expression must be a column reference")
+                value = self.group_key(node, items, grouping)
+                if value.sql not in grouping.keys:
+                    grouping.keys[value.sql] = replace(value, sql=f"{grouping.alias}.g{len(grouping.keys)}")
+                keys.append(f"g{[*grouping.keys].index(value.sql)}")
+            clauses += [f"ROLLUP ({', '.join(keys)})"] if group.kind == "rollup" else keys
         return f" GROUP BY {', '.join(clauses or ['()'])}" if groups else ""
 
     def group_key(self, node: Node, items: list[tuple[str, Node | Column]], grouping: Grouping) -> Typed:
@@ -756,7 +801,20 @@ class Analysis(Calls):
             reason = f"{scope.clause} clause cannot contain aggregations or window functions: {name}"
             self.fail("EXPRESSION_NOT_SCALAR", node, reason)
         inner = replace(grouping.inner, clause="GROUP BY")
-        made = self.aggregate(node, inner, self.filtered(node, inner), AGGREGATE_FUNCTIONS)
+        return self.registered(self.aggregate(node, inner, self.filtered(node, inner), AGGREGATE_FUNCTIONS), grouping)
+
+    def of_grouping(self, node: Node, scope: Scope) -> Typed:
+        grouping = scope.grouping
+        if grouping is None:
+            self.fail("EXPRESSION_NOT_SCALAR", node, "grouping() is allowed in a query with GROUP BY")
+        keys = [self.value(one, grouping.inner).sql for one in node["items"]]
+        if any(one not in grouping.keys for one in keys):
+            self.fail("INVALID_ARGUMENTS", node, "The arguments to GROUPING() must be those of the GROUP BY")
+        listed = ", ".join(f"g{[*grouping.keys].index(one)}" for one in keys)
+        return self.registered(Typed(f"CAST(GROUPING({listed}) AS INTEGER)", t.INTEGER), grouping)
+
+    def registered(self, made: Typed, grouping: Grouping) -> Typed:
+        """An aggregate as a column of the grouping."""
         if made.sql not in grouping.aggregates:
             grouping.aggregates[made.sql] = replace(made, sql=f"{grouping.alias}.a{len(grouping.aggregates)}")
         return grouping.aggregates[made.sql]

@@ -71,7 +71,7 @@ show: <show> SHOW what=(TABLES | DATABASES | SCHEMAS | VIEWS) [(FROM | IN) name=
   | <show> SHOW what=COLUMNS (FROM | IN) name=qualified | <show> SHOW what=PARTITIONS [FROM | IN] name=qualified
   | <describe> (DESCRIBE | DESC) name=qualified
 
-query: <query> [WITH [RECURSIVE !"WITH RECURSIVE"] named=named_query%,] body=ordered
+query: <query> [WITH [recursive=RECURSIVE] named=named_query%,] body=ordered
 named_query: <named> name=name [columns=names] AS '(' query=query ')'
 names: '(' name%, ')'
 qualified: name%.
@@ -85,7 +85,7 @@ query_primary: '(' ordered ')' | <select> TABLE source=table | <values> VALUES r
     [GROUP BY groups=group%,] [HAVING having=expression] [WINDOW windows=named_window%,]
 select_item: <star> '*' | <star> of=qualified '.' '*' [AS !"column aliases of t.*"]
   | <item> value=expression ['.' '*' !"a star of anything but a table"] [AS alias=name | alias=alias]
-group: ROLLUP '(' !"GROUP BY ROLLUP" | CUBE '(' !"GROUP BY CUBE" | GROUPING SETS !"GROUPING SETS"
+group: <rollup> ROLLUP '(' items=expression%, ')' | CUBE '(' !"GROUP BY CUBE" | GROUPING SETS !"GROUPING SETS"
   | DISTINCT !"GROUP BY DISTINCT" | <row> '(' ')' | expression
 named_window: <named window> name=name AS window=window
 window: <window> '(' window_rest | <window> '(' base=name window_rest
@@ -122,7 +122,7 @@ simple: <number> text=(number | integer) | <string> text=string | <binary> text=
   | <cast> CAST '(' value=expression AS type=type ')' | <cast> tries=TRY_CAST '(' value=expression AS type=type ')'
   | <interval> INTERVAL [sign=('-' | '+')] text=string unit=unit [TO !"INTERVAL ... TO ..."]
   | <array> ARRAY '[' [items=expression%,] ']' | <row> ROW '(' items=expression%, ')'
-  | <extract> EXTRACT '(' field=name FROM value=expression ')' | GROUPING !"GROUPING()"
+  | <extract> EXTRACT '(' field=name FROM value=expression ')' | <grouping> GROUPING '(' items=expression%, ')'
   | <position> POSITION '(' part=operand IN text=operand ')'
   | <substring> SUBSTRING '(' text=expression FROM start=expression [FOR length=expression] ')'
   | <trim> TRIM '(' [side=(LEADING | TRAILING | BOTH)] [part=expression] FROM text=expression ')'

@@ -161,6 +161,8 @@ ERRORS = {
     "SELECT nvl(1, 2)": "FUNCTION_NOT_FOUND",
     "SELECT length(5)": "FUNCTION_NOT_FOUND",
     "SELECT json_extract(properties, '$.a') > 1 FROM records": "TYPE_MISMATCH",
+    "WITH RECURSIVE t(n) AS (VALUES 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t": "NOT_SUPPORTED",
+    "WITH RECURSIVE t(n) AS (VALUES 1 UNION ALL SELECT n, n FROM t) SELECT n FROM t": "TYPE_MISMATCH",
 }
 
 # What the grammar does not take: the query does not even start.
@@ -180,8 +182,10 @@ MISSING = {
     "SELECT regexp_replace('a', '(a)', x -> x[1])": "regexp_replace",
     "SELECT name FROM records GROUP BY CUBE (name)": "GROUP BY CUBE",
     "SELECT histogram(DISTINCT name) FROM records": "histogram(DISTINCT ...)",
-    "SELECT name, count(*) FROM records GROUP BY ROLLUP (name)": "GROUP BY ROLLUP",
-    "WITH RECURSIVE t(n) AS (VALUES 1 UNION ALL SELECT n + 1 FROM t) SELECT n FROM t": "WITH RECURSIVE",
+    "WITH RECURSIVE t(n) AS (VALUES 1 UNION SELECT n FROM t) SELECT n FROM t": "a recursive query other",
+    "WITH RECURSIVE t(n) AS (VALUES 1 UNION ALL SELECT n + 1 FROM t LIMIT 3) SELECT n FROM t": "a recursive query",
+    "WITH RECURSIVE t(n) AS (VALUES 1 UNION ALL SELECT t.n FROM t, t u) SELECT n FROM t": "such a reference to itself",
+    "WITH RECURSIVE t(n) AS (VALUES 1 UNION ALL SELECT 2 WHERE 2 IN (SELECT n FROM t)) SELECT n FROM t": "to itself",
     "SELECT interval '1-6' year to month": "INTERVAL ... TO ...",
     "SELECT current_time": "CURRENT_TIME",
     "SELECT value > ALL (SELECT 1) FROM records": "comparisons with ALL",
