@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from moto import mock_aws
 
-from tests.stacks.refine.refine_tables import BUCKET, DATABASE, SESSION
+from tests.stacks.refine.refine_tables import BUCKET, DATABASE, client
 
 
 @pytest.fixture
 def aws() -> Iterator[Callable[[str], Any]]:
     with mock_aws():
-        SESSION.client("glue").create_database(DatabaseInput={"Name": DATABASE})
-        SESSION.client("s3").create_bucket(Bucket=BUCKET)
-        yield SESSION.client
+        client("glue").create_database(DatabaseInput={"Name": DATABASE})
+        client("s3").create_bucket(Bucket=BUCKET)
+        yield client

@@ -19,6 +19,7 @@ from tests.stacks.refine.refine_tables import (
     COLUMNS,
     DATABASE,
     EVENTS,
+    SESSION,
     Json,
     columns_of,
     publish,
@@ -168,7 +169,7 @@ def test_the_first_rows_of_a_day_long_ago_are_published_whole_whatever_was_kille
     glue = aws("glue")
     temporary = write(glue, "a", ("2026-01-01",), ("2026-01-02",), target=BY_KIND)
     try:
-        killed = with_calls(aws("glue"), [], kill_after)
+        killed = with_calls([], kill_after)
         publish(killed, BY_KIND, statement(BY_KIND), temporary, {}, "2026-06-01")
     except Killed:
         pass
@@ -222,10 +223,8 @@ class Killed(BaseException):
     """The function's process is gone."""
 
 
-def with_calls(
-    glue: Any, seen: list[str], kill_after: int | None = None, do: Callable[[str], None] | None = None
-) -> Any:
-    """Note each call of this client; kill the process when one is answered, or do something else then."""
+def with_calls(seen: list[str], kill_after: int | None = None, do: Callable[[str], None] | None = None) -> Any:
+    """A client of its own whose calls are noted; kill the process when one is answered, or do something else then."""
 
     def answered(model: Any, **_: Any) -> None:
         seen.append(model.name)
@@ -234,6 +233,7 @@ def with_calls(
         if kill_after is not None and len(seen) == kill_after:
             raise Killed
 
+    glue = SESSION.client("glue")
     glue.meta.events.register("after-call.glue", answered)
     return glue
 
@@ -256,7 +256,7 @@ def test_a_publish_that_is_killed_after_any_call_and_run_again_ends_the_same(
     temporary = write(glue, "b", ("2026-01-02",), ("2026-01-03",), columns=columns)
     seen: list[str] = []
     try:
-        publish(with_calls(aws("glue"), seen, kill_after), EVENTS, statement(), temporary, {}, "")
+        publish(with_calls(seen, kill_after), EVENTS, statement(), temporary, {}, "")
     except Killed:
         # Readers in between find each day whole: of the one run or of the other.
         if EVENTS.table in tables(glue):
@@ -276,7 +276,7 @@ def test_every_call_of_publish_is_among_those_that_it_is_killed_after(aws: Any, 
         publish_run(aws("glue"), "a", *before)
     temporary = write(aws("glue"), "b", ("2026-01-02",), ("2026-01-03",))
     seen: list[str] = []
-    publish(with_calls(aws("glue"), seen), EVENTS, statement(), temporary, {}, "")
+    publish(with_calls(seen), EVENTS, statement(), temporary, {}, "")
     assert 6 <= len(seen) < 12
     assert seen[-1] == "DeleteTable"
 
@@ -296,7 +296,7 @@ def test_two_runs_of_the_same_days_leave_each_day_to_one_of_them(
         if len(seen) == after:
             publish(glue, EVENTS, statement(), other, {}, "")
 
-    publish(with_calls(aws("glue"), seen, do=run_beside), EVENTS, statement(), one, {}, "")
+    publish(with_calls(seen, do=run_beside), EVENTS, statement(), one, {}, "")
     found = runs_by_day(glue)
     assert set(found.items()) <= {(day, "b") for day in ("2026-01-01", "2026-01-02")} | {(d, "c") for d in other_days}
     # Whoever comes last has the last word.
@@ -319,7 +319,7 @@ def test_partitions_that_come_or_go_while_a_run_publishes_are_published_all_the_
         if call == "GetPartitions" and seen.count(call) == 2:
             publish(glue, EVENTS, statement(), other, {}, "")
 
-    publish(with_calls(aws("glue"), seen, do=run_beside), EVENTS, statement(), one, {}, "")
+    publish(with_calls(seen, do=run_beside), EVENTS, statement(), one, {}, "")
     assert runs_by_day(glue) == {"2026-01-01": "b", "2026-01-02": "b"}
 
 
