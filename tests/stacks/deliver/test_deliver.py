@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
@@ -17,6 +16,7 @@ from stacks.deliver.function import handler, send
 from stacks.deliver.function.messages import MAX_MESSAGE_BYTES, MAX_ROW_BYTES, Message, Row, dead_letter, row_id
 from stacks.deliver.function.settings import Clients
 from tests.deliver_fakes import Endpoint, Killed, Killer, Reply, record, row, settings
+from tests.moto_clients import client
 
 PLENTY = 900_000  # milliseconds
 NOW = 1_795_255_200.0  # 2026-11-21 10:00:00 UTC
@@ -285,8 +285,8 @@ class Aws:
     """The deployed resources, in moto, and the work of the event source mapping."""
 
     def __init__(self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.sqs, self.dynamodb = boto3.client("sqs"), boto3.client("dynamodb")
-        self.secrets = boto3.client("secretsmanager")
+        services = ("sqs", "dynamodb", "secretsmanager")
+        self.sqs, self.dynamodb, self.secrets = (client(service, "eu-central-1") for service in services)
         dead = self.sqs.create_queue(QueueName="dead")["QueueUrl"]
         queue = self.sqs.create_queue(QueueName="queue", Attributes={"VisibilityTimeout": "720"})["QueueUrl"]
         self.dynamodb.create_table(

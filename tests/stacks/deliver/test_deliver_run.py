@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
@@ -21,6 +20,7 @@ from stacks.deliver.function.messages import Message, Row
 from stacks.deliver.function.settings import Clients, Settings
 from tests.conftest import ROOT
 from tests.deliver_fakes import Athena, Killed, Killer, settings
+from tests.moto_clients import client
 
 NOW = datetime(2026, 11, 21, 10, 0, 0, 500_000, UTC)
 PLENTY = 900_000  # milliseconds
@@ -31,8 +31,8 @@ class Aws:
     """The deployed resources, in moto; Athena is a fake."""
 
     def __init__(self) -> None:
-        self.sqs, self.dynamodb = boto3.client("sqs"), boto3.client("dynamodb")
-        self.cloudwatch = boto3.client("cloudwatch")
+        services = ("sqs", "dynamodb", "cloudwatch")
+        self.sqs, self.dynamodb, self.cloudwatch = (client(service, "eu-central-1") for service in services)
         self.dynamodb.create_table(
             TableName="runs",
             AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],

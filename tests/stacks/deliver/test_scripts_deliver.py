@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
 from moto import mock_aws
 
@@ -22,6 +21,7 @@ from stacks.deliver import command as deliver
 from stacks.deliver.function.messages import dead_letter
 from tests.deliver_fakes import row
 from tests.factories import session_in, stand_in
+from tests.moto_clients import client
 
 
 class Machine:
@@ -66,8 +66,8 @@ class Deployed:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.sqs, self.dynamodb = boto3.client("sqs"), boto3.client("dynamodb")
-        self.secrets = boto3.client("secretsmanager")
+        services = ("sqs", "dynamodb", "secretsmanager")
+        self.sqs, self.dynamodb, self.secrets = (client(service, "eu-central-1") for service in services)
         self.dynamodb.create_table(
             TableName="runs",
             AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],

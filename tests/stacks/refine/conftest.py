@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from moto import mock_aws
 
-from tests.stacks.refine.refine_tables import BUCKET, DATABASE, client
+from tests.moto_clients import client
+from tests.stacks.refine.refine_tables import BUCKET, DATABASE
 
 
 @pytest.fixture

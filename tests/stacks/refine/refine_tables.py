@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import boto3
-from botocore.config import Config
 
 from stacks.refine.function import publish as publishing
 from stacks.refine.function.plan import Lake, Prepared, Statement, Target
@@ -29,12 +27,6 @@ Json = dict[str, Any]
 
 
 SESSION = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
-
-
-@cache
-def client(service: str) -> Any:
-    """One for all tests, because making it takes longer than most of them; each test has a moto of its own."""
-    return SESSION.client(service, config=Config(ignore_configured_endpoint_urls=True))
 
 
 MACHINE = "arn:aws:states:us-east-1:123456789012:execution:RefineMachine"
