@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentTypeError
-from pathlib import Path
 
 from scripts.commands.common.console import CommandError, Parser, main, say
 from scripts.commands.common.paths import REPOSITORY
@@ -52,8 +51,9 @@ def port_number(text: str) -> int:
 
 
 def start(port: int) -> None:
-    """Start the local AWS in the background and wait until it answers; does nothing when it runs already."""
+    """Start the local AWS in the background, unless it runs already, and wait until it answers."""
     if is_running():
+        _wait_for(None)  # somebody else may be starting it
         return
     _refuse_what_is_not_ours()
     try:
@@ -69,20 +69,23 @@ def start(port: int) -> None:
             command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        _wait_for(process, Path(output.name))
+        _wait_for(process)
     except BaseException:
         process.kill()
         process.wait()
         raise
 
 
-def _wait_for(process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(process: subprocess.Popen[bytes] | None) -> None:
+    """Wait until it answers. Without a process of ours, somebody else's has the lock."""
+    log = LOCAL_STATE / "server.log"
     deadline = time.monotonic() + START_SECONDS
     while not _answers():
         # When somebody else starts it at the same time, one of the two processes ends.
-        if process.poll() is not None and not is_running():
-            lines = log.read_text().strip().splitlines()
-            reason = (lines or [f"exit code {process.returncode}"])[-1].removeprefix("error: ")
+        if (process is None or process.poll() is not None) and not is_running():
+            lines = log.read_text().strip().splitlines() if log.exists() else []
+            ended = f"exit code {process.returncode}" if process else "it was stopped"
+            reason = (lines or [ended])[-1].removeprefix("error: ")
             raise CommandError(f"the local AWS did not start: {reason} (all of it: {log})")
         if time.monotonic() > deadline:
             raise CommandError(f"the local AWS did not answer within {START_SECONDS} s: see {log}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -128,6 +129,24 @@ def test_two_who_start_it_at_once_get_one_process(person: Person) -> None:
     while person.servers() != [person.server]:
         assert time.monotonic() < deadline, "two processes serve one state"
         time.sleep(0.05)
+
+
+def test_who_starts_it_while_somebody_else_does_waits_until_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = ["not yet", "not yet", "http://127.0.0.1:1"]
+
+    def local_endpoint() -> str:
+        if (found := looks.pop(0)) == "not yet":
+            raise CommandError(found)
+        return found
+
+    monkeypatch.setattr(local, "LOCAL_STATE", tmp_path)
+    monkeypatch.setattr(local, "local_endpoint", local_endpoint)
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        local.start(1)
+    assert looks == []
 
 
 @pytest.mark.slow
