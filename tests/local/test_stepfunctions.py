@@ -163,8 +163,8 @@ def test_a_query_that_cannot_start_is_an_invalid_request(states: StepFunctions, 
 
 def test_an_execution_that_is_stopped_stops_its_query(states: StepFunctions, emulator: Emulator) -> None:
     allow(emulator, GROUP, *QUERY_ACTIONS)
-    numbers = "UNNEST(sequence(1, 40000))"
-    sql = f"SELECT sum(x * y) AS n FROM {numbers} AS a(x) CROSS JOIN {numbers} AS b(y)"  # seconds, unless interrupted
+    numbers = "UNNEST(sequence(1, 10000))"
+    sql = f"SELECT sum(x * y) AS n FROM {numbers} AS a(x), {numbers} AS b(y), {numbers} AS c(z)"  # an hour
     with pytest.raises(TaskFailed, match="Query cancelled by user"):
         perform(states, "athena:startQueryExecution.sync", query(sql), wanted=False)
 

@@ -246,8 +246,8 @@ def test_a_query_that_is_stopped_between_two_steps_of_duckdb_is_interrupted_in_t
     monkeypatch.setattr(athena_run, "fetch", fetch_when_stopped)
 
     async def scenario() -> None:
-        numbers = "UNNEST(sequence(1, 40000))"
-        sql = f"SELECT sum(x * y) FROM {numbers} AS a(x) CROSS JOIN {numbers} AS b(y)"  # seconds, unless interrupted
+        numbers = "UNNEST(sequence(1, 10000))"
+        sql = f"SELECT sum(x * y) FROM {numbers} AS a(x), {numbers} AS b(y), {numbers} AS c(z)"  # an hour
         body = {"QueryString": sql, "ResultConfiguration": {"OutputLocation": "s3://lake/results/"}}
         _, started = await client.call("StartQueryExecution", **body)
         await asyncio.to_thread(held.wait, 5)
