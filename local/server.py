@@ -186,9 +186,11 @@ def main() -> None:
     # As Ctrl-C does, SIGTERM ends the process by an exception, so it tidies up on its way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     lock(directory)
-    with contextlib.suppress(KeyboardInterrupt), listen(arguments.port) as listener:
+    with contextlib.suppress(KeyboardInterrupt):
+        # Before it listens: whoever waits for it would take a killed process's endpoint for this one's.
         tidy(directory)
-        asyncio.run(serve(directory, listener))
+        with listen(arguments.port) as listener:
+            asyncio.run(serve(directory, listener))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pytest
 
 from scripts.commands import local
 from scripts.commands.common.console import CommandError
-from tests.conftest import ROOT, Run, environment_of_a_new_machine
+from tests.conftest import ROOT, Run, environment_of_a_new_machine, free_port
 from tests.factories import stand_in
 from tests.local_process import client, eventually
 
@@ -151,6 +151,10 @@ def test_who_starts_it_while_somebody_else_does_waits_until_it_answers(
 
 @pytest.mark.slow
 def test_a_taken_port_is_told_and_leaves_no_process(person: Person) -> None:
+    person.state.mkdir()
+    (person.state / "lock").touch()
+    # A killed process's: it is gone before anything listens.
+    (person.state / "server.json").write_text(json.dumps({"endpoint": f"http://127.0.0.1:{free_port()}"}))
     with socket.create_server(("127.0.0.1", person.port)):
         code, out, err = person.local("start", "--port", str(person.port))
     assert (code, out) == (1, "")
