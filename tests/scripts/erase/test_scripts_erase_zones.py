@@ -194,6 +194,14 @@ def test_raw_records_and_bare_ones_that_nothing_parts() -> None:
     assert (remains.before, remains.found) == (3 + 7, 1 + 4)
 
 
+def test_records_without_an_end_line_stay_apart_when_the_one_between_them_goes() -> None:
+    broken, mine = (factories.record(event(user), extended_request_id=user) for user in ("b", ADA))
+    broken = broken.partition(b"sluice/end")[0]
+    remains = erase_zones.erase_raw(broken + mine + broken, PERSON)
+    assert remains.content == broken + broken
+    assert erase_zones.erase_raw(remains.content, PERSON).before == remains.after == 2
+
+
 def test_the_texts_of_a_split_record_are_found_where_they_stand() -> None:
     mine = b'{"user_id":"%b"}' % ADA.encode()
     body = b"[[[1]], %b ,[1], %b]" % (mine, mine)

@@ -29,6 +29,8 @@ def test_records_that_were_stored_in_a_row_are_told_apart_even_if_a_body_looks_l
     bare = b'{"x": 1}'
     assert split_records(first + bare + second + bare) == [first, bare, second, bare]
     assert split_records(b"") == []
+    broken = first.partition(b"sluice/end")[0]
+    assert split_records(broken + broken + second + broken + bare) == [broken, broken, second, broken + bare]
 
 
 @pytest.mark.parametrize("separator", ["", "\n", "\r\n"], ids=["nothing", "newline", "windows"])
