@@ -37,10 +37,9 @@ ahead() (
   "$@"
 )
 
-# The tests say how long the slowest took, and three files run at the same time, also on two cores: many wait for a local
-# AWS.
+# The tests say how long the slowest took, and two files can run at the same time: many wait for a local AWS.
 tests() {
-  pytest -q -n 3 --dist loadfile --durations=20 "$@"
+  pytest -q -n 2 --dist loadfile --durations=20 "$@"
 }
 
 quick_tests() {
