@@ -127,7 +127,7 @@ main() {
   local templates=("$deployed" stacks/*/template.yaml examples/*.yaml tests/aws/probe.yaml)
   step "templates" cfn-lint --include-checks I -- template.yaml "${templates[@]}"
   if ! command -v chromium-headless-shell chromium chromium-browser google-chrome >/dev/null; then
-    echo "The browser tests are left out: there is no Chromium on PATH" \
+    echo "The browser tests are left out: Chromium is not on PATH" \
       "(Debian: apt-get install chromium-headless-shell)." >&2
   fi
   if [[ -z $quick ]]; then

@@ -102,7 +102,7 @@ def browser() -> Iterator[Browser]:
     """A headless Chromium. Playwright's event loop runs in this thread while it is open: tests with asyncio.run belong
     in another file."""
     if not (executable := next(filter(None, map(shutil.which, NAMES)), None)):
-        message = "no Chromium on PATH for the browser tests (Debian: apt-get install chromium-headless-shell)"
+        message = "Chromium is not on PATH: the browser tests need it (Debian: apt-get install chromium-headless-shell)"
         # CI runs every test: there a missing browser is a fault.
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
     from playwright.sync_api import sync_playwright  # here for the same reason

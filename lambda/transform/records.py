@@ -167,6 +167,8 @@ RECORD: Final = re.compile(
     rb"sluice/1 request_id=\S* extended_request_id=(\S+) [^\n]*\n.*?\nsluice/end extended_request_id=\1\n", re.DOTALL
 )
 """A whole record of ours, to be found among the others in an object of raw/."""
+RECORD_START: Final = re.compile(rb"^(?=sluice/1 request_id=)", re.MULTILINE)
+"""Where a record of ours begins there, also one without its end line."""
 
 _FORMS: Final[dict[str | None, Form | None]] = {
     **{None: None, "query": "query", "lines": "lines"},

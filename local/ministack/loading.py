@@ -47,7 +47,7 @@ class Services:
     """Finds the services for `import`."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """As Python finds them, but for loading them at their first use; a package is loaded at once."""
+        """What Python finds, with a loader at first use. A package is loaded at once."""
         spec = PathFinder.find_spec(name, path, target) if name.rpartition(".")[0] == SERVICES else None
         if spec and spec.loader and spec.submodule_search_locations is None:
             spec.loader = AtFirstUse(spec.loader)

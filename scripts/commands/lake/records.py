@@ -5,25 +5,29 @@ transform/records.py knows their format.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
 
 from shared.documents import Json
-from transform.records import MAX_EVENTS, RECORD, end_line, read_record, sender_line, split_texts, write_rest
-
-# Where a record without its end line begins.
-_BROKEN: Final = re.compile(rb"^(?=sluice/1 request_id=)", re.MULTILINE)
+from transform.records import (
+    MAX_EVENTS,
+    RECORD,
+    RECORD_START,
+    end_line,
+    read_record,
+    sender_line,
+    split_texts,
+    write_rest,
+)
 
 
 def split_records(content: bytes) -> list[bytes]:
     """The records in a run without separators: ours, with their end line or not, and each bare stretch as one."""
     records, end = list[bytes](), 0
     for match in RECORD.finditer(content):
-        records += [*_BROKEN.split(content[end : match.start()]), match[0]]
+        records += [*RECORD_START.split(content[end : match.start()]), match[0]]
         end = match.end()
-    return [record for record in (*records, *_BROKEN.split(content[end:])) if record]
+    return [record for record in (*records, *RECORD_START.split(content[end:])) if record]
 
 
 @dataclass(frozen=True, slots=True)
