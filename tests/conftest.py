@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +24,7 @@ from shared import secret
 pytest_plugins = ["tests.browser", "tests.computed_once", "tests.deployed", "tests.track_api"]
 
 ROOT = Path(__file__).resolve().parents[1]
+SECONDS_OF_A_SLOW_TEST = 120
 
 # Properties are held, not times: the machine may be doing something else.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -54,6 +57,26 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
         return None
     category, word = ("failed", "FAILED") if report.when == "call" else ("error", "ERROR")
     return category, f"\n{word} {report.nodeid}\n", word
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Refuse processes and connections at import: all processes of a run must find the same tests."""
+    refusal = RuntimeError("a test file may start no process and open no connection at import: use a fixture")
+    with (
+        mock.patch.object(subprocess, "Popen", side_effect=refusal),
+        mock.patch.object(socket.socket, "connect", side_effect=refusal),
+    ):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let midnight UTC pass before the test, so that its day is the same when it ends."""
+    left = 86_400 - time.time() % 86_400
+    if left < (SECONDS_OF_A_SLOW_TEST if item.get_closest_marker("slow") else 2):
+        time.sleep(left)
+    return (yield)
 
 
 def environment_of_a_new_machine(**variables: str) -> dict[str, str]:

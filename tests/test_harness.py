@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from tests import conftest
 from tests.conftest import ROOT, environment_of_a_new_machine
+from tests.factories import stand_in
 
 
 def run_tests(directory: Path, code: str, *options: str, ignore: str = "") -> str:
@@ -52,3 +59,43 @@ def test_processes_have_the_clock_and_the_time_zone_of_the_tests() -> None:
     seconds, zone = date.split()
     assert abs(time.time() - int(seconds)) < 3600
     assert zone == time.strftime("%z")
+
+
+@pytest.mark.parametrize("code", ["subprocess.run(['true'])", "socket.create_connection(('127.0.0.1', 9))"])
+def test_a_file_that_needs_a_process_or_a_connection_to_be_collected_is_refused(tmp_path: Path, code: str) -> None:
+    told = run_tests(tmp_path, f"import socket, subprocess\n{code}\ndef test_it(): pass\n")
+    assert "no process and open no connection at import" in told
+    assert "1 error" in told
+
+
+@pytest.mark.parametrize(("is_slow", "second", "waits"), [(True, 86_300, [100]), (False, 86_300, []), (True, 0, [])])
+def test_a_test_does_not_begin_so_late_that_its_day_ends_before_it(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, is_slow: bool, second: int, waits: list[int]
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(conftest, "time", stand_in(time, time=lambda: second, sleep=slept.append))
+    item = stand_in(request.node, get_closest_marker=lambda _: is_slow)
+    next(conftest.pytest_runtest_protocol(item))
+    assert slept == waits
+
+
+def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The parts of a file that are run when it is imported: all but the bodies of functions."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        if not (isinstance(node, ast.FunctionDef | ast.Lambda) and name == "body"):
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from run_at_import(child)
+
+
+def test_no_file_of_tests_reads_the_clock_when_it_is_imported() -> None:
+    """The day of a value from then may be over when its test runs."""
+    clocks = re.compile(r"(date|datetime)\.(now|today|utcnow)|time\.(time|time_ns|gmtime|localtime)|day")
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}: ask for it in the test or in a fixture"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in run_at_import(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and clocks.fullmatch(ast.unparse(node.func))
+    ]
+    assert found == []

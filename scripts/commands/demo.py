@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import subprocess
 import sys
@@ -96,15 +97,19 @@ def _headline(text: str) -> None:
 
 
 def fetch_dataset(name: str) -> Path:
-    """A file of real data out of a package, fetched once."""
+    """A file of real data out of a package, fetched once, also when several processes ask for it at the same time."""
     path = DATA / "vega_datasets" / "_data" / name
-    if not path.exists():
-        say(f"Fetching {DATASETS} for its {name} ...")
-        # Without its dependencies: nobody here needs pandas.
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*command, "--target", str(DATA), DATASETS], capture_output=True, text=True)
-        if done.returncode:
-            raise CommandError(f"pip could not fetch {DATASETS}: {done.stderr.strip().splitlines()[-1]}")
+    DATA.mkdir(parents=True, exist_ok=True)
+    with (DATA / "fetch.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            say(f"Fetching {DATASETS} for its {name} ...")
+            # Without its dependencies: nobody here needs pandas. With what an interrupted run left replaced.
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            command += ["--upgrade", "--target", str(DATA), DATASETS]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise CommandError(f"pip could not fetch {DATASETS}: {done.stderr.strip().splitlines()[-1]}")
     return path
 
 

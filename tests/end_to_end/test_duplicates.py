@@ -22,14 +22,18 @@ Row = dict[str, Any]
 Shown = dict[str, str | None]
 
 SAVED = {query.name: query.text for query in read()}
-NOW = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
-NOON = NOW.replace(hour=12, minute=0, second=0) - timedelta(days=60)
+NOON = datetime(2026, 9, 22, 12)
 COLUMNS = [name for name in EVENT_COLUMNS if name not in ("event_id", "received_at", "request_id")]
 LOOK_BACK = timedelta(days=7)
 
 
-def row(event_id: str = "x", received_at: datetime = NOW, **columns: Any) -> Row:
-    """A row of the events table; it happened when it was received, unless the columns say otherwise."""
+def now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+
+
+def row(event_id: str = "x", received_at: datetime | None = None, **columns: Any) -> Row:
+    """A row of the events table, received now; it happened when it was received, unless the columns say otherwise."""
+    received_at = received_at or now()
     return {"event_id": event_id, "received_at": received_at, "request_id": "r", "occurred_at": received_at} | columns
 
 
@@ -85,37 +89,37 @@ def counted(store: Store) -> list[Shown]:
 
 
 def test_a_later_row_under_a_stolen_id_does_not_replace_the_first(store: Store) -> None:
-    store.deliver(row(name="order", value=10.0, received_at=NOW - timedelta(hours=2)))
-    store.deliver(row(name="forged", value=-1e6, received_at=NOW, request_id="a"))
+    store.deliver(row(name="order", value=10.0, received_at=now() - timedelta(hours=2)))
+    store.deliver(row(name="forged", value=-1e6, received_at=now(), request_id="a"))
     assert [(one["name"], one["total_value"]) for one in counted(store)] == [("order", "10.0")]
 
 
 def test_a_forged_time_in_the_past_does_not_make_a_row_the_first(store: Store) -> None:
     """A sender gives an event's time, but not the time of its receipt."""
-    store.deliver(row(name="order", value=10.0, received_at=NOW - timedelta(hours=2)))
-    store.deliver(row(name="forged", value=1.0, occurred_at=NOW - timedelta(days=3)))
+    store.deliver(row(name="order", value=10.0, received_at=now() - timedelta(hours=2)))
+    store.deliver(row(name="forged", value=1.0, occurred_at=now() - timedelta(days=3)))
     assert [one["name"] for one in counted(store)] == ["order"]
-    assert store.refine("stacks/refine/sql/processed_events.sql", day_of(NOW - timedelta(days=3))) == []
+    assert store.refine("stacks/refine/sql/processed_events.sql", day_of(now() - timedelta(days=3))) == []
 
 
 def test_whoever_uses_an_id_first_has_it(store: Store) -> None:
     """So ids must be random: docs/security.md."""
-    store.deliver(row(name="forged", value=1.0, received_at=NOW - timedelta(hours=3)))
-    store.deliver(row(name="order", value=10.0, received_at=NOW))
+    store.deliver(row(name="forged", value=1.0, received_at=now() - timedelta(hours=3)))
+    store.deliver(row(name="order", value=10.0, received_at=now()))
     assert [one["name"] for one in counted(store)] == ["forged"]
 
 
 @pytest.mark.parametrize("name", ["distinct-users", "clock-skew-by-source"])
 def test_a_later_row_does_not_count_where_the_first_is_none_of_the_question(store: Store, name: str) -> None:
     """The first row counts, although it has no user and no skew."""
-    store.deliver(row(name="order", received_at=NOW - timedelta(hours=2)))
-    store.deliver(row(name="order", value=999.0, user_id="mallory", clock_skew_ms=1, received_at=NOW))
+    store.deliver(row(name="order", received_at=now() - timedelta(hours=2)))
+    store.deliver(row(name="order", value=999.0, user_id="mallory", clock_skew_ms=1, received_at=now()))
     assert store.ask(SAVED[name]) == []
 
 
 def test_a_later_row_does_not_count_where_the_first_is_outside_of_the_window(store: Store) -> None:
     [celsius] = read(ROOT / "examples/sensors/queries.sql")
-    store.deliver(row(name="temperature", value=50.0, occurred_at=datetime(2010, 1, 1), received_at=NOW - LOOK_BACK))
+    store.deliver(row(name="temperature", value=50.0, occurred_at=datetime(2010, 1, 1), received_at=now() - LOOK_BACK))
     store.deliver(row(name="temperature", value=59.0, occurred_at=datetime(2010, 7, 1)))
     window = "timestamp '2010-{}-01 00:00:00'"
     for months, found in (("01 02", ["10.0"]), ("07 08", [])):
@@ -128,12 +132,12 @@ def test_the_same_row_delivered_again_counts_once(store: Store) -> None:
     store.deliver(again, again)
     store.deliver(again, dt=day(1))
     assert [one["events"] for one in counted(store)] == ["1"]
-    [refined] = store.refine("stacks/refine/sql/processed_events.sql", day_of(NOW))
+    [refined] = store.refine("stacks/refine/sql/processed_events.sql", day_of(now()))
     assert refined["deliveries"] == "3"
 
 
 def test_an_id_that_comes_again_after_midnight_is_not_an_event_of_the_next_day(store: Store) -> None:
-    midnight = NOW.replace(hour=0, minute=0, second=0)
+    midnight = now().replace(hour=0, minute=0, second=0)
     days = [day_of(midnight, ago) for ago in (1, 0)]
     store.deliver(row(name="order", received_at=midnight - timedelta(seconds=1)))
     store.deliver(row(name="again", received_at=midnight + timedelta(seconds=1)))
@@ -176,8 +180,8 @@ def test_an_event_long_ago_is_found_in_what_is_delivered_today(store: Store) -> 
 
 def test_a_replay_that_comes_late_is_the_first_that_was_received(store: Store) -> None:
     """A replayed event keeps its received_at, and takes its place."""
-    store.deliver(row(name="again", received_at=NOW))
-    store.deliver(row(name="order", received_at=NOW - timedelta(hours=1), occurred_at=NOW), dt=day())
+    store.deliver(row(name="again", received_at=now()))
+    store.deliver(row(name="order", received_at=now() - timedelta(hours=1), occurred_at=now()), dt=day())
     assert [one["name"] for one in counted(store)] == ["order"]
 
 

@@ -19,7 +19,7 @@ from moto.s3.models import s3_backends
 from scripts.commands import destroy
 from scripts.commands.common.console import CommandError, guarded
 from scripts.commands.lake.bucket import Bucket
-from tests.factories import stand_in
+from tests.factories import session_in, stand_in
 
 
 def a_stack() -> Stack:
@@ -221,7 +221,7 @@ def test_a_stack_whose_deletion_failed_before_can_be_deleted_again(
     assert cloudformation.deleted == ["sluice"]
 
 
-STATUSES = boto3.client("cloudformation", region_name="eu-west-1").meta.service_model.shape_for("StackStatus").enum
+STATUSES = session_in("eu-west-1").get_service_model("cloudformation").shape_for("StackStatus").enum
 BUSY = {status for status in STATUSES if status.endswith("_IN_PROGRESS")}
 # A creation may be stopped, and a deletion is followed to its end.
 BUSY -= {"CREATE_IN_PROGRESS", "DELETE_IN_PROGRESS", "REVIEW_IN_PROGRESS"}

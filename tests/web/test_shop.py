@@ -34,7 +34,6 @@ VISITORS, VISITS = int(os.environ.get("SLUICE_WEB_VISITORS", "6")), 10
 CLICK = "selector => document.querySelector(selector).click()"
 STEP = timedelta(minutes=1)
 VIEW = timedelta(milliseconds=200)
-TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 # The pages of a visit, by its number among the visitor's; the third one buys, and gives the visitor's id.
 TOURS = [["/"], ["/", "/shoes"], ["/", "/shoes", "/cart"], ["/shoes?utm_source=news&utm_campaign=may&token=secret"]]
 GAPS = [timedelta(days=2), timedelta(minutes=40), timedelta(days=3)]
@@ -145,8 +144,9 @@ def visit(shop: Shop, page: Any, visitor: int, number: int, start: datetime) -> 
 @pytest.fixture(scope="module")
 def visited(shop: Shop, browser: Browser) -> Shop:
     """The shop after all visits, with a row for each event."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for visitor in range(VISITORS):
-        now = TODAY - timedelta(days=17 + visitor % 2 * 7) + timedelta(hours=8, minutes=visitor)
+        now = today - timedelta(days=17 + visitor % 2 * 7) + timedelta(hours=8, minutes=visitor)
         # It stays open until all has arrived: a closed one takes its last beacon with it.
         page = browser.new_context().new_page()
         page.clock.install(time=now - timedelta(minutes=10))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import boto3
 import pytest
 
+from tests.factories import session_in
 from tests.fake_cloudformation import Stack
 from tests.scripts.deploy.change_sets import ChangeSets, existing
 
@@ -43,7 +43,7 @@ def leave_alone(words: str) -> Callable[[ChangeSets, int, str], None]:
     return check
 
 
-STATUSES = boto3.client("cloudformation", region_name="eu-west-1").meta.service_model.shape_for("StackStatus").enum
+STATUSES = session_in("eu-west-1").get_service_model("cloudformation").shape_for("StackStatus").enum
 IN_WORK = {status for status in STATUSES if status.endswith("_IN_PROGRESS")} - {"REVIEW_IN_PROGRESS"}
 ANSWERS: dict[str, Callable[[ChangeSets, int, str], None]] = {
     **{

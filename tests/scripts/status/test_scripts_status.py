@@ -21,10 +21,9 @@ from scripts.commands.common.tables import duration
 from scripts.commands.lake import health
 from scripts.commands.status import command as status
 from tests.factories import stand_in
+from tests.lake import day
 
 REGION = "eu-west-1"
-TODAY = f"dt={datetime.now(UTC):%Y-%m-%d}"
-YESTERDAY = f"dt={datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"
 EMF = {"_aws": {"CloudWatchMetrics": []}, "Received": 7, "Accepted": 4, "Dropped": 1, "Rejected": 2, "Failed": 0}
 
 
@@ -119,8 +118,8 @@ def test_a_sound_stack_fits_one_screen_and_needs_nobody(place: Place) -> None:
     place.freshness(70)
     place.alarm("DataIsNotFreshAlarm", "OK")
     place.dead_letters(0)
-    place.put(f"events/{TODAY}/a.parquet")
-    place.put(f"rejected/{TODAY}/a.json.gz")
+    place.put(f"events/dt={day()}/a.parquet")
+    place.put(f"rejected/dt={day()}/a.json.gz")
     shown = place.run()
     assert len(shown.splitlines()) <= 24
     for text in (
@@ -213,7 +212,7 @@ TROUBLES: list[tuple[str, Callable[[Place], Any], str, str]] = [
     ),
     (
         "failed records",
-        lambda place: place.put(f"errors/processing-failed/{TODAY}/x"),
+        lambda place: place.put(f"errors/processing-failed/dt={day()}/x"),
         "records failed in the last day and wait for a replay (objects: 1 processing-failed)",
         "scripts/replay.sh --from errors --dry-run",
     ),
@@ -276,7 +275,7 @@ def test_what_is_settled_or_usual_needs_nobody(place: Place, trouble: Callable[[
 
 
 def test_failures_that_were_replayed_since_need_nobody(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    place.put(f"errors/processing-failed/{TODAY}/x")
+    place.put(f"errors/processing-failed/dt={day()}/x")
     place.log("stream-log", json.dumps({"errorCode": "Lambda.FunctionError", "message": "no"}), timedelta(minutes=1))
     place.outcome("Received", 4)
     place.outcome("Failed", 4)
@@ -292,7 +291,7 @@ def test_failures_that_were_replayed_since_need_nobody(place: Place, monkeypatch
 def test_a_failed_record_of_more_than_a_day_ago_needs_nobody(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     before = datetime.now(UTC) - timedelta(hours=25)
     monkeypatch.setattr("moto.s3.models.utcnow", lambda: before.replace(tzinfo=None))
-    place.put(f"errors/processing-failed/{YESTERDAY}/x")
+    place.put(f"errors/processing-failed/dt={day(1)}/x")
     assert place.facts()["failed_records"]["objects_by_type"] == {}
 
 
@@ -369,11 +368,11 @@ def test_refused_requests_are_shown_by_route(place: Place) -> None:
 def test_without_metrics_the_newest_object_tells_the_age_of_the_last_event(place: Place) -> None:
     assert place.facts()["last_event"]["age_seconds"] is None
     place.put("events/dt=2026-01-01/old.parquet")
-    place.put(f"events/{TODAY}/new.parquet")
+    place.put(f"events/dt={day()}/new.parquet")
     facts = place.facts()
     assert facts["last_event"]["known_by"] == "the newest object"
     assert facts["last_event"]["age_seconds"] <= 5
-    assert facts["zones"]["events"]["key"] == f"events/{TODAY}/new.parquet"
+    assert facts["zones"]["events"]["key"] == f"events/dt={day()}/new.parquet"
 
 
 # Missing parts

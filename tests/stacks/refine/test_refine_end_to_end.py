@@ -14,12 +14,11 @@ import pytest
 from stacks.refine.function.publish import SINCE
 from tests.conftest import ROOT, Run
 from tests.end_to_end.test_end_to_end import Stack
+from tests.lake import day
 from tests.local_process import eventually
 
 pytestmark = pytest.mark.slow
 
-TODAY = datetime.now(UTC).date()
-DAYS = [(TODAY - timedelta(days=ago)).isoformat() for ago in (2, 1, 0)]
 TABLES = ("processed_events", "daily_events", "quality")
 FIGURES = "rows_in, rows_out, duplicates, not_refined, completeness, nulls_user_id"
 
@@ -47,6 +46,7 @@ class Refined(Stack):
 
     def __init__(self, script: Run, endpoint: str, folder: Path) -> None:
         self.made = ""
+        self.days = [day(ago) for ago in (2, 1, 0)]
         self.folder = shutil.copytree(ROOT / "stacks/refine/sql", folder / "refine")
         super().__init__(script, endpoint, "refined", "--refine", str(self.folder))
 
@@ -75,13 +75,13 @@ class Refined(Stack):
         eventually(lambda: self.count(self.table()) == before + len(events))
 
 
-def event(event_id: str, day: str, **more: Any) -> dict[str, Any]:
+def event(event_id: str, happened: str, **more: Any) -> dict[str, Any]:
     return {
         "event_id": event_id,
         "name": "pump",
         "action": "read",
         "source": "plant",
-        "timestamp": f"{day}T00:00:01Z",
+        "timestamp": f"{happened}T00:00:01Z",
         **more,
     }
 
@@ -89,9 +89,10 @@ def event(event_id: str, day: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def stack(script: Run, local_aws: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refined]:
     stack = Refined(script, local_aws, tmp_path_factory.mktemp("files"))
-    stack.post(event("a", DAYS[0], value=1), event("b", DAYS[0], value=2), event("c", DAYS[1], value=3, user_id="u"))
-    stolen = event("b", DAYS[0], value=20)
-    stack.post(event("d", DAYS[2]), {"event_id": "e", "value": 9}, event("a", DAYS[0], value=1), stolen)
+    first, second, today = stack.days
+    stack.post(event("a", first, value=1), event("b", first, value=2), event("c", second, value=3, user_id="u"))
+    stolen = event("b", first, value=20)
+    stack.post(event("d", today), {"event_id": "e", "value": 9}, event("a", first, value=1), stolen)
     stack.made = stack.refine().stdout
     yield stack
 
@@ -101,11 +102,11 @@ def test_a_run_makes_the_tables_of_the_last_days(stack: Refined) -> None:
     assert counted == {"table": "with", "processed_events": "5", "daily_events": "4", "quality": "3"}
     rows = stack.ask("SELECT event_id, value, deliveries, is_late, dt FROM processed_events ORDER BY event_id")
     assert [(row["event_id"], row["value"], row["deliveries"], row["dt"]) for row in rows] == [
-        ("a", "1.0", "2", DAYS[0]),
-        ("b", "2.0", "2", DAYS[0]),
-        ("c", "3.0", "1", DAYS[1]),
-        ("d", None, "1", DAYS[2]),
-        ("e", "9.0", "1", DAYS[2]),
+        ("a", "1.0", "2", stack.days[0]),
+        ("b", "2.0", "2", stack.days[0]),
+        ("c", "3.0", "1", stack.days[1]),
+        ("d", None, "1", stack.days[2]),
+        ("e", "9.0", "1", stack.days[2]),
     ]
     daily = stack.ask("SELECT source, name, events, total_value, dt FROM daily_events ORDER BY dt, source NULLS LAST")
     assert [(row["source"], row["events"], row["total_value"]) for row in daily] == [
@@ -139,13 +140,13 @@ def test_the_quality_of_a_day_adds_up_and_goes_to_cloudwatch(stack: Refined) -> 
 
 def test_a_late_event_is_found_by_running_its_day_again(stack: Refined) -> None:
     assert stack.count("processed_events", "event_id = 'late'") == 0
-    stack.post(event("late", DAYS[0], value=5))
-    stack.refine("--from", DAYS[0], "--to", DAYS[0])
+    stack.post(event("late", stack.days[0], value=5))
+    stack.refine("--from", stack.days[0], "--to", stack.days[0])
     assert stack.ask("SELECT dt, is_late FROM processed_events WHERE event_id = 'late'") == [
-        {"dt": DAYS[0], "is_late": "true"}
+        {"dt": stack.days[0], "is_late": "true"}
     ]
-    assert stack.count("processed_events", f"dt > '{DAYS[0]}'") == 3
-    assert stack.ask(f"SELECT events FROM daily_events WHERE dt = '{DAYS[0]}'") == [{"events": "3"}]
+    assert stack.count("processed_events", f"dt > '{stack.days[0]}'") == 3
+    assert stack.ask(f"SELECT events FROM daily_events WHERE dt = '{stack.days[0]}'") == [{"events": "3"}]
 
 
 def test_many_small_objects_become_one_for_each_partition(stack: Refined) -> None:
@@ -167,7 +168,8 @@ def test_a_file_that_fails_is_named_with_its_line_and_leaves_its_table_as_it_was
         file.write_text(text)
         stack.deploy()
     assert failed.returncode == 1
-    assert f"daily_events.sql, {DAYS[0]} to {DAYS[2]}: COLUMN_NOT_FOUND: line {line}:16: Column 'valu'" in failed.stderr
+    days = f"{stack.days[0]} to {stack.days[2]}"
+    assert f"daily_events.sql, {days}: COLUMN_NOT_FOUND: line {line}:16: Column 'valu'" in failed.stderr
     assert stack.ask("SELECT * FROM daily_events ORDER BY dt, source") == before
 
 
@@ -230,18 +232,18 @@ def test_readers_see_a_day_whole_while_it_is_made_anew_by_two_runs_at_once(stack
 
 
 def test_an_event_that_is_corrected_to_another_day_is_a_row_on_one_day(stack: Refined) -> None:
-    days = [(TODAY - timedelta(days=ago)).isoformat() for ago in (40, 30, 50)]
+    days = [day(ago) for ago in (40, 30, 50)]
     file = stack.folder / "latest_events.sql"
     file.write_text(LATEST)
     try:
         stack.deploy()
-        for value, day in enumerate(days, 1):
-            stack.post(event("moved", day, value=value))
+        for value, moved_to in enumerate(days, 1):
+            stack.post(event("moved", moved_to, value=value))
             # The last time, the run names the event's old day, not its new one.
             asked = days[min(value, 2) - 1]
             run = stack.refine("--from", asked, "--to", asked, "--only", "latest_events")
             rows = stack.ask("SELECT value, dt FROM latest_events WHERE event_id = 'moved'")
-            assert rows == [{"value": f"{value}.0", "dt": day}]
+            assert rows == [{"value": f"{value}.0", "dt": moved_to}]
             if value > 1:
                 note = f"latest_events has no rows any more on days that had some: {days[value - 2]}\n"
                 assert note in run.stderr
@@ -256,25 +258,25 @@ def test_an_event_that_is_corrected_to_another_day_is_a_row_on_one_day(stack: Re
 
 
 def test_late_rows_of_a_day_long_ago_are_refined_until_events_behind_it_may_be_deleted(stack: Refined) -> None:
-    day = (TODAY - timedelta(days=400)).isoformat()
+    old = day(400)
     stack.script("deploy", "--local", "--stack-name", stack.name, "--yes", "--parameter", "EventsRetentionInDays=30")
     for count, event_id in enumerate(("x", "y"), 1):
-        stack.post(event(event_id, day, value=count))
-        run = stack.refine("--from", day, "--to", day)
+        stack.post(event(event_id, old, value=count))
+        run = stack.refine("--from", old, "--to", old)
         assert "stay as they were" not in run.stderr
-        assert {stack.count(table, f"dt = '{day}'") for table in TABLES[1:]} == {1}
-        assert stack.count(TABLES[0], f"dt = '{day}'") == count
+        assert {stack.count(table, f"dt = '{old}'") for table in TABLES[1:]} == {1}
+        assert stack.count(TABLES[0], f"dt = '{old}'") == count
     glue, names = stack.client("glue"), {"DatabaseName": stack.outputs["DatabaseName"], "TableName": TABLES[0]}
-    [partition] = glue.get_partitions(**names, Expression=f"dt = '{day}'")["Partitions"]
-    assert partition["Parameters"] == {SINCE: TODAY.isoformat()}
+    [partition] = glue.get_partitions(**names, Expression=f"dt = '{old}'")["Partitions"]
+    assert partition["Parameters"] == {SINCE: day()}
     # As it is when they were received longer ago than events are kept.
-    old = {key: partition[key] for key in ("Values", "StorageDescriptor")} | {"Parameters": {SINCE: day}}
-    glue.batch_update_partition(**names, Entries=[{"PartitionValueList": [day], "PartitionInput": old}])
-    stack.post(event("z", day))
-    run = stack.refine("--from", day, "--to", day)
+    entry = {key: partition[key] for key in ("Values", "StorageDescriptor")} | {"Parameters": {SINCE: old}}
+    glue.batch_update_partition(**names, Entries=[{"PartitionValueList": [old], "PartitionInput": entry}])
+    stack.post(event("z", old))
+    run = stack.refine("--from", old, "--to", old)
     assert run.stderr.count("processed_events has days that stay as they were") == run.stderr.count("stay as") == 1
-    assert f"may be deleted: {day}" in run.stderr
-    assert stack.count(TABLES[0], f"dt = '{day}'") == 2
+    assert f"may be deleted: {old}" in run.stderr
+    assert stack.count(TABLES[0], f"dt = '{old}'") == 2
 
 
 def test_switched_off_it_is_gone_and_its_tables_stay(stack: Refined) -> None:
