@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 # Each run tries other moments and other events. A failed one prints its seed; given again, it repeats the choices.
 SEED = int(os.environ.get("DURABILITY_SEED") or secrets.randbelow(2**32))
-KILLS = 20
+KILLS = 8
 HURRIED_PARAMETERS = ("FirehoseBufferingInterval=0", "RawBackup=ENABLED", *PARAMETERS[1:])
 EVENT_ID = re.compile(rb"durable-[a-z]+-\d+-\d+")
 SLEEPING_FUNCTION = b"import time\n\n\ndef lambda_handler(event, context):\n    time.sleep(60)\n"
@@ -75,7 +75,7 @@ class Sender(threading.Thread):
     """A client sending over the API and as an SDK until it is stopped, with `pause` seconds after each request."""
 
     def __init__(
-        self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, number: int, pause: float = 0.0
+        self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, number: int, pause: float
     ) -> None:
         super().__init__(daemon=True)
         self.local, self.outputs, self.ledger, self.number, self.pause = local, outputs, ledger, number, pause
@@ -123,7 +123,7 @@ class Sender(threading.Thread):
 class Load:
     """Several senders at work while it is entered."""
 
-    def __init__(self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, pause: float = 0.0) -> None:
+    def __init__(self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, pause: float = 0.05) -> None:
         self.senders = [Sender(local, outputs, ledger, number, pause) for number in range(4)]
 
     def __enter__(self) -> Load:
