@@ -30,6 +30,14 @@ step() {
   "$@"
 }
 
+# Waits for a background job and shows what it wrote.
+show() {
+  local code=0
+  wait "$1" || code=$?
+  cat "$2"
+  return "$code"
+}
+
 # Runs a command 400 days ahead. Its monotonic clocks stay as they are.
 ahead() (
   eval "$(python-libfaketime)"
@@ -37,26 +45,28 @@ ahead() (
   "$@"
 )
 
-# The tests say how long the slowest took, and two files can run at the same time: many wait for a local AWS.
+# So many files of tests run at the same time, and they say how long the slowest took.
 tests() {
-  pytest -q -n 2 --dist loadfile --durations=20 "$@"
+  local processes=$1
+  shift
+  pytest -q -n "$processes" --dist loadfile --durations=20 "$@"
 }
 
 quick_tests() {
   if [[ $(ahead date -u +%Y-%m 2>/dev/null) > $(date -u +%Y-%m) ]]; then
-    ahead tests -m "not slow"
+    ahead tests 2 -m "not slow"
   else
     echo "The clock cannot be shifted on this machine, so these tests run today." >&2
-    tests -m "not slow"
+    tests 2 -m "not slow"
   fi
 }
 
 # Reads no file without such a test: that takes as long as some of the tests. The folders with the longest tests come
-# first, and xdist keeps this order, so that no long one begins when the others are done.
+# first, and xdist keeps this order, so that no long one begins when the others are done. They wait as much as they work.
 slow_tests() {
   local files longest=(tests/examples tests/end_to_end tests/scripts tests/stacks tests/test_granted.py)
   mapfile -t files < <(grep -rl --include='test_*.py' 'pytest.mark.slow' "${longest[@]}" tests | awk '!seen[$0]++')
-  tests --no-loadscope-reorder -m slow "${files[@]}"
+  tests 3 --no-loadscope-reorder -m slow "${files[@]}"
 }
 
 # An environment beside the others, for a set that cannot be with them or another Python; made anew when a pin changes.
@@ -114,11 +124,14 @@ main() {
     if [[ -n $quick ]]; then few+=(-m "not slow"); fi
     exec "${few[@]}"
   fi
+  # The types take as long as all the others, so they are checked beside them.
+  mypy >"$SLUICE_HOME/mypy.log" 2>&1 &
+  local types=$!
+  trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
   step "shell scripts" shellcheck -x scripts/*.sh examples/*.sh examples/*/*.sh .ci/run
   step "shell format" shfmt -i 2 -d scripts examples .ci/run
   step "python style" ruff check .
   step "python format" ruff format --check .
-  step "python types" mypy
   step "python security" bandit --quiet --recursive lambda scripts stacks --severity-level medium --confidence-level medium
   # The core is checked as scripts/deploy.sh completes it, and by cfn-lint also as it is.
   local deployed=.sluice/build/deployed.yaml
@@ -126,6 +139,7 @@ main() {
   PYTHONPATH=lambda python -m scripts.commands.deploy.deployed >"$deployed"
   local templates=("$deployed" stacks/*/template.yaml examples/*.yaml tests/aws/probe.yaml)
   step "templates" cfn-lint --include-checks I -- template.yaml "${templates[@]}"
+  step "python types" show "$types" "$SLUICE_HOME/mypy.log"
   if ! command -v chromium-headless-shell chromium chromium-browser google-chrome >/dev/null; then
     echo "The browser tests are left out: Chromium is not on PATH" \
       "(Debian: apt-get install chromium-headless-shell)." >&2

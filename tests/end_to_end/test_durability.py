@@ -74,9 +74,7 @@ def make_event(identifier: str, size: int) -> dict[str, Any]:
 class Sender(threading.Thread):
     """A client sending over the API and as an SDK until it is stopped, with `pause` seconds after each request."""
 
-    def __init__(
-        self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, number: int, pause: float
-    ) -> None:
+    def __init__(self, local: LocalProcess, outputs: dict[str, str], ledger: Ledger, number: int, pause: float) -> None:
         super().__init__(daemon=True)
         self.local, self.outputs, self.ledger, self.number, self.pause = local, outputs, ledger, number, pause
         self.random = random.Random(SEED + number)
