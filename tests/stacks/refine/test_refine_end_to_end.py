@@ -168,7 +168,7 @@ def test_a_file_that_fails_is_named_with_its_line_and_leaves_its_table_as_it_was
         file.write_text(text)
         stack.deploy()
     assert failed.returncode == 1
-    days = f"{stack.days[0]} to {stack.days[2]}"
+    days = f"{day(2)} to {day()}"
     assert f"daily_events.sql, {days}: COLUMN_NOT_FOUND: line {line}:16: Column 'valu'" in failed.stderr
     assert stack.ask("SELECT * FROM daily_events ORDER BY dt, source") == before
 
