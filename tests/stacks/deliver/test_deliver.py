@@ -552,7 +552,7 @@ def test_a_row_that_cannot_be_hidden_is_counted(
     [(None, None), ('{"token": "t-1"}', "Bearer t-1"), ('{"other": "t-1"}', None)],
     ids=["no secret", "a token", "another key"],
 )
-def test_the_token_is_sent_if_there_is_one(
+def test_rows_are_sent_as_json_with_the_token_if_there_is_one(
     aws: Aws, endpoint: Endpoint, token: str | None, authorization: str | None
 ) -> None:
     if token:
@@ -561,6 +561,7 @@ def test_the_token_is_sent_if_there_is_one(
     aws.invoke()
 
     assert endpoint.requests[0][0].get("authorization") == authorization
+    assert endpoint.requests[0][0]["content-type"] == "application/json"
 
 
 def test_a_token_that_was_changed_is_taken_up_when_the_old_one_is_refused(aws: Aws, endpoint: Endpoint) -> None:
