@@ -78,6 +78,7 @@ def test_trim_removes_the_space_around_ids_and_names_and_nowhere_else() -> None:
     trim(event, CONTEXT)
     assert event == {"name": "a b", "user_id": "7", "action": "", "note": " kept ", "value": " 1 ", "source": 3}
     event = dict.fromkeys(("event_id", "name", "action", "source", "user_id"), " a ")
+    event |= dict.fromkeys(("anonymous_id", "session_id", "path", "referrer"), " a ")
     trim(event, CONTEXT)
     assert set(event.values()) == {"a"}
 
