@@ -165,11 +165,11 @@ def test_without_an_event_id_equal_rows_of_a_page_are_two_events_and_equal_pages
     assert len(pulled.ids) == 3
 
 
-def test_a_post_has_a_body_with_its_placeholders_filled_in(table: Any) -> None:
-    bodies = []
+def test_a_post_has_a_body_and_headers_with_their_placeholders_filled_in(table: Any) -> None:
+    requests = []
 
     def api(asked: Asked) -> Told:
-        bodies.append(json.loads(asked.body))
+        requests.append(asked)
         return Told(200, {"data": [], "next": None})
 
     changes = {
@@ -181,7 +181,9 @@ def test_a_post_has_a_body_with_its_placeholders_filled_in(table: Any) -> None:
     }
     with serving(api) as url:
         assert Pulled(table, declare(url, **changes)).run()["failed"] == []
-    assert bodies[0] == {"filter": {"since": 1767139200000, "day": "on 2025-12-31"}, "size": 50}
+    headers = {"x-since": "1767139200", "content-type": "application/json", "accept": "application/json"}
+    assert requests[0].headers.items() >= headers.items()
+    assert json.loads(requests[0].body) == {"filter": {"since": 1767139200000, "day": "on 2025-12-31"}, "size": 50}
 
 
 def test_requests_keep_their_rate_across_workers(table: Any) -> None:
