@@ -104,7 +104,7 @@ def fetch_dataset(name: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             say(f"Fetching {DATASETS} for its {name} ...")
-            # Without its dependencies: nobody here needs pandas. With what an interrupted run left replaced.
+            # Without its dependencies, as nobody here needs pandas, and in the place of what an interrupted run left.
             command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
             command += ["--upgrade", "--target", str(DATA), DATASETS]
             done = subprocess.run(command, capture_output=True, text=True)

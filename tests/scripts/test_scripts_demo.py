@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from scripts.commands import demo
 from scripts.commands.common.stack import Stack
 from scripts.commands.track.sender import Answer, Line
 from tests.conftest import ROOT, environment_of_a_new_machine
+from tests.factories import stand_in
 
 CSV = "temp,date\n47.8,2010/01/01 00:00\n47.4,2010/01/01 01:00\n"
 NOTHING = dict.fromkeys(("Received", "Accepted", "Dropped", "Rejected", "Failed"), 0)
@@ -89,6 +92,24 @@ def test_figures_of_this_run_add_up_or_it_says_so(
     assert ("accounted for" in out) is not adds_up
     if not adds_up:
         assert words in out
+
+
+def test_two_demos_at_once_fetch_their_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, commands = tmp_path / "home" / "demo", []
+
+    def pip(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        time.sleep(0.1)  # so that the other asks meanwhile
+        (data / "vega_datasets" / "_data").mkdir(parents=True)
+        (data / "vega_datasets" / "_data" / "a.csv").write_text("x")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(demo, "DATA", data)
+    monkeypatch.setattr(demo, "subprocess", stand_in(subprocess, run=pip))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(demo.fetch_dataset, ["a.csv", "a.csv"])
+    assert first.read_text() == second.read_text() == "x"
+    assert len(commands) == 1
 
 
 def table(text: str) -> dict[str, str]:
