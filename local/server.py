@@ -191,6 +191,8 @@ def main() -> None:
         tidy(directory)
         with listen(arguments.port) as listener:
             asyncio.run(serve(directory, listener))
+    # All is on disk. Python itself would wait for every thread, and an execution of Step Functions may wait for hours.
+    os._exit(0)
 
 
 if __name__ == "__main__":

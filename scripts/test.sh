@@ -64,7 +64,7 @@ quick_tests() {
 # Reads no file without such a test: that takes as long as some of the tests. The folders with the longest tests come
 # first, and xdist keeps this order, so that no long one begins when the others are done. They wait as much as they work.
 slow_tests() {
-  local files longest=(tests/examples tests/end_to_end tests/stacks tests/scripts tests/test_granted.py)
+  local files longest=(tests/examples tests/end_to_end tests/scripts tests/stacks tests/test_granted.py)
   mapfile -t files < <(grep -rl --include='test_*.py' 'pytest.mark.slow' "${longest[@]}" tests | awk '!seen[$0]++')
   tests 3 --no-loadscope-reorder -m slow "${files[@]}"
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import json
 import os
 import socket
 import stat
@@ -18,6 +19,7 @@ import uvicorn
 
 from local import server
 from tests.factories import stand_in
+from tests.local_process import LocalProcess, eventually
 
 
 def test_a_directory_is_locked_by_one_process_which_says_its_id(
@@ -102,3 +104,23 @@ def test_an_application_that_fails_to_start_is_not_served() -> None:
             await uvicorn.Server(server.configuration(fail)).serve(sockets=[listener])
 
     asyncio.run(asyncio.wait_for(serve(), 10))
+
+
+@pytest.mark.slow
+def test_a_stop_does_not_wait_for_an_execution_that_waits(tmp_path: Path) -> None:
+    wait = {"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 3600, "End": True}}}
+    each = {"Type": "Map", "ItemsPath": "$.items", "ItemProcessor": wait, "End": True}
+    trust = {"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    with LocalProcess(tmp_path) as local:
+        document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+        role = local.client("iam").create_role(RoleName="waits", AssumeRolePolicyDocument=document)["Role"]["Arn"]
+        states = local.client("stepfunctions")
+        definition = json.dumps({"StartAt": "Each", "States": {"Each": each}})
+        machine = states.create_state_machine(name="waits", definition=definition, roleArn=role)["stateMachineArn"]
+        run = states.start_execution(stateMachineArn=machine, input='{"items": [1, 2]}')["executionArn"]
+
+        def entered() -> list[str]:
+            return [event["type"] for event in states.get_execution_history(executionArn=run)["events"]]
+
+        eventually(lambda: "MapStateEntered" in entered())
+        local.stop()
