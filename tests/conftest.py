@@ -48,7 +48,7 @@ def _set_attribute_of_ours(patch: pytest.MonkeyPatch, target: Any, *arguments: A
     _set_attribute(patch, target, *arguments, **options)
 
 
-pytest.MonkeyPatch.setattr = _set_attribute_of_ours  # type: ignore[method-assign] # there is no hook for it
+pytest.MonkeyPatch.setattr = _set_attribute_of_ours  # there is no hook for it
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:

@@ -138,7 +138,7 @@ class Gateway:
         self.emulator = FakeEmulator()
         integrations: Any = {"firehose": self.firehose.request}
         # A fake with the parts of an emulator used by the engine.
-        self.engine = ApiGateway(self.emulator, self.directory, integrations, clock=lambda: self.now)  # type: ignore[arg-type]
+        self.engine = ApiGateway(self.emulator, self.directory, integrations, clock=lambda: self.now)
         self.engine.register()
 
     def create(self, kind: str, **properties: Any) -> str:

@@ -16,5 +16,5 @@ SECOND = 1 / 60
 
 if __name__ == "__main__":
     limits = Limits(second=SECOND, function_timeout=Limits.function_timeout / SECOND, transform_interval=5)
-    server.Firehose = partial(Firehose, limits=limits)  # type: ignore[assignment,misc]  # the server makes one of it
+    server.Firehose = partial(Firehose, limits=limits)  # the server makes one of it
     server.main()

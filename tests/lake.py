@@ -197,7 +197,7 @@ class Client:
 
     def __init__(self, lake: Lake, directory: Path) -> None:
         self.lake = lake
-        self.athena = Athena(lake, directory)  # type: ignore[arg-type]  # a fake with the parts used by the engine
+        self.athena = Athena(lake, directory)  # a fake with the parts used by the engine
         self.athena.register()
 
     async def call(self, operation: str, **body: Any) -> tuple[int, Json]:

@@ -45,5 +45,5 @@ class RecordingEmulator(Emulator):
 
 
 if __name__ == "__main__":
-    server.Emulator = RecordingEmulator  # type: ignore[misc]  # the server makes one of it
+    server.Emulator = RecordingEmulator  # the server makes one of it
     server.main()

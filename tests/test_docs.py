@@ -293,10 +293,10 @@ def test_the_rules_that_the_readme_shows_are_rules() -> None:
     event = {"app": "kiosk-7", "price_in_cents": 1250}
     context = rules.Context(0, ip="198.51.100.7")
     for rule in (rename, price):
-        rule(event, context)  # type: ignore[operator]
+        rule(event, context)
     assert event == {"source": "kiosk-7", "value": 12.5}
     with pytest.raises(rules.Drop):
-        drop(event, context)  # type: ignore[operator]
+        drop(event, context)
 
 
 def test_the_local_aws_has_fewer_lines_than_the_product_that_it_serves() -> None:

@@ -28,5 +28,5 @@ if __name__ == "__main__":
     del sys.argv[0]
     if "--local" in sys.argv or os.environ.get("SLUICE_LOCAL") == "1":
         # botocore needs it for `aws login` alone, and imports it in a quarter of its time.
-        sys.modules["awscrt"] = None  # type: ignore[assignment]
+        sys.modules["awscrt"] = None  # type: ignore[assignment]  # None is Python's mark of a refused import
     main(sys.argv[0])

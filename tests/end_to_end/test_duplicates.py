@@ -22,7 +22,8 @@ Row = dict[str, Any]
 Shown = dict[str, str | None]
 
 SAVED = {query.name: query.text for query in read()}
-NOON = datetime(2026, 9, 22, 12)
+# Before any clock that these tests can meet: the days of a table end with the real one.
+NOON = datetime(2020, 9, 22, 12)
 COLUMNS = [name for name in EVENT_COLUMNS if name not in ("event_id", "received_at", "request_id")]
 LOOK_BACK = timedelta(days=7)
 

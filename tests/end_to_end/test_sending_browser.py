@@ -92,7 +92,7 @@ def send(page: Page, url: str, way: str, name: str, **headers: str) -> bool:
     script, needed = WAYS[way]
     ended: list[str] = []
     for event in ("requestfinished", "requestfailed"):
-        page.on(event, lambda request: ended.append(request.url))  # type: ignore[call-overload]  # the name varies
+        page.on(event, lambda request: ended.append(request.url))  # the name varies
     seen = page.evaluate(script, [url, json.dumps({"name": name}), {**needed, **headers}])
     while not any("/_aws/" in url for url in ended):
         page.wait_for_timeout(10)

@@ -380,7 +380,7 @@ def test_a_refusal_that_may_pass_is_tried_again_with_the_same_ids(
     stop_the_clock(page)
     page.goto(collector.show("/"))
     for count in (1, 2, 3):
-        until(lambda count=count: page.clock.run_for(5_000) or len(collector.bodies) >= count)  # type: ignore[misc]
+        until(lambda count=count: page.clock.run_for(5_000) or len(collector.bodies) >= count)
     assert len(set(collector.bodies)) == 1
     page.clock.run_for(60_000)
     assert len(collector.bodies) == 3

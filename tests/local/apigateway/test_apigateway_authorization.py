@@ -247,7 +247,7 @@ def test_a_refusal_that_nobody_customised_says_message_with_a_capital(tmp_path: 
 def test_a_key_and_its_plan_come_from_ministack(tmp_path: Path, emulator: Emulator) -> None:
     gateway = Gateway(tmp_path)
     gateway.deploy_product(ApiAuth="API_KEY")
-    gateway.emulator.usage_plan = emulator.usage_plan  # type: ignore[method-assign]
+    gateway.emulator.usage_plan = emulator.usage_plan
 
     def handlers(kind: str) -> dict[str, Callable[..., Any]]:
         found: dict[str, Callable[..., Any]] = emulator.resource_handlers[f"AWS::ApiGateway::{kind}"]

@@ -55,7 +55,7 @@ def test_an_object_that_is_gone_while_the_query_runs_fails_it(tmp_path: Path) ->
         lake.put_parquet(f"events/dt={day()}/a.parquet", [{"event_id": "1"}])
         return Lake.object_paths(lake, bucket, prefix)
 
-    lake.object_paths = object_paths  # type: ignore[method-assign]
+    lake.object_paths = object_paths
     answer = Client(lake, tmp_path / "athena").run("SELECT event_id FROM records")
     assert answer.reason.startswith("HIVE_CANNOT_OPEN_SPLIT: "), answer.reason
 

@@ -210,7 +210,7 @@ async def until(condition: Callable[[], object], what: str = "the condition") ->
 
 @asynccontextmanager
 async def running(emulator: FakeEmulator, directory: Path, **limits: Any) -> AsyncIterator[Firehose]:
-    firehose = Firehose(emulator, directory, Limits(**{**LIMITS, **limits}))  # type: ignore[arg-type]
+    firehose = Firehose(emulator, directory, Limits(**{**LIMITS, **limits}))
     await firehose.start()
     try:
         yield firehose

@@ -155,7 +155,7 @@ def test_a_configuration_that_aws_or_the_engine_refuses_fails_the_resource_with_
     emulator: FakeEmulator, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Firehose(emulator, tmp_path).create("Stream", properties(**changes), "stack")  # type: ignore[arg-type]
+        Firehose(emulator, tmp_path).create("Stream", properties(**changes), "stack")
     assert not (tmp_path / "streams.json").exists()
 
 
@@ -195,11 +195,11 @@ def test_a_stream_that_is_not_ours_to_run_is_refused_by_name(
     emulator: FakeEmulator, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Firehose(emulator, tmp_path).create("Stream", {**properties(), **changes}, "stack")  # type: ignore[arg-type]
+        Firehose(emulator, tmp_path).create("Stream", {**properties(), **changes}, "stack")
 
 
 def test_checks_come_in_the_order_of_aws(emulator: FakeEmulator, tmp_path: Path) -> None:
-    firehose = Firehose(emulator, tmp_path)  # type: ignore[arg-type]
+    firehose = Firehose(emulator, tmp_path)
     emulator.table, emulator.denied = None, {"glue:GetTable"}
     faults: dict[str, Any] = {
         "BufferingHints": {"IntervalInSeconds": "60", "SizeInMBs": "0"},
@@ -238,7 +238,7 @@ def test_checks_come_in_the_order_of_aws(emulator: FakeEmulator, tmp_path: Path)
 def test_a_column_type_that_cannot_be_converted_fails_the_resource(emulator: FakeEmulator, tmp_path: Path) -> None:
     emulator.table = {"StorageDescriptor": {"Columns": [{"Name": "parts", "Type": "array<string>"}]}}
     with pytest.raises(ValueError, match="column parts has type array<string>"):
-        Firehose(emulator, tmp_path).create(  # type: ignore[arg-type]
+        Firehose(emulator, tmp_path).create(
             "Stream", properties(DataFormatConversionConfiguration=conversion()), "stack"
         )
 
@@ -246,7 +246,7 @@ def test_a_column_type_that_cannot_be_converted_fails_the_resource(emulator: Fak
 def test_a_role_that_firehose_cannot_assume_fails_the_resource_but_a_missing_permission_does_not(
     emulator: FakeEmulator, tmp_path: Path
 ) -> None:
-    firehose = Firehose(emulator, tmp_path)  # type: ignore[arg-type]
+    firehose = Firehose(emulator, tmp_path)
     emulator.denied = {"sts:AssumeRole"}
     with pytest.raises(ValueError, match="Firehose is unable to assume role"):
         firehose.create("Stream", properties(), "stack")
@@ -255,7 +255,7 @@ def test_a_role_that_firehose_cannot_assume_fails_the_resource_but_a_missing_per
 
 
 def test_ref_is_the_name_and_arn_an_attribute(emulator: FakeEmulator, tmp_path: Path) -> None:
-    firehose = Firehose(emulator, tmp_path)  # type: ignore[arg-type]
+    firehose = Firehose(emulator, tmp_path)
     firehose.register()
     assert emulator.resource["type"] == "AWS::KinesisFirehose::DeliveryStream"
     assert emulator.resource["replacing"] == ("DeliveryStreamName", "DeliveryStreamType")
@@ -269,7 +269,7 @@ def test_ref_is_the_name_and_arn_an_attribute(emulator: FakeEmulator, tmp_path: 
 
 
 def test_a_stream_without_a_name_gets_one_of_at_most_64_characters(emulator: FakeEmulator, tmp_path: Path) -> None:
-    firehose = Firehose(emulator, tmp_path)  # type: ignore[arg-type]
+    firehose = Firehose(emulator, tmp_path)
     unnamed = {name: value for name, value in properties().items() if name != "DeliveryStreamName"}
     name, _ = firehose.create("Stream", unnamed, "stack")
     assert re.fullmatch(r"stack-Stream-\w{12}", name)

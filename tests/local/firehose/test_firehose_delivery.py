@@ -166,7 +166,7 @@ def test_an_update_delivers_what_is_buffered_under_the_new_configuration(
 
 
 def test_an_update_keeps_what_it_leaves_out(emulator: FakeEmulator, tmp_path: Path) -> None:
-    firehose = Firehose(emulator, tmp_path)  # type: ignore[arg-type]
+    firehose = Firehose(emulator, tmp_path)
     firehose.create("Stream", properties(ProcessingConfiguration=processing(), CompressionFormat="GZIP"), "stack")
     firehose.update("events", {}, properties(FileExtension=".json.gz"), "stack")
     kept = firehose.resources["events"]["properties"]["ExtendedS3DestinationConfiguration"]
@@ -182,7 +182,7 @@ def test_an_update_keeps_what_it_leaves_out(emulator: FakeEmulator, tmp_path: Pa
 def test_an_update_merges_the_conversion_and_the_backup_and_replaces_the_processing(
     emulator: FakeEmulator, tmp_path: Path
 ) -> None:
-    firehose = Firehose(emulator, tmp_path)  # type: ignore[arg-type]
+    firehose = Firehose(emulator, tmp_path)
     before = {"ProcessingConfiguration": processing(), "DataFormatConversionConfiguration": conversion("GZIP")}
     firehose.create("Stream", properties(**before, **ENABLED_BACKUP), "stack")
     role = ROLE.replace("stream", "other")

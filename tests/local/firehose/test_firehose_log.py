@@ -76,7 +76,7 @@ def test_nothing_is_acknowledged_or_kept_that_the_disk_refuses(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     async def scenario() -> None:
-        first = Firehose(emulator, tmp_path, Limits(**LIMITS))  # type: ignore[arg-type]
+        first = Firehose(emulator, tmp_path, Limits(**LIMITS))
         await first.start()
         first.create("Stream", properties(BufferingHints={"IntervalInSeconds": "100", "SizeInMBs": "5"}), "stack")
         await put(first, b"one ")
@@ -101,7 +101,7 @@ def test_acknowledged_records_survive_a_killed_process_and_are_delivered_once(
 ) -> None:
     async def scenario() -> None:
         changes = {"ProcessingConfiguration": processing(), **ENABLED_BACKUP}
-        first = Firehose(emulator, tmp_path, Limits(**LIMITS))  # type: ignore[arg-type]
+        first = Firehose(emulator, tmp_path, Limits(**LIMITS))
         await first.start()
         first.create("Stream", properties(**changes), "stack")
         await put(first, b"delivered ")
@@ -139,7 +139,7 @@ def test_what_one_destination_has_is_not_sent_to_it_again_when_the_other_still_w
         changes = json.loads(json.dumps(ENABLED_BACKUP))
         changes["S3BackupConfiguration"]["BufferingHints"]["IntervalInSeconds"] = backup
         changes["BufferingHints"] = {"IntervalInSeconds": main, "SizeInMBs": "5"}
-        first = Firehose(emulator, tmp_path, Limits(**LIMITS))  # type: ignore[arg-type]
+        first = Firehose(emulator, tmp_path, Limits(**LIMITS))
         await first.start()
         first.create("Stream", properties(**changes), "stack")
         await put(first, b"one ", b"two")
@@ -155,7 +155,7 @@ def test_what_one_destination_has_is_not_sent_to_it_again_when_the_other_still_w
 
 def test_a_log_whose_records_are_all_delivered_is_only_removed(emulator: FakeEmulator, tmp_path: Path) -> None:
     async def scenario() -> None:
-        first = Firehose(emulator, tmp_path, Limits(**LIMITS))  # type: ignore[arg-type]
+        first = Firehose(emulator, tmp_path, Limits(**LIMITS))
         await first.start()
         first.create("Stream", properties(), "stack")
         (identifier,) = await put(first, b"delivered")
@@ -171,7 +171,7 @@ def test_a_log_whose_records_are_all_delivered_is_only_removed(emulator: FakeEmu
 
 def test_a_long_log_is_taken_up_within_the_bounds_of_memory(emulator: FakeEmulator, tmp_path: Path) -> None:
     async def scenario() -> None:
-        first = Firehose(emulator, tmp_path, Limits(**LIMITS, segment=1000))  # type: ignore[arg-type]
+        first = Firehose(emulator, tmp_path, Limits(**LIMITS, segment=1000))
         await first.start()
         first.create("Stream", properties(), "stack")
         emulator.missing_bucket = True
@@ -199,7 +199,7 @@ def test_an_orderly_stop_finishes_what_is_under_way(emulator: FakeEmulator, tmp_
                 await asyncio.sleep(0.05)
                 await put_object(bucket, key, data, encoding)
 
-            emulator.put_object = slow  # type: ignore[method-assign]
+            emulator.put_object = slow
             firehose.create("Stream", properties(), "stack")
             await put(firehose, b"under way")
             await started.wait()

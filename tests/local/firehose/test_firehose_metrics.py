@@ -164,7 +164,7 @@ def test_values_are_collected_and_put_now_and_then(monkeypatch: pytest.MonkeyPat
     emulator = FakeEmulator()
 
     async def scenario() -> None:
-        collector = metrics.Metrics(emulator, "AWS/Firehose", {"DeliveryStreamName": "events"})  # type: ignore[arg-type]
+        collector = metrics.Metrics(emulator, "AWS/Firehose", {"DeliveryStreamName": "events"})
         for value in (3, 1, 2):
             collector.add(IncomingBytes=value)
         assert not emulator.metrics

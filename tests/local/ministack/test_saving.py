@@ -65,7 +65,7 @@ def signed_for(service: str) -> str:
 
 
 def saving_of(emulator: Emulator) -> Saving:
-    return Saving(emulator)  # type: ignore[arg-type]
+    return Saving(emulator)
 
 
 METRIC = "/service/GraniteServiceVersion20100801/operation/GetMetricStatistics"

@@ -96,7 +96,7 @@ def check_looks(page: Page, address: str) -> list[str]:
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(address)
     for scheme, width in LOOKS:
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": 800})
         for violation in Axe().run(page).response["violations"]:
             nodes = [node["html"][:100] for node in violation["nodes"]]

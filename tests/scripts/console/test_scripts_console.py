@@ -114,7 +114,7 @@ def test_a_stranger_gets_nothing_on_any_path(local: Place, method: str, headers:
 
 
 def test_every_address_is_among_those_that_strangers_tried(local: Place) -> None:
-    routes = {re.sub(r"\{.*", "", route.path) for route in local.console.app(PORT).app.routes}  # type: ignore[attr-defined]
+    routes = {re.sub(r"\{.*", "", route.path) for route in local.console.app(PORT).app.routes}
     tried = {re.sub(r"(by-day|\?.*)", "", path) for path in PATHS} | {"/stop"}
     assert routes <= tried
 

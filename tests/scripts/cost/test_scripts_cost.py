@@ -49,7 +49,7 @@ def test_every_price_has_a_source_its_strength_and_tiers_that_rise_to_no_end(key
     assert len(price.source) > 10
     ends = [end for end, _ in price.tiers[:-1]]
     assert all(ends)
-    assert ends == sorted(ends, key=float)  # type: ignore[arg-type]  # none of them is None
+    assert ends == sorted(ends, key=float)  # none of them is None
     assert [dollars for _, dollars in price.tiers] == sorted((dollars for _, dollars in price.tiers), reverse=True)
 
 

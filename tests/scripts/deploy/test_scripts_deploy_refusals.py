@@ -218,7 +218,7 @@ def test_what_cloudformation_refuses_is_told_and_leaves_nothing(run: Any) -> Non
 def test_a_refused_call_is_told_for_what_it_is(run: Any, code: str, words: str) -> None:
     cloudformation = ChangeSets(existing())
     error = {"Error": {"Code": code, "Message": "a rule does not hold"}}
-    cloudformation.refusal = ClientError(error, "CreateChangeSet")  # type: ignore[arg-type]
+    cloudformation.refusal = ClientError(error, "CreateChangeSet")
     exit_code, _, err = run(cloudformation, "--yes")
     assert exit_code == 1 and words in err.splitlines()[-1]
 

@@ -508,7 +508,7 @@ def test_when_the_stream_takes_no_more_what_it_took_is_marked(place: Place) -> N
 def test_a_dry_run_shows_by_reason_what_would_become_of_everything_and_sends_nothing(place: Place) -> None:
     records = [factories.record({"name": "a"}), factories.record({"debug": True}), b"sluice/1 broken"]
     place.put("errors/processing-failed/" + KEY, b"".join(json.dumps(envelope(data)).encode() for data in records))
-    row = json.loads(row_text := next(iter(transform(factories.record({"name": "x"}), 0, TODAY))))  # type: ignore[arg-type]
+    row = json.loads(row_text := next(iter(transform(factories.record({"name": "x"}), 0, TODAY))))
     assert row_text
     place.put("errors/format-conversion-failed/" + KEY, conversion(row))
     shown = place.run("--from", "errors", "--dry-run").splitlines()

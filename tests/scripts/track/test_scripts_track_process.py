@@ -83,7 +83,7 @@ class Forgetful(list[Any]):
     def append(self, item: Any) -> None:
         self.count += 1
 
-    def __iadd__(self, items: Any) -> Forgetful:  # type: ignore[override, misc]
+    def __iadd__(self, items: Any) -> Forgetful:
         self.count += len(items)
         return self
 
@@ -160,7 +160,7 @@ def test_ctrl_c_ends_a_wait_for_standard_input(api: Api, start: Any) -> None:
     eventually(lambda: len(api.accepted) == 1, pause=0.005)
     process.send_signal(signal.SIGINT)
     process.wait()
-    out, err = process.stdout.read(), process.stderr.read()  # type: ignore[union-attr]
+    out, err = process.stdout.read(), process.stderr.read()
     process.stdin.close()
     assert process.returncode == 130
     assert json.loads(out)["accepted"] == 1

@@ -409,7 +409,7 @@ def test_messages_of_a_call_that_is_refused_are_named_and_the_others_are_sent() 
             raise ClientError({"Error": {"Code": "KMS.DisabledException"}}, "SendMessageBatch")
         return real(**arguments)
 
-    queue.send_message_batch = refuse_e  # type: ignore[method-assign]
+    queue.send_message_batch = refuse_e
     given = [Message(letter * 400_000 if letter != "e" else letter) for letter in "abcde"]
     with pytest.raises(messages.NotSent, match="DisabledException") as caught:
         messages.send(queue, "queue", given)

@@ -48,8 +48,8 @@ def dying(pulled: Pulled, at: int) -> list[str]:
     for name in ("task", "tasks", "add", "land", "wait"):
         setattr(pulled.store, name, deadly(name, getattr(pulled.store, name)))
     pulled.queue.__dict__["send"] = deadly("send", pulled.queue.send)
-    pulled.put = deadly("put", pulled.put)  # type: ignore[method-assign]  # on purpose
-    pulled.client.get = deadly("get", pulled.client.get)  # type: ignore[method-assign]  # on purpose
+    pulled.put = deadly("put", pulled.put)  # on purpose
+    pulled.client.get = deadly("get", pulled.client.get)  # on purpose
     return calls
 
 

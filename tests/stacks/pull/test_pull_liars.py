@@ -227,7 +227,7 @@ CHECKS = {
 @pytest.mark.parametrize(("told", "error"), CHECKS.values(), ids=CHECKS)
 def test_the_check_stops_a_run_before_anything_is_planned(table: Any, told: Told, error: str) -> None:
     calls = []
-    with serving(lambda asked: calls.append(asked) or told) as url:  # type: ignore[func-returns-value]  # appends too
+    with serving(lambda asked: calls.append(asked) or told) as url:  # appends too
         pulled = Pulled(table, declare(url))
         end = pulled.run()
     assert end["failed"][0]["error"].startswith(error)
